@@ -1,0 +1,30 @@
+"""Random horizontal flips and padded crops, each image its own, a batch at a time.
+
+Source: He et al. 2016, arXiv:1512.03385, sec. 4.2, after Lee et al. 2015, arXiv:1409.5185.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+
+
+def flip_crop(batch: Batch, generator: torch.Generator, *, padding: int, flip: bool = True) -> Batch:
+    """Pad by `padding` zeros (black) on each side, crop back at a random place, and flip half of them.
+
+    images: (B, C, H, W).  Draws from `generator` on the CPU, works where the images are.
+    """
+    images, labels = batch
+    num, _, height, width = images.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, num), generator=generator)
+    rows = top[:, None] + torch.arange(height)  # (B, H)
+    columns = left[:, None] + torch.arange(width)  # (B, W)
+    if flip:
+        flipped = torch.rand(num, generator=generator) < 0.5
+        columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)  # channels last: a pixel is gathered in one piece
+    device = images.device
+    example = torch.arange(num, device=device)[:, None, None]
+    cropped = padded[example, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+    return cropped.permute(0, 3, 1, 2).contiguous(), labels

@@ -1,0 +1,73 @@
+"""The command `lab`: finds the verb and hands on the rest. Each verb imports what it needs, none of it torch."""
+
+import os
+import sys
+from importlib import import_module
+
+VERBS = {
+    "train": ("lab.cli.train", "main", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
+    "eval": ("lab.cli.evaluate", "main", "score a finished run's weights again: lab eval RUN_DIR [overrides]"),
+    "ls": ("lab.cli.show", "ls", "list runs: lab ls [DIR] [--json]"),
+    "show": ("lab.cli.show", "show", "everything about a run: lab show RUN_DIR"),
+    "diff": ("lab.cli.show", "diff", "what differs between two runs: lab diff A B"),
+    "doctor": ("lab.cli.doctor", "main", "versions, devices, and what is missing"),
+}
+
+
+def main() -> None:
+    sys.path.insert(0, os.getcwd())  # the project of the working directory, as for a script that lies in it
+    arguments = sys.argv[1:]
+    if any(argument.startswith("query=") for argument in arguments) and completed_here():
+        return
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        from lab import __version__
+
+        print(__version__)
+        return
+    verb = arguments[0]
+    if verb in VERBS:
+        arguments = arguments[1:]
+    elif "=" in verb or verb.startswith(("-", "~")):
+        verb = "train"
+    else:
+        from lab.nearest import nearest
+
+        print(f"lab: no command {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
+        sys.exit(2)
+    module, function, _ = VERBS[verb]
+    try:
+        code = getattr(import_module(module), function)(arguments)
+    except BrokenPipeError:  # as in: lab ls | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def usage() -> str:
+    lines = [
+        "lab: research experiments on PyTorch, configured by Hydra",
+        "",
+        *(f"  lab {verb:<8} {said}" for verb, (_, _, said) in VERBS.items()),
+        "",
+        "lab train --help lists every group, option and key; lab VERB --help the options of the others.",
+        'Tab completion for bash: eval "$(lab -sc install=bash)"',
+    ]
+    return "\n".join(lines)
+
+
+def completed_here() -> bool:
+    """Complete a verb, or take it out of the line that Hydra is to complete. Whether that was all."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if len(words) <= 1 or (len(words) == 2 and not line.endswith(" ") and "=" not in words[1]):
+        typed = words[1] if len(words) == 2 else ""
+        print(" ".join(verb for verb in VERBS if verb.startswith(typed)))
+        return not typed or any(verb.startswith(typed) for verb in VERBS)
+    if words[1] in VERBS:
+        if words[1] != "train":
+            return True  # the shell completes file names
+        os.environ["COMP_LINE"] = line.replace("train ", "", 1)
+    return False

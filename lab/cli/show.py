@@ -1,0 +1,121 @@
+"""lab ls, lab show, lab diff: records, read without torch or Hydra."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.record.status import broken, read_status
+from lab.study.diff import differences, flat, read_config
+from lab.study.ledger import MARKS, find_runs, row, rows
+
+
+def ls(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lab ls", description="List runs, the one started last at the end.")
+    parser.add_argument("dir", nargs="?", default="outputs", type=Path, help="a folder of runs or a sweep (outputs)")
+    parser.add_argument("--json", action="store_true", help="as a JSON list, whole")
+    given = parser.parse_args(arguments)
+    if not given.dir.is_dir():
+        return missing(given.dir, "no folder", "lab train makes runs in outputs/")
+    if given.json:
+        print(json.dumps(rows(given.dir), indent=2))
+    else:
+        print(table(given.dir))
+    return 0
+
+
+def table(root: Path) -> str:
+    """The runs below `root` as text: state, main metrics, seed, directory."""
+    found = rows(root)
+    if not found:
+        return f"no runs in {root}"
+    names = [n for n in dict.fromkeys(n for run in found for n in run["metrics"]) if n.startswith("test/")]
+    names = [name for name in names if "accuracy_" not in name] or ["train/loss"]
+    lines = [["id", "state", *names, "seed", "started", "overrides"]]
+    for run in found:
+        scores = [number(run["metrics"].get(name)) for name in names]
+        said = " ".join(run["overrides"])
+        if run["experiment"] not in (None, "train") and "experiment=" not in said:
+            said = f"experiment={run['experiment']} {said}"
+        lines.append([run["id"], run["state"], *scores, str(run["seed"]), ago(run["started"]), said])
+    return aligned(lines)
+
+
+def show(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lab show", description="Everything about one run.")
+    parser.add_argument("run", type=Path, help="a run's directory, or the 8 characters of its id")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    given = parser.parse_args(arguments)
+    directory = find(given.run)
+    if directory is None:
+        return missing(given.run, "no run", "lab ls lists them")
+    found = row(directory) | {"config": read_config(directory), "status": read_status(directory)}
+    if given.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    lines = [[name, str(found[name])] for name in ("id", "dir", "state", "experiment", "seed")]
+    lines += [["overrides", " ".join(found["overrides"])], ["started", ago(found["started"])]]
+    if found["started"] and found["ended"]:
+        lines.append(["took", f"{found['ended'] - found['started']:.1f} s"])
+    if error := found["status"].get("error"):
+        lines.append(["error", error])
+    if changed := broken(directory):
+        lines.append(["changed since it was sealed", ", ".join(changed)])
+    lines += [[name, number(value)] for name, value in found["metrics"].items()]
+    lines += [[f"config.{name}", str(value)] for name, value in flat(found["config"]).items()]
+    print(aligned(lines))
+    return 0
+
+
+def diff(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("lab diff", description="What differs between two runs.")
+    parser.add_argument("a", type=Path, help="a run's directory, or the 8 characters of its id")
+    parser.add_argument("b", type=Path)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    given = parser.parse_args(arguments)
+    a, b = find(given.a), find(given.b)
+    if a is None or b is None:
+        return missing(given.a if a is None else given.b, "no run", "lab ls lists them")
+    found = differences(a, b)
+    if given.json:
+        print(json.dumps({name: [left, right] for name, left, right in found}, indent=2))
+    elif not found:
+        print("no difference")
+    else:
+        print(aligned([["", str(a), str(b)], *([name, cell(left), cell(right)] for name, left, right in found)]))
+    return 0
+
+
+def find(given: Path) -> Path | None:
+    """The run directory that is meant: a path, or an id or its beginning among the runs of outputs/."""
+    if any((given / mark).exists() for mark in MARKS):
+        return given
+    text = str(given)
+    if "/" in text or len(text) < 4:
+        return None
+    return next((run for run in find_runs(Path("outputs")) if run.name[-8:].startswith(text)), None)
+
+
+def missing(path: Path, what: str, hint: str) -> int:
+    print(f"lab: {what} {path}; {hint}", file=sys.stderr)
+    return 2
+
+
+def cell(value: Any) -> str:
+    return "-" if value is None else number(value) if isinstance(value, float) else str(value)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def ago(seconds: float | None) -> str:
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)

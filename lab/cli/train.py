@@ -1,0 +1,162 @@
+"""lab train: a Hydra app whose task is one run."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra import main as hydra_main
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.cli.show import table
+from lab.config.app import experiment, explain, plain_config, register
+from lab.config.errors import ConfigError
+from lab.record.files import Owned
+from lab.study.job import FAILED, INTERRUPTED, Asked, Outcome, Refused, do, hparams
+from lab.study.sweep import link, sweep_name, write_columns
+
+USAGE, REFUSED, OWNED = 2, 3, 4
+
+
+class Session:
+    """What became of each run of this command.
+
+    traceback: whether errors show theirs.  ended: the runs that started or were done.  hparams: of those, for the sweep's table.  unable: exit codes of runs
+    that did not start.
+    """
+
+    def __init__(self, traceback: bool) -> None:
+        self.traceback = traceback
+        self.ended: list[Outcome] = []
+        self.hparams: list[dict[str, Any]] = []
+        self.unable: list[int] = []
+        self.sweep: Path | None = None
+
+    def task(self, config: DictConfig) -> None:
+        """Hydra's task function. In a sweep one bad run does not stop the others."""
+        hydra = HydraConfig.get()
+        directory = relative(Path(hydra.runtime.output_dir))
+        if hydra.mode.name == "MULTIRUN":
+            self.sweep = Path(hydra.sweep.dir)
+            link(self.sweep, hydra.job.num, directory)
+        try:
+            asked = Asked(
+                config=plain_config(config),
+                source=OmegaConf.to_yaml(config),
+                hydra=OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+                experiment=experiment(HydraConfig.instance().cfg),
+                overrides=list(hydra.overrides.task),
+                choices=dict(hydra.runtime.choices),
+            )
+            outcome = do(asked, directory)
+        except (ConfigError, Refused, Owned) as error:
+            remove_if_empty(directory)
+            self.unable.append(complain(error, self.traceback))
+        else:
+            self.ended.append(outcome)
+            self.hparams.append(hparams(asked))
+            show(outcome)
+
+    def exit_code(self) -> int:
+        if self.unable and not self.ended:
+            return self.unable[0]
+        return FAILED if self.unable or any(outcome.state != "done" for outcome in self.ended) else 0
+
+    def close(self) -> None:
+        if self.sweep is None:
+            return
+        if not self.ended:
+            remove_unstarted(self.sweep)
+            return
+        metrics = list(dict.fromkeys(name for outcome in self.ended for name in outcome.results))
+        write_columns(self.sweep, self.hparams, [name for name in metrics if "accuracy_" not in name])
+        print(table(self.sweep))
+        print(f"{self.sweep} has the sweep; look at it with: tensorboard --logdir {self.sweep}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run Hydra on the arguments. Gives the exit code."""
+    flags = [a for a in arguments if a.startswith("-")]
+    multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if multirun:
+        os.environ["LAB_SWEEP"] = sweep_name([o for o in overrides if not o.startswith("hydra.")])
+    # Hydra 1.3 takes flags only before or after all overrides, and prints errors itself unless told not to
+    session = Session(traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["lab", *in_order(arguments)]
+    try:
+        register()
+        hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(session.task)()
+        session.close()
+        return session.exit_code()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    except ConfigError as error:
+        return complain(error, session.traceback)
+    except (HydraException, OmegaConfBaseException) as error:
+        return complain(ConfigError(explain(error, overrides)).with_traceback(error.__traceback__), session.traceback)
+
+
+def in_order(arguments: list[str]) -> list[str]:
+    """Flags, with their values, before the overrides."""
+    with_value = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+    flags: list[str] = []
+    overrides: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument in with_value:
+            flags += [argument, *([value] if (value := next(given, None)) is not None else [])]
+        elif argument.startswith("-"):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return [*flags, *overrides]
+
+
+def complain(error: Exception, with_traceback: bool) -> int:
+    """Say what is wrong on standard error; the exit code that says the same."""
+    if with_traceback:
+        traceback.print_exception(error)
+    problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+    for problem in problems:
+        print(f"lab: {problem}", file=sys.stderr)
+    return {Refused: REFUSED, Owned: OWNED}.get(type(error), USAGE)
+
+
+def relative(path: Path) -> Path:
+    """As seen from the working directory, where it lies below: shorter to read and to type."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Hydra made it before the run could be refused."""
+    while directory.is_dir() and not any(directory.iterdir()) and directory.name != "outputs":
+        directory.rmdir()
+        directory = directory.parent
+
+
+def remove_unstarted(sweep: Path) -> None:
+    """A sweep's directory of which nothing came: Hydra's own file, and links to runs that did not start."""
+    for path in sweep.iterdir():
+        if path.name == "multirun.yaml" or (path.is_symlink() and not path.exists()):
+            path.unlink()
+    remove_if_empty(sweep)
+
+
+def show(outcome: Outcome) -> None:
+    if outcome.state != "done":
+        print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
+        print(f"{outcome.directory} holds the run; its traceback is in error.txt", file=sys.stderr)
+        return
+    shown = {name: value for name, value in outcome.results.items() if "accuracy_" not in name}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value:.4f}")
+    verb = "holds the run" if outcome.new else "holds the run, done before (again=true runs it anew)"
+    print(f"{outcome.directory} {verb}; look at it with: tensorboard --logdir {outcome.directory}")

@@ -1,0 +1,182 @@
+"""Hydra, set up for lab: where configs are looked for, what run directories are called, what errors say."""
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.config.errors import ConfigError
+from lab.config.identity import identify
+from lab.nearest import nearest
+from lab.record.files import slug
+from lab.record.status import is_done
+
+
+class LabSearchPath(SearchPathPlugin):
+    """`./conf` of the working directory in front of lab's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        own = Path.cwd() / "conf"
+        if own.is_dir():
+            search_path.prepend("working directory", f"file://{own}", anchor=SearchPathQuery(provider="main"))
+
+
+def register() -> None:
+    """Tell Hydra about lab. To be called once, before Hydra composes."""
+    Plugins.instance().register(LabSearchPath)
+    for name, path in experiments().items():
+        group, _, option = f"experiment/{name}".rpartition("/")
+        ConfigStore.instance().store(option, OmegaConf.load(path), group, "_global_", "experiments")
+    OmegaConf.register_new_resolver("lab.run_dir", lambda *, _root_: str(run_directory(_root_)), replace=True)
+    OmegaConf.register_new_resolver("lab.job_dir", lambda *, _root_: str(job_directory(_root_)), replace=True)
+    OmegaConf.register_new_resolver("lab.subfolders", subfolders, replace=True)
+    OmegaConf.register_new_resolver("lab.len", len, replace=True)
+
+
+def experiments() -> dict[str, Path]:
+    """`<study>/<name>` to its file, of lab's own studies and, in front of them, those of the working directory."""
+    found: dict[str, Path] = {}
+    for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
+        root = Path(str(folder))
+        found |= {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.glob("**/*.yaml"))}
+    return found
+
+
+def subfolders(path: str) -> list[str]:
+    """The names of the folders in `path`, sorted: the classes of an image folder."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no folder {path}; expected is {path}/<class>/<image>")
+    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """Resolved plain values of everything but Hydra's own node. Raises ConfigError where one cannot be resolved."""
+    missing = list(missing_keys({key: unresolved(config, key) for key in config if key != "hydra"}))
+    if missing:
+        raise ConfigError(*(f"{key} is missing; give {key}=..." for key in missing))
+    try:
+        return {
+            str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else config[key]
+            for key, node in ((key, config._get_node(key)) for key in config if key != "hydra")
+        }
+    except OmegaConfBaseException as error:
+        raise ConfigError(readable(error)) from error
+
+
+def unresolved(config: DictConfig, key: Any) -> Any:
+    node = config._get_node(key)
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
+
+
+def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted paths of the values that are still ???."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from missing_keys(part, f"{prefix}{key}.")
+    elif value == "???":
+        yield prefix.removesuffix(".")
+
+
+def run_directory(root: DictConfig) -> Path:
+    """`<outputs>/runs/<experiment>/<slug>-<id8>`; with again=true the next one that is not done."""
+    config = plain_config(root)
+    name = experiment(root)
+    base = Path(config["paths"]["outputs"]) / "runs" / name / run_slug(root)
+    identity = identify(config).id
+    directory = base.with_name(f"{base.name}-{identity}")
+    again = 1
+    while config.get("again") and is_done(directory):
+        again += 1
+        directory = base.with_name(f"{base.name}-again{again}-{identity}")
+    return directory
+
+
+def job_directory(root: DictConfig) -> Path:
+    """A sweep's run: where a single run would be, unless hydra.sweep.dir was moved; then `<n>-<id8>` inside it."""
+    sweeps = Path(root.paths.outputs) / "sweeps"
+    if Path(root.hydra.sweep.dir).is_relative_to(sweeps):
+        return run_directory(root).resolve()  # joining an absolute path to the sweep's gives that path
+    return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
+
+
+def experiment(root: DictConfig) -> str:
+    """The chosen experiment, `<study>/<name>`, or `train` where there is none."""
+    chosen = root.hydra.runtime.choices.get("experiment")
+    return "/".join(slug(part) for part in chosen.split("/")) if chosen else "train"
+
+
+def run_slug(root: DictConfig) -> str:
+    """What makes this run another than its neighbours: data and model, then what was overridden, without the paths to it."""
+    choices = root.hydra.runtime.choices
+    named = ("experiment", "again") if choices.get("experiment") else ("again", "data", "model")
+    given = dict(override.lstrip("+~").partition("=")[::2] for override in root.hydra.overrides.task)
+    parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
+    parts += [f"{key.rpartition('.')[2]}={value}" for key, value in given.items() if key not in named]
+    return slug("_".join(parts)) or "default"
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """A composition error as the next thing to type. `overrides` are those of the command line."""
+    text = readable(error)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        wanted = match[1]
+        group, _, option = wanted.rpartition("/")
+        if wanted.startswith("experiment/"):
+            return f"no experiment {wanted[11:]!r}; {nearest(wanted[11:], experiments())}"
+        listed = text.partition("Available options in")[2].splitlines()[1:]
+        known = [line.strip() for line in listed if line.startswith("\t") and "," not in line]
+        return f"no option {option!r} in the group {group!r}; {nearest(option, known)}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        full = re.search(r"full_key: (\S+)", text)
+        key = full[1] if full else match[1] or match[2]
+        return f"no key {key!r}; {nearest_key(key, overrides)}"
+    return text
+
+
+def nearest_key(key: str, overrides: list[str]) -> str:
+    """The key nearest to one that does not exist, in the config that the other overrides give."""
+    for kept in ([o for o in overrides if "." not in o.partition("=")[0] and not o.startswith(key)], []):
+        try:
+            with initialize_config_module("lab.conf", version_base="1.3"):
+                config = compose("train", overrides=[o for o in kept if not o.startswith("hydra")])
+        except Exception:  # the other overrides are wrong as well: suggest from the defaults
+            continue
+        parent, _, _ = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(node):
+            return nearest(key, keys(config))
+        names = [f"{parent}.{name}" if parent else str(name) for name in node]
+        return nearest(key, names if parent else [*names, "experiment", "debug", "local"])
+    return "lab train --cfg job shows what there is"
+
+
+def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in config:
+        yield f"{prefix}{name}"
+        if OmegaConf.is_dict(config._get_node(name)):
+            yield from keys(config[name], f"{prefix}{name}.")
+
+
+def readable(error: BaseException) -> str:
+    """What a person needs of an error's message and its causes': what our own code said, else what Hydra and OmegaConf
+    did, without the lines that only say where in OmegaConf it arose."""
+    said: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigError | OSError):
+            return str(cause)
+        if str(cause) not in "\n".join(said):
+            said.append(str(cause).strip())
+        cause = cause.__cause__
+    noise = ("object_type=", "reference_type=")
+    return "\n".join(line for text in said for line in text.splitlines() if not line.strip().startswith(noise))

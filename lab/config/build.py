@@ -1,0 +1,133 @@
+"""From plain values to live objects, in one fixed order. Below this there is no config."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from lab.config.check import GROUPS
+from lab.config.errors import ConfigError
+from lab.config.settings import SETTINGS, Settings
+from lab.hardware import Hardware
+from lab.metrics import Monitor
+from lab.nearest import nearest
+from lab.optim.clip import clipping
+from lab.run import Cadence, Data, Run
+from lab.streams import seeded, stream
+from lab.train.overfit import FirstBatch
+
+
+def build(config: Mapping[str, Any]) -> Run:
+    """The run that a checked config describes. Raises ConfigError where a part cannot be made as asked."""
+    settings = attempt("config", partial(Settings, **{name: config[name] for name in SETTINGS}))
+    monitor = attempt("monitor", partial(Monitor, settings.monitor, settings.mode))
+    hardware: Hardware = instantiate(config, "hardware")
+    hardware.setup()
+    data: Data = instantiate(config, "data")
+    if settings.overfit:
+        data = FirstBatch(data)
+    if hasattr(data, "to"):
+        data.to(hardware.device)
+    cadence = attempt("steps", partial(paced, settings, data))
+    torch.manual_seed(stream(settings.seed, "init"))
+    model = instantiate(config, "model")
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
+    strategy = instantiate(config, "finetune_strategy")
+    groups = attempt("finetune_strategy", partial(strategy, model))
+    hardware.place(model)
+    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, steps=cadence.steps)
+    regularize = supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
+    return attempt(
+        "config",
+        partial(
+            Run,
+            model=model,
+            task=instantiate(config, "task"),
+            data=data,
+            optimizer=optimizer,
+            schedule=schedule,
+            cadence=cadence,
+            seed=settings.seed,
+            augment=instantiate(config, "augment"),
+            regularize=regularize,
+            hardware=hardware,
+            clip=attempt("max_norm", partial(clipping, settings.max_norm)),
+            monitor=monitor,
+            final=settings.final,
+        ),
+    )
+
+
+def instantiate(config: Mapping[str, Any], group: str) -> Any:
+    """The object of one group, or for a partial node a plain functools.partial that is still to be called."""
+    from hydra.utils import instantiate as hydra_instantiate
+
+    assert group in GROUPS
+    made = attempt(group, partial(hydra_instantiate, dict(config[group]), _convert_="all"))
+    # Hydra's own partial runs its target policy at every call (270 us) and does not pickle in 1.4
+    return partial(made.func, *made.args, **made.keywords) if isinstance(made, partial) else made
+
+
+def attempt(where: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; what goes wrong in it is a problem of the config at `where`."""
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Hydra wraps what the target raised, with the whole node in the message
+        cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
+        kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
+        raise ConfigError(f"{where}: {kind}{cause}") from cause
+
+
+def supply(where: str, make: Callable[..., Any], *positional: Any, **by_name: Any) -> Any:
+    """Call with the positional arguments, and those by name that the callable takes."""
+    parameters = inspect.signature(make).parameters
+    wanted = {name: value for name, value in by_name.items() if name in parameters}
+    return attempt(where, partial(make, *positional, **wanted))
+
+
+def paced(settings: Settings, data: Data) -> Cadence:
+    per_epoch = getattr(data, "steps_per_epoch", None)
+    if settings.steps is None and per_epoch is None:
+        raise ValueError(f"{type(data).__name__} has no steps_per_epoch to count epochs by; give steps=, or add it")
+    steps = settings.steps or settings.epochs * per_epoch
+    per_epoch = per_epoch or steps
+    return Cadence(
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        eval_every=settings.eval_every or per_epoch,
+        save_every=settings.save_every or per_epoch,
+        log_every=settings.log_every,
+    )
+
+
+def dry_step(run: Run) -> Any:
+    """One batch through the loss and the score, leaving no trace; gives the batch. Raises ConfigError if it won't."""
+    from lab.train.feed import feed, scored
+
+    batch = attempt("data or augment", lambda: next(feed(run, 0)))
+    model = run.regularize.scored(run.model).eval()
+    with seeded(stream(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
+        loss = attempt(f"a batch {shapes(batch)} does not go through the model", lambda: run.task.loss(model, batch))
+        if not isinstance(loss, torch.Tensor) or loss.dim():
+            raise ConfigError(f"task: its loss is {shapes(loss)}; expected is a scalar tensor")
+        first = attempt("data", lambda: next(iter(scored(run, run.data.val())), None))
+        if first is not None:
+            scores = attempt("task", lambda: run.task.score(model, [first]))
+            if run.monitor.name not in (names := [f"val/{name}" for name in scores]):
+                raise ConfigError(f"no score {run.monitor.name!r} to monitor; {nearest(run.monitor.name, names)}")
+    return batch
+
+
+def shapes(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(shapes, value[:4]))}{', ...' if len(value) > 4 else ''})"
+    return type(value).__name__

@@ -1,0 +1,179 @@
+"""Everything that can be said against a config before a data set is read or a model is built."""
+
+import inspect
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lab.config.errors import ConfigError
+from lab.config.settings import SETTINGS, Settings
+from lab.config.targets import locate, trusted
+from lab.nearest import nearest
+
+GROUPS = ("model", "data", "augment", "task", "optimizer", "schedule", "finetune_strategy", "regularize", "hardware", "logger")
+# what the runner hands to the callable of a partial node: so many arguments by position, others by name where it has them
+SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
+    "augment": (2, ()),  # batch, generator
+    "optimizer": (1, ()),  # parameter groups
+    "schedule": (1, ("steps",)),  # optimizer
+    "finetune_strategy": (1, ()),  # model
+    "regularize": (0, ("model", "monitor")),
+    "logger": (1, ()),  # directory
+}
+OPEN_NODES = ("paths",)
+SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+
+Path = tuple[str, ...]
+
+
+def check(config: Mapping[str, Any], source: str) -> None:
+    """Raises ConfigError with every problem found.
+
+    config: resolved, as plain values.  source: the same as YAML before interpolations were resolved; a key at the top
+    level that is neither ours nor interpolated somewhere is one that nothing reads.
+    """
+    problems = list(unread(config, source))
+    problems += [f"the config has no group {name!r}; add it to the defaults list" for name in GROUPS if name not in config]
+    settings = {name: config[name] for name in SETTINGS if name in config}
+    problems += against(Settings, settings, ())
+    for name in GROUPS:
+        if name in config:
+            problems += check_group(name, config[name])
+    if problems:
+        raise ConfigError(*problems)
+
+
+def unread(config: Mapping[str, Any], source: str) -> Iterator[str]:
+    known = (*GROUPS, *OPEN_NODES, *SETTINGS)
+    for name in config:
+        if name not in known and f"${{{name}" not in source:
+            yield f"nothing reads the key {name!r}; {nearest(name, (*known, 'experiment', 'debug', 'local'))}"
+
+
+def check_group(group: str, node: Any) -> list[str]:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return [f"{group} is {node!r}; expected is a node with a _target_, as the options of {group}= are"]
+    if group in SUPPLIED and not node.get("_partial_") and group != "augment":
+        return [f"{group} needs _partial_: true; the runner supplies the arguments that the config cannot"]
+    if group not in SUPPLIED and node.get("_partial_"):
+        return [f"{group} must not be _partial_; the runner supplies nothing to it"]
+    return [problem for path, inner in nodes(node, (group,)) for problem in check_node(group, inner, path)]
+
+
+def nodes(value: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Every node with a `_target_` at or below `value`, with where it is."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield path, value
+        for key, part in value.items():
+            yield from nodes(part, (*path, str(key)))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from nodes(part, (*path, str(number)))
+
+
+def check_node(group: str, node: Mapping[str, Any], path: Path) -> list[str]:
+    where = ".".join(path)
+    try:
+        target = locate(str(node["_target_"]))
+    except ConfigError as error:
+        return [f"{where}: {problem}" for problem in error.problems]
+    if not trusted(target, kinds(group)):
+        wanted = " or ".join(kind.__name__ for kind in kinds(group)) or "code of lab"
+        return [
+            f"{where}: _target_ {node['_target_']} is not one to be run from a config: it must be {wanted}, a function "
+            f"annotated to return one, or code of the project in the working directory"
+        ]
+    arguments = {key: value for key, value in node.items() if key not in SPECIAL}
+    positional, supplied = SUPPLIED.get(group, (0, ())) if node.get("_partial_") else (0, ())
+    return against(target, arguments, path, positional + len(node.get("_args_") or ()), supplied)
+
+
+def kinds(group: str) -> tuple[type, ...]:
+    """The classes that a group's objects are, where they have one in common."""
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    return {
+        "model": (nn.Module,),
+        "augment": (nn.Module,),
+        "task": (nn.Module,),
+        "optimizer": (Optimizer,),
+        "schedule": (LRScheduler,),
+    }.get(group, ())
+
+
+def against(
+    target: Any, arguments: Mapping[str, Any], path: Path, positional: int = 0, supplied: Sequence[str] = ()
+) -> list[str]:
+    """What is wrong with calling `target` with these keyword arguments, beside `positional` ones and those `supplied`."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # written in C, without a signature
+        return []
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [p.name for p in named]
+    taken = {*names[:positional], *supplied}
+    problems = []
+    hints = annotations(target)
+    for name, value in arguments.items():
+        dotted = ".".join((*path, name))
+        if name not in names and not open_ended:
+            problems.append(f"{dotted}: {called(target)} takes no {name!r}; {nearest(name, set(names) - taken)}")
+        elif value == "???":
+            problems.append(f"{dotted} is missing; give {dotted}=...")
+        elif name in hints and not fits(value, hints[name]):
+            problems.append(f"{dotted}={value!r} is not {spelled(hints[name])}")
+    for p in named:
+        if p.default is p.empty and p.name not in arguments and p.name not in taken:
+            problems.append(f"{'.'.join((*path, p.name))} is missing; {called(target)} needs it")
+    return problems
+
+
+def called(target: Any) -> str:
+    return getattr(target, "__qualname__", str(target))
+
+
+def annotations(target: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) and target is not Settings else target)
+    except Exception:  # names that exist for the type checker alone say nothing here
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can stand for the annotation. What an annotation leaves open fits."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return value in inner
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    container = origin or hint
+    if not inspect.isclass(container) or container is object:
+        return True
+    if issubclass(container, Mapping):
+        return isinstance(value, Mapping)
+    if container in (list, tuple, set) or issubclass(container, Sequence):
+        if not isinstance(value, list):
+            return False
+        if container is tuple and inner and inner[-1] is not Ellipsis:
+            return len(value) == len(inner) and all(map(fits, value, inner))
+        return not inner or all(fits(part, inner[0]) for part in value)
+    return container.__name__ != "Tensor"
+
+
+def spelled(hint: Any) -> str:
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string", "NoneType": "null"}
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(spelled(option) for option in get_args(hint) if getattr(option, "__name__", "") != "Tensor")
+    return words.get(getattr(hint, "__name__", ""), str(hint)) if get_origin(hint) is None else str(hint)

@@ -1,0 +1,141 @@
+"""A run's identity: what was asked for, with which code, on which data. No clock, no path, no host in it."""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import __version__
+from lab.config.check import nodes
+
+# keys that change where a run is written and how it is shown, not what it computes
+BOOKKEEPING = {
+    *((name,) for name in ("paths", "logger", "log_every", "save_every", "again", "profile")),
+    *(("data", name) for name in ("workers", "download", "in_memory_mb")),
+    ("hardware", "threads"),
+}
+READ_WHOLE = 2**30  # bytes of a data set up to which its content counts, not only names, sizes and times
+
+
+@dataclass(frozen=True)
+class Identity:
+    """config, code, data: hashes of the three parts.  files: fingerprint of each file or folder that the config names."""
+
+    config: str
+    code: str
+    files: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return digest(self.config, self.code)[:8]
+
+
+def identify(config: Mapping[str, Any]) -> Identity:
+    """config: resolved, as plain values."""
+    files: dict[str, str] = {}
+    canonical = json.dumps(stripped(config, (), files), sort_keys=True, ensure_ascii=True)
+    return Identity(digest(canonical), code(config), files)
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 of the parts, in hexadecimal; each part counts with its length, so that no two lists collide."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "big") + content)
+    return total.hexdigest()
+
+
+def stripped(value: Any, path: tuple[str, ...], files: dict[str, str]) -> Any:
+    """The config without bookkeeping, a path to something that exists replaced by what lies there."""
+    if isinstance(value, Mapping):
+        return {key: stripped(v, (*path, key), files) for key, v in value.items() if (*path, key) not in BOOKKEEPING}
+    if isinstance(value, list):
+        return [stripped(part, path, files) for part in value]
+    if isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
+        files[value] = fingerprint(Path(value))
+        return f"file:{files[value]}"
+    return value
+
+
+def fingerprint(path: Path) -> str:
+    """Of the content below `path`; where it is more than READ_WHOLE bytes, of names, sizes and times instead."""
+    found = sorted(p for p in path.glob("**/*") if p.is_file()) if path.is_dir() else [path]
+    stats = [p.stat() for p in found]
+    whole = sum(stat.st_size for stat in stats) <= READ_WHOLE
+    parts: list[str | bytes] = []
+    for file, stat in zip(found, stats, strict=True):
+        parts.append(file.relative_to(path).as_posix())
+        parts.append(hashlib.sha256(file.read_bytes()).digest() if whole else f"{stat.st_size} {stat.st_mtime_ns}")
+    return digest(*parts)
+
+
+def code(config: Mapping[str, Any]) -> str:
+    """lab's version, and the sources outside installed packages that the config's targets import."""
+    targets = sorted({str(node["_target_"]) for _, node in nodes(config, ())})
+    sources: dict[str, bytes] = {}
+    for target in [*targets, "lab.train.loop"]:
+        parts = target.split(".")
+        for end in range(len(parts), 0, -1):
+            collect(".".join(parts[:end]), sources)
+    return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
+
+
+def collect(module: str, sources: dict[str, bytes]) -> None:
+    """Add the source of `module`, and of what it imports, to `sources`, following nothing into installed packages."""
+    if module in sources:
+        return
+    path = local_source(module)
+    if path is None:
+        return
+    sources[module] = path.read_bytes()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for name in imports(sources[module], package):
+        collect(name, sources)
+
+
+def imports(source: bytes, package: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the import itself will say so
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(part for part in (parent, node.module) if part)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def local_source(module: str) -> Path | None:
+    """The file of a module outside installed packages and the standard library, found without importing it."""
+    top, *rest = module.split(".")
+    if top in sys.stdlib_module_names:
+        return None
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations is None:
+        path = Path(spec.origin or "")
+        return path if not rest and is_project_source(path) else None
+    for location in spec.submodule_search_locations:
+        base = Path(location).joinpath(*rest)
+        for path in (base / "__init__.py", base.with_suffix(".py")):
+            if is_project_source(path):
+                return path
+    return None
+
+
+def is_project_source(path: Path) -> bool:
+    installed = {"site-packages", "dist-packages"}
+    return path.suffix == ".py" and not installed & set(path.parts) and path.is_file()

@@ -1,0 +1,72 @@
+"""CIFAR-10: 60,000 colour images of 32x32 in ten classes.
+
+Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lab.data.in_memory import Examples, InMemory
+
+
+def cifar10(
+    folder: str,
+    num_classes: int,
+    shape: list[int],
+    batch_size: int,
+    seed: int,
+    mean: list[float],
+    std: list[float],
+    classes: list[str],
+    val_share: float = 0.1,
+    limit: int | None = None,
+    download: bool = False,
+) -> InMemory:
+    """Read from `folder`: `train.parquet` and `test.parquet` (columns `img: struct<bytes, path>`, `label: int64`)
+    where they are, else torchvision's `cifar-10-batches-py`, fetched into `folder` only with `download`.
+
+    limit: read only so many examples from the head of either file.
+    Raises FileNotFoundError that says what to place where; ConnectionError where a download fails; ValueError for
+    facts that are not CIFAR-10's.
+    """
+    if list(shape) != [3, 32, 32] or num_classes != 10:
+        raise ValueError(f"CIFAR-10 is 10 classes of shape [3, 32, 32], not {num_classes} of {list(shape)}")
+    read = from_parquet if (Path(folder) / "train.parquet").is_file() else from_archive
+    train, test = (read(Path(folder), split, limit, download) for split in ("train", "test"))
+    return InMemory(
+        train, test, val_share=val_share, batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes
+    )
+
+
+def from_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+    from pyarrow import parquet
+    from torchvision.io import ImageReadMode, decode_image
+
+    path = folder / f"{split}.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing beside {folder / 'train.parquet'}; place it there")
+    table = parquet.read_table(path).slice(0, limit)
+    encoded = table.column("img").combine_chunks().field("bytes").to_pylist()
+    # a copy: a tensor over bytes that Python owns must not be written to
+    images = [decode_image(torch.frombuffer(bytearray(image), dtype=torch.uint8), ImageReadMode.RGB) for image in encoded]
+    return Examples(torch.stack(images), torch.from_numpy(table.column("label").to_numpy().copy()).long())
+
+
+def from_archive(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        archive = CIFAR10(str(folder), train=split == "train", download=download)
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"no CIFAR-10 in {folder.resolve()}: place train.parquet and test.parquet there, or the unpacked "
+            f"cifar-10-batches-py, or fetch that with data.download=true; data.folder= or LAB_DATA= looks elsewhere"
+        ) from error
+    except OSError as error:
+        raise ConnectionError(
+            f"CIFAR-10 could not be downloaded ({error}); place train.parquet and test.parquet, or the unpacked "
+            f"cifar-10-batches-py, in {folder.resolve()}"
+        ) from error
+    images = torch.from_numpy(archive.data[:limit]).permute(0, 3, 1, 2).contiguous()
+    return Examples(images, torch.tensor(archive.targets[:limit]))

@@ -1,0 +1,133 @@
+"""Your own images: one folder a class, below `train`, `test` and, where you have it, `val`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from lab.data.in_memory import Examples, InMemory
+from lab.data.order import split
+from lab.data.streamed import Indexable, Streamed
+from lab.nearest import nearest
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+
+
+def image_folder(
+    folder: str,
+    num_classes: int,
+    shape: list[int],
+    batch_size: int,
+    seed: int,
+    mean: list[float],
+    std: list[float],
+    classes: list[str],
+    val_share: float = 0.1,
+    random_crop: bool = False,
+    in_memory_mb: int = 2000,
+    workers: int = 2,
+) -> InMemory | Streamed:
+    """Images in `folder/<split>/<class>/`, their shorter side resized and their middle cropped to shape (C, H, W).
+
+    val_share: of `train`, held out where there is no `folder/val`.  random_crop: training images are random resized
+    crops (Szegedy et al. 2015, arXiv:1409.4842) instead.  in_memory_mb: sets up to so many megabytes are decoded once
+    and held in memory; larger ones, and those with random crops, stream through `workers` processes.
+    Raises FileNotFoundError for a missing folder, ValueError where the classes are not those of the folders.
+    """
+    root = Path(folder)
+    if len(classes) != num_classes:
+        raise ValueError(f"num_classes is {num_classes}, but {root / 'train'} has {len(classes)}: {', '.join(classes)}")
+    middle = Middle(shape)
+    test = Images(root / "test", classes, middle)
+    train = Images(root / "train", classes, Crop(shape) if random_crop else middle)
+    plain = Images(root / "train", classes, middle)
+    if (root / "val").is_dir():
+        train_set: Indexable = train
+        val_set: Indexable = Images(root / "val", classes, middle)
+    else:
+        kept, held_out = (part.tolist() for part in split(len(train), val_share, seed))
+        train_set, val_set = Subset(train, kept), Subset(plain, held_out)
+    sets = (train_set, val_set, test)
+    megabytes = sum(map(len, sets)) * torch.Size(shape).numel() / 1e6
+    if megabytes <= in_memory_mb and not random_crop:
+        held = [decode(examples, shape) for examples in sets]
+        return InMemory(
+            held[0], held[2], val=held[1], batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes
+        )
+    return Streamed(
+        *sets, batch_size=batch_size, seed=seed, workers=workers, mean=mean, std=std, classes=classes
+    )
+
+
+class Images:
+    """(image uint8 (C, H, W), label) by index, of the files in `folder/<class>/`, sorted by name."""
+
+    def __init__(self, folder: Path, classes: list[str], transform: Callable[[Tensor], Tensor]):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}; expected is {folder}/<class>/<image>")
+        here = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
+        for name in here:
+            if name not in classes:
+                raise ValueError(f"{folder / name} is not a class of the training set; {nearest(name, classes)}")
+        self.files = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((folder / name).glob("**/*"))
+            if path.suffix.lower() in SUFFIXES
+        ]
+        if not self.files:
+            raise FileNotFoundError(f"no images below {folder}; expected is {folder}/<class>/<image>")
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from torchvision.io import ImageReadMode, decode_image
+
+        path, label = self.files[index]
+        try:
+            return self.transform(decode_image(str(path), ImageReadMode.RGB)), label
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not an image that can be read: {error}") from error
+
+
+class Middle:
+    """Resize the shorter side, then crop the middle, to (C, H, W)."""
+
+    def __init__(self, shape: list[int]):
+        self.channels, self.height, self.width = shape
+
+    def __call__(self, image: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional as F
+
+        grow = max(self.height / image.shape[1], self.width / image.shape[2])
+        size = [max(self.height, round(image.shape[1] * grow)), max(self.width, round(image.shape[2] * grow))]
+        image = F.center_crop(F.resize(image, size), [self.height, self.width])
+        return F.rgb_to_grayscale(image) if self.channels == 1 else image
+
+
+class Crop:
+    """A random part of the image, of 35 to 100 % of its area, resized to (C, H, W)."""
+
+    def __init__(self, shape: list[int]):
+        from torchvision.transforms import v2
+
+        self.channels = shape[0]
+        self.crop = v2.RandomResizedCrop(shape[1:], scale=(0.35, 1.0))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional as F
+
+        image = self.crop(image)
+        return F.rgb_to_grayscale(image) if self.channels == 1 else image
+
+
+def decode(examples: Indexable, shape: list[int]) -> Examples:
+    images = torch.empty(len(examples), *shape, dtype=torch.uint8)
+    labels = torch.empty(len(examples), dtype=torch.int64)
+    for index in range(len(examples)):
+        images[index], labels[index] = examples[index]
+    return Examples(images, labels)

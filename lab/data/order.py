@@ -1,0 +1,36 @@
+"""Which examples train, which validate, and in which order: functions of the seed and an integer position."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lab.streams import generator
+
+
+def split(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training and the validation examples, drawn from the seed's split stream, each sorted."""
+    if not 0 <= val_share < 1:
+        raise ValueError(f"val_share is the share of the training examples held out; {val_share} is not in [0, 1)")
+    shuffled = torch.randperm(num_examples, generator=generator(seed, "split"))
+    num_val = round(num_examples * val_share)
+    return shuffled[num_val:].sort().values, shuffled[:num_val].sort().values
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Full batches in one pass; a set smaller than one batch is one batch."""
+    return max(1, num_examples // batch_size)
+
+
+def batches(num_examples: int, batch_size: int, seed: int, after: int) -> Iterator[Tensor]:
+    """Indices (batch_size,) of the batches that follow the first `after`, without end.
+
+    Each epoch is a new permutation from the order stream. What an epoch leaves over after its last full batch is left
+    out of it: every step sees as many examples, batch statistics and compiled code see one shape.
+    """
+    per_epoch = steps_per_epoch(num_examples, batch_size)
+    epoch, first = divmod(after, per_epoch)
+    while True:
+        permutation = torch.randperm(num_examples, generator=generator(seed, "order", epoch))
+        yield from permutation.split(batch_size)[first:per_epoch]
+        epoch, first = epoch + 1, 0

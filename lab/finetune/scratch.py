@@ -1,0 +1,19 @@
+"""Train every parameter from a random start."""
+
+from torch import nn
+
+
+def scratch(model: nn.Module) -> list[dict]:
+    """One group of all parameters. Pretrained weights, if the model carries any, are dropped first.
+
+    Raises ValueError where they cannot be: a module that owns parameters but no `reset_parameters`.
+    """
+    if getattr(model, "pretrained", False):
+        for name, module in model.named_modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            elif any(True for _ in module.parameters(recurse=False)):
+                raise ValueError(
+                    f"{name or type(model).__name__} cannot be reset to train from scratch; leave model.weights null"
+                )
+    return [{"params": list(model.parameters())}]

@@ -1,0 +1,86 @@
+"""What a split's scores are made of: counts kept on the device, fetched once at the end."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The score that says which weights are best, by its full name.  mode: `max` or `min`."""
+
+    name: str = "val/accuracy"
+    mode: str = "max"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"mode {self.mode!r} is not max or min")
+
+    def better(self, score: float, than: float | None, by: float = 0.0) -> bool:
+        """Whether `score` improves on `than` by more than `by`; anything improves on None."""
+        if than is None:
+            return True
+        return score > than + by if self.mode == "max" else score < than - by
+
+
+class Scores(dict[str, float]):
+    """Scores by name, and beside them tables (rows of counts) that say more than one number can."""
+
+    def __init__(self, scores: dict[str, float], tables: dict[str, list[list[int]]] | None = None):
+        super().__init__(scores)
+        self.tables = tables or {}
+
+    def of(self, split: str) -> "Scores":
+        """The same under full names, `split/name`."""
+        scores = {f"{split}/{name}": float(value) for name, value in self.items()}
+        return Scores(scores, {f"{split}/{name}": table for name, table in self.tables.items()})
+
+
+class ClassificationCounts:
+    """Running counts over batches of logits (B, C) and labels (B,).
+
+    confusion: (C, C), row the label, column the prediction.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device):
+        self.num_classes = num_classes
+        self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        # float64: sums of 50k float32 losses drift in the 4th digit; MPS has none
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.cross_entropy = torch.zeros((), dtype=exact, device=device)
+        self.in_top5 = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        logits = logits.float()
+        self.cross_entropy += F.cross_entropy(logits, labels, reduction="sum")
+        pairs = labels * self.num_classes + logits.argmax(1)
+        self.confusion += torch.bincount(pairs, minlength=len(self.confusion))
+        # how many classes score above the label's; unlike topk, this does not sort
+        above = (logits > logits.gather(1, labels[:, None])).sum(1)
+        self.in_top5 += (above < 5).sum()
+
+    def scores(self, classes: Sequence[str]) -> Scores:
+        """accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy_<class>, and the confusion table.
+
+        A class that has no example has no accuracy.
+        """
+        confusion = self.confusion.view(self.num_classes, self.num_classes).cpu()
+        right, of = confusion.diagonal(), confusion.sum(1)
+        total = int(of.sum())
+        if not total:
+            return Scores({})
+        scores = {"accuracy": int(right.sum()) / total, "cross_entropy": float(self.cross_entropy) / total}
+        if self.num_classes > 5:
+            scores["top5"] = int(self.in_top5) / total
+        scores |= {
+            f"accuracy_{name}": int(hits) / int(num) for name, hits, num in zip(classes, right, of, strict=True) if num
+        }
+        return Scores(scores, {"confusion": confusion.tolist()})
+
+
+def finite(scores: dict[str, float]) -> bool:
+    return all(math.isfinite(value) for value in scores.values())

@@ -1,0 +1,26 @@
+"""A multilayer perceptron on flattened input."""
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Inputs (B, *shape) to logits (B, num_classes): linear layers with ReLU, and dropout where asked, between them.
+
+    hidden: the widths of the hidden layers, none of them for a linear classifier.
+    """
+
+    def __init__(self, shape: list[int], num_classes: int, hidden: list[int], dropout: float = 0.0):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width_in, width_out in pairwise([math.prod(shape), *hidden]):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear([math.prod(shape), *hidden][-1], num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.body(inputs))

@@ -1,0 +1,20 @@
+"""The tutorial's small CNN: one convolution, flatten, one linear layer."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SimpleCNN(nn.Module):
+    """Images (B, C, H, W) to logits (B, num_classes).
+
+    shape: (C, H, W) of the images.  channels: filters of the one 3x3 convolution, whose padding keeps H and W.
+    """
+
+    def __init__(self, shape: list[int], num_classes: int, channels: int = 32):
+        super().__init__()
+        in_channels, height, width = shape
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.head = nn.Linear(channels * height * width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(images)).flatten(1))

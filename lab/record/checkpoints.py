@@ -1,0 +1,54 @@
+"""States on disk: written whole, verified before they are trusted, loaded without running code."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.record.files import replace, sync_directory
+
+
+class Corrupt(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write `state` to `path`.  keep: where the file that was there before stays."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if keep and path.exists():
+        keep.unlink(missing_ok=True)
+        os.link(path, keep)
+        sync_directory(path.parent)
+    replace(temporary, path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state in `path`, on the CPU. Raises Corrupt where the file is torn or a bit of it has changed."""
+    try:
+        # torch.load takes a flipped bit for a weight; the archive's own CRC does not
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise Corrupt(f"{path}: {damaged} has changed since it was written")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise Corrupt(f"{path}: {error}") from error
+
+
+def load_newest(paths: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The first of `paths` that is there and sound, and what was wrong with those before it."""
+    wrong: list[str] = []
+    for path in paths:
+        if path.exists():
+            try:
+                return load(path), wrong
+            except Corrupt as error:
+                wrong.append(str(error))
+    return None, wrong

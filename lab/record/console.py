@@ -1,0 +1,46 @@
+"""What a person at a terminal sees of a run: a bar on a terminal, plain lines elsewhere."""
+
+from typing import Any
+
+from rich.console import Console as Rich
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Console:
+    """Progress on standard error.  quiet: show nothing."""
+
+    def __init__(self, steps: int, quiet: bool = False):
+        self.steps, self.quiet = steps, quiet
+        self.rich = Rich(stderr=True, quiet=quiet, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=self.rich,
+            disable=quiet or not self.rich.is_terminal,
+            transient=True,
+        )
+        self.bar = self.progress.add_task("training", total=steps, said="")
+
+    def __enter__(self) -> "Console":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
+        self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", said=short(values))
+
+    def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
+        self.rich.print(f"step {step}/{self.steps}  epoch {epoch:.4g}  {short(values)}", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self.rich.print(text, markup=False, soft_wrap=True)
+
+
+def short(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,0 +1,81 @@
+"""Files that are whole or not there, and directories with one owner."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Owned(Exception):
+    """Another live process has this run."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """After a crash at any instruction `path` holds the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    replace(temporary, path)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """A rename is on the disk only when its directory is."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Raises ValueError for a number that JSON cannot hold (not a number, infinite)."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """The value in `path`, or `default` where the file is not there or not whole."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return default
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def owned(directory: Path) -> Iterator[None]:
+    """Hold `directory`, made where it is missing, for this process alone. The kernel lets go when the process ends.
+
+    Raises Owned where another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Owned(f"process {lock.read().strip() or 'of unknown number'} is working in {directory}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def slug(text: str, longest: int = 80) -> str:
+    """A file name that says `text`: letters, digits and `._=,+-`, never hidden, never a path."""
+    return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).strip("._-")[:longest].rstrip("._-,")

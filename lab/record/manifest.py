@@ -1,0 +1,48 @@
+"""Where a result comes from: everything about a run that is not its config."""
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+LONGEST_DIFF = 200_000  # characters
+
+
+def surroundings() -> dict[str, Any]:
+    """The command, the code, the packages and the machine of this process."""
+    return {
+        "command": " ".join(sys.argv),
+        "directory": os.getcwd(),
+        "git": git(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+
+
+@cache
+def git() -> dict[str, str] | None:
+    """The commit and the uncommitted changes of the working directory; None outside a repository."""
+    commit = output("git", "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    diff = output("git", "diff", "HEAD") or ""
+    return {"commit": commit.strip(), "diff": diff[:LONGEST_DIFF], "untracked": output("git", "status", "-s") or ""}
+
+
+def output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+@cache
+def packages() -> dict[str, str]:
+    return dict(sorted((dist.name, dist.version) for dist in metadata.distributions() if dist.name))

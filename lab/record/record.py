@@ -1,0 +1,149 @@
+"""`Record`: what a run leaves in its directory while it trains."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from lab.metrics import Scores, finite
+from lab.record import checkpoints, pictures
+from lab.record.console import Console
+from lab.record.tensorboard import NoTensorBoard, forget_after
+from lab.run import Run, Step
+from lab.train.loop import due
+from lab.train.state import restore, snapshot
+
+
+class Diverged(Exception):
+    """A loss or a score that is not finite."""
+
+
+class Writer(Protocol):
+    """As lab.record.tensorboard.TensorBoard."""
+
+    def scalars(self, step: int, values: dict[str, float], /) -> None: ...
+    def image(self, step: int, tag: str, png: bytes, size: tuple[int, int], /) -> None: ...
+    def hparams(self, values: dict[str, Any], /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Record:
+    """Writes metrics.jsonl, TensorBoard events and checkpoints below `directory`, and shows progress.
+
+    best: the best monitored score so far, its step and the scores that came with it.
+    """
+
+    def __init__(self, directory: Path, console: Console, writer: Writer | None = None):
+        self.directory, self.console = directory, console
+        directory.mkdir(parents=True, exist_ok=True)
+        self.writer = writer or NoTensorBoard(directory)
+        self.best: dict[str, Any] = {"score": None, "step": 0, "scores": {}}
+        self.last: dict[str, Any] = {"step": 0, "scores": {}}
+        self.lost: list[str] = []  # checkpoints that could not be read
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    def restore(self, run: Run) -> int:
+        """Bring `run` to its newest sound checkpoint, and the files to that step; give the step."""
+        newest = [self.checkpoints / "last.pt", self.checkpoints / "previous.pt"]
+        state, self.lost = checkpoints.load_newest(newest)
+        step = 0
+        if state:
+            restore(run, state["run"])
+            self.best, self.last, step = state["best"], state["last"], state["step"]
+        for problem in self.lost:
+            self.console.note(f"{problem}; going on from step {step}")
+        keep_lines(self.directory / "metrics.jsonl", step)
+        forget_after(self.directory, step)
+        return step
+
+    def step(self, run: Run, step: Step) -> None:
+        if due(step.n, run.cadence.log_every, run.cadence.steps):
+            values = {"train/loss": finite_loss(step), "train/lr": run.optimizer.param_groups[0]["lr"]}
+            for number, group in enumerate(run.optimizer.param_groups[1:], start=1):
+                values[f"train/lr_{number}"] = group["lr"]
+            if step.norm is not None:
+                values["train/grad_norm"] = float(step.norm)
+            self.write(run, step.n, {name: float(value) for name, value in values.items()})
+            self.console.advance(step.n, run.cadence.epoch(step.n), {"loss": values["train/loss"]})
+
+    def scores(self, run: Run, n: int, scores: Scores) -> None:
+        """Keep the scores of a split after step n, and where they are the best so far, the weights."""
+        if not finite(scores):
+            bad = next(name for name, value in scores.items() if not math.isfinite(value))
+            raise Diverged(f"{bad} is {scores[bad]} after step {n}")
+        self.write(run, n, scores)
+        for name, table in scores.tables.items():
+            self.table(run, n, name, table)
+        self.console.line(n, run.cadence.epoch(n), main_scores(scores))
+        if run.monitor.name.split("/")[0] in {name.split("/")[0] for name in scores}:
+            self.last = {"step": n, "scores": dict(scores)}
+            self.keep_best(run, n, scores)
+
+    def keep_best(self, run: Run, n: int, scores: Scores) -> None:
+        if run.monitor.name not in scores:
+            raise ValueError(f"monitor={run.monitor.name} is not among the scores: {', '.join(scores)}")
+        score = scores[run.monitor.name]
+        # of equal scores the later one: it has trained longer
+        if run.monitor.better(score, self.best["score"]) or score == self.best["score"]:
+            self.best = {"score": score, "step": n, "scores": dict(scores)}
+            weights = run.regularize.scored(run.model).state_dict()
+            checkpoints.save(self.checkpoints / "best.pt", {"model": weights, **self.best})
+
+    def save(self, run: Run, step: Step) -> None:
+        finite_loss(step)
+        state = {"run": snapshot(run), "step": step.n, "best": self.best, "last": self.last}
+        last = self.checkpoints / "last.pt"
+        checkpoints.save(last, state, keep=last.with_name("previous.pt"))
+
+    def recall(self, run: Run) -> tuple[int, Scores]:
+        """The final weights into the scored model; their step and validation scores."""
+        chosen = self.last if run.final == "last" or not self.best["step"] else self.best
+        if chosen is self.best and self.best["step"] != self.last["step"]:
+            best = checkpoints.load(self.checkpoints / "best.pt")
+            run.regularize.scored(run.model).load_state_dict(best["model"])
+        return chosen["step"] or run.cadence.steps, Scores(chosen["scores"])
+
+    def write(self, run: Run, n: int, values: dict[str, float]) -> None:
+        line = json.dumps({"step": n, "epoch": run.cadence.epoch(n), **values}, allow_nan=False)
+        with open(self.directory / "metrics.jsonl", "a") as file:
+            file.write(line + "\n")
+        self.writer.scalars(n, values)
+
+    def table(self, run: Run, n: int, name: str, table: list[list[int]]) -> None:
+        classes = getattr(run.task, "classes", None) or [str(number) for number in range(len(table))]
+        picture = pictures.confusion_matrix(table, classes)
+        self.writer.image(n, name, pictures.png(picture), picture.size)
+
+    def inputs(self, batch: Any) -> None:
+        """A grid of a training batch's images, as the model sees them, where it has any."""
+        picture = pictures.grid(batch[0]) if isinstance(batch, tuple | list) else None
+        if picture:
+            self.writer.image(0, "inputs", pictures.png(picture), picture.size)
+
+
+def finite_loss(step: Step) -> float:
+    loss = step.loss.item()  # waits for the device; only on logging and saving steps
+    if not math.isfinite(loss):
+        raise Diverged(f"train/loss is {loss} after step {step.n}")
+    return loss
+
+
+def main_scores(scores: Scores) -> dict[str, float]:
+    """Without the scores of single classes."""
+    return {name: value for name, value in scores.items() if "accuracy_" not in name}
+
+
+def keep_lines(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last line that is torn."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)

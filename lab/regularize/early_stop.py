@@ -1,0 +1,44 @@
+"""Stop when the monitored score has not improved for a while.
+
+Source: Prechelt 1998, Early Stopping - But When?
+"""
+
+from typing import Any
+
+from torch import nn
+
+from lab.metrics import Monitor
+
+
+class EarlyStop:
+    """patience: evaluations in a row without an improvement by more than `min_delta` before the run stops."""
+
+    def __init__(self, monitor: Monitor, patience: int, min_delta: float = 0.0):
+        if patience < 1:
+            raise ValueError(f"patience {patience} is not a positive number of evaluations")
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.best: float | None = None
+        self.without = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self.without >= self.patience
+
+    def step(self, model: nn.Module) -> None:
+        pass
+
+    def scored(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def seen(self, scores: dict[str, float]) -> None:
+        score = scores[self.monitor.name]
+        if self.monitor.better(score, self.best, self.min_delta):
+            self.best, self.without = score, 0
+        else:
+            self.without += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "without": self.without}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.without = state["best"], state["without"]

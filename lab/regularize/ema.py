@@ -1,0 +1,47 @@
+"""An exponential moving average of the weights, scored in place of the last ones.
+
+Source: Polyak & Juditsky 1992; the warmup of the decay is tf.train.ExponentialMovingAverage's.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """After step n, average <- d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)).
+
+    Buffers (a normalisation's statistics) are copied, not averaged.
+    """
+
+    stopped = False
+
+    def __init__(self, model: nn.Module, decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay {decay} is not in [0, 1)")
+        self.decay, self.taken = decay, 0
+        self.average = deepcopy(model).requires_grad_(False)
+        self.parameters = list(self.average.parameters())
+
+    @torch.no_grad()
+    def step(self, model: nn.Module) -> None:
+        self.taken += 1
+        decay = min(self.decay, (1 + self.taken) / (10 + self.taken))
+        torch._foreach_lerp_(self.parameters, list(model.parameters()), 1 - decay)
+        for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def scored(self, model: nn.Module) -> nn.Module:
+        return self.average
+
+    def seen(self, scores: dict[str, float]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken, "average": self.average.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = state["taken"]
+        self.average.load_state_dict(state["average"])

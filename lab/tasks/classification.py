@@ -1,0 +1,50 @@
+"""One label out of several for each example."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lab.metrics import ClassificationCounts, Scores
+
+Model = Callable[[Tensor], Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+class Classification:
+    """Batches are pairs of inputs (B, ...) and labels, (B,) int64 or, when mixed, probabilities (B, num_classes).
+
+    label_smoothing: share of each label spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
+    classes: names for the accuracies of single classes; numbers where there are none.
+    """
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, classes: Sequence[str] | None = None):
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.classes = list(classes) if classes else [str(number) for number in range(num_classes)]
+        if len(self.classes) != num_classes:
+            raise ValueError(f"{len(self.classes)} names for {num_classes} classes")
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Mean cross-entropy in nats, a scalar."""
+        inputs, labels = batch
+        return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
+
+    def score(self, model: Model, batches: Iterable[Batch]) -> Scores:
+        """accuracy, top5, cross_entropy (without smoothing), accuracy_<class>; empty where there is no batch."""
+        counts = None
+        for inputs, labels in batches:
+            if counts is None:
+                counts = ClassificationCounts(self.num_classes, labels.device)
+            counts.add(self.logits(model, inputs), labels)
+        return counts.scores(self.classes) if counts else Scores({})
+
+    def logits(self, model: Model, inputs: Tensor) -> Tensor:
+        logits = model(inputs)
+        if logits.shape != (len(inputs), self.num_classes):
+            raise ValueError(
+                f"the model gives {tuple(logits.shape)} for {len(inputs)} examples of {self.num_classes} classes; "
+                f"expected is ({len(inputs)}, {self.num_classes})"
+            )
+        return logits

@@ -1,0 +1,41 @@
+"""Batches on their way from the data set to the model: to the device, augmented, prepared."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from lab.run import Batch, Run
+from lab.streams import stream
+
+
+def feed(run: Run, after: int) -> Iterator[Batch]:
+    """The training batches that follow the first `after`, up to the run's last step.
+
+    Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter.
+    Raises ValueError where the data set has none left.
+    """
+    prepare = getattr(run.data, "prepare", unprepared)
+    augment, move, steps = run.augment, run.hardware.move, run.cadence.steps
+    generator, seed = torch.Generator(), stream(run.seed, "augment")
+    position = after
+    while position < steps:
+        start = position
+        for batch in run.data.batches(position):
+            generator.manual_seed(seed + position)
+            position += 1
+            yield prepare(augment(move(batch), generator))
+            if position == steps:
+                return
+        if position == start:
+            raise ValueError(f"{type(run.data).__name__}.batches({start}) yields no batch; {steps} steps are to be taken")
+
+
+def scored(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches to be scored: on the device and prepared, never augmented."""
+    prepare = getattr(run.data, "prepare", unprepared)
+    for batch in batches:
+        yield prepare(run.hardware.move(batch))
+
+
+def unprepared(batch: Batch) -> Batch:
+    return batch

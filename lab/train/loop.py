@@ -1,0 +1,96 @@
+"""The loop: `train` yields steps, `execute` consumes them."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from lab.metrics import Scores
+from lab.run import Run, Step
+from lab.streams import stream
+from lab.train.feed import feed, scored
+
+Trainer = Callable[[Run, int], Iterator[Step]]
+
+
+def train(run: Run, after: int = 0) -> Iterator[Step]:
+    """Stochastic gradient descent on the task's loss. Yields once per optimizer step.
+
+    after: the last step already taken; `run` must hold the state saved at that step.
+    """
+    autocast, scaler, parameters = run.hardware.autocast, run.hardware.scaler, run.trainable
+    training_mode(run.model)
+    if after == 0:
+        torch.manual_seed(stream(run.seed, "dropout"))  # what the model itself draws, on any device
+    for n, batch in enumerate(feed(run, after), start=after + 1):
+        with autocast():
+            loss = run.task.loss(run.model, batch)
+        scaler.scale(loss).backward()
+        scaler.unscale_(run.optimizer)
+        norm = run.clip(parameters)
+        scaler.step(run.optimizer)
+        scaler.update()
+        run.schedule.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.regularize.step(run.model)
+        yield Step(n, loss.detach(), norm)  # outside every `with`: a suspended generator
+        # would leave autocast on in its consumer
+
+
+class Record(Protocol):
+    """Who keeps what a run leaves behind; lab.record.Record does."""
+
+    def restore(self, run: Run, /) -> int:
+        """Bring `run` to its newest saved state and give that state's step, 0 where there is none."""
+        ...
+
+    def step(self, run: Run, step: Step, /) -> None: ...
+    def scores(self, run: Run, n: int, scores: Scores, /) -> None: ...
+    def save(self, run: Run, step: Step, /) -> None: ...
+
+    def recall(self, run: Run, /) -> tuple[int, Scores]:
+        """Bring the scored weights to the run's final ones and give their step and validation scores."""
+        ...
+
+
+def execute(run: Run, record: Record, trainer: Trainer = train) -> dict[str, float]:
+    """Train to the end and score it: the validation set on the way, the test set once, with the final weights."""
+    after = record.restore(run)
+    for step in () if run.regularize.stopped else trainer(run, after):
+        record.step(run, step)
+        if due(step.n, run.cadence.eval_every, run.cadence.steps):
+            scores = evaluate(run)
+            run.regularize.seen(scores)
+            record.scores(run, step.n, scores)
+        if due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped:
+            record.save(run, step)
+        if run.regularize.stopped:
+            break
+    n, val = record.recall(run)
+    test = evaluate(run, "test")
+    record.scores(run, n, test)
+    return {**val, **test}
+
+
+def due(n: int, every: int, steps: int) -> bool:
+    """Whether something done every so many steps, and at the last one, is to be done after step n."""
+    return n % every == 0 or n == steps
+
+
+def evaluate(run: Run, split: str = "val") -> Scores:
+    """Scores on `val` or `test`, named `split/name`, of the weights that the run's regularizer wants scored."""
+    model = run.regularize.scored(run.model).eval()
+    with torch.inference_mode(), run.hardware.autocast():
+        scores = run.task.score(model, scored(run, getattr(run.data, split)()))
+    training_mode(run.model)
+    return (scores if isinstance(scores, Scores) else Scores(scores)).of(split)
+
+
+def training_mode(model: nn.Module) -> None:
+    """`model.train()`, but for normalisations whose weights are frozen: their running statistics are frozen too."""
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if hasattr(module, "running_mean") and own and not any(p.requires_grad for p in own):
+            module.eval()

@@ -1,0 +1,24 @@
+"""Where the time of a step goes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from lab.run import Run, Step
+from lab.train.loop import train
+
+WARMUP, ACTIVE = 2, 6
+
+
+def profiled(run: Run, after: int, directory: Path) -> Iterator[Step]:
+    """As `train`; steps 3 to 8 are traced into `directory`/trace.pt.trace.json, which Perfetto and TensorBoard open."""
+
+    def save(profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(directory / "trace.pt.trace.json"))
+
+    schedule = torch.profiler.schedule(wait=0, warmup=WARMUP, active=ACTIVE, repeat=1)
+    with torch.profiler.profile(schedule=schedule, on_trace_ready=save, record_shapes=True) as profiler:
+        for step in train(run, after):
+            yield step
+            profiler.step()

@@ -1,0 +1,30 @@
+"""All that a run carries from one step to the next, as tensors and plain values."""
+
+from typing import Any
+
+import torch
+
+from lab.run import Run
+
+
+def snapshot(run: Run) -> dict[str, Any]:
+    """The state after the last step taken. Its tensors are the live ones: save it before the next step."""
+    state = {name: getattr(run, name).state_dict() for name in STATEFUL}
+    state["scaler"] = run.hardware.scaler.state_dict()
+    state["generators"] = {"cpu": torch.get_rng_state()}
+    if run.hardware.device.startswith("cuda"):
+        state["generators"]["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
+    return state
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Bring `run` to a state that `snapshot` gave. The position in the data is the number of steps, no state."""
+    for name in STATEFUL:
+        getattr(run, name).load_state_dict(state[name])
+    run.hardware.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["generators"]["cpu"])
+    if "cuda" in state["generators"] and run.hardware.device.startswith("cuda"):
+        torch.cuda.set_rng_state(state["generators"]["cuda"], run.hardware.device)
+
+
+STATEFUL = ("model", "optimizer", "schedule", "regularize")
