@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 LAZY = {
     "Run": "lab.run",
-    "Cadence": "lab.run",
+    "cadence": "lab.run",
     "Step": "lab.run",
     "Hardware": "lab.hardware",
     "Record": "lab.record.record",

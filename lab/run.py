@@ -73,10 +73,21 @@ class Cadence:
     steps_per_epoch: int
     eval_every: int
     save_every: int
-    log_every: int = 20
+    log_every: int
 
     def epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 4)
+
+
+def cadence(
+    steps: int,
+    steps_per_epoch: int,
+    eval_every: int | None = None,
+    save_every: int | None = None,
+    log_every: int = 20,
+) -> Cadence:
+    """A cadence that scores and saves once an epoch where nothing else is said."""
+    return Cadence(steps, steps_per_epoch, eval_every or steps_per_epoch, save_every or steps_per_epoch, log_every)
 
 
 @dataclass(frozen=True)

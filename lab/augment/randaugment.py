@@ -4,6 +4,7 @@ Source: Cubuk et al. 2020, arXiv:1909.13719, with the operations and magnitudes 
 One operation at one magnitude costs a few kernels however many images it serves; image by image costs them each time.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,18 +43,19 @@ def operations(width: int, height: int) -> dict[str, tuple[Operation, float, boo
     """name: (operation on images and an amount, the amount at full strength, whether its sign is drawn)."""
     from torchvision.transforms.v2 import functional as F
 
-    def affine(images: Tensor, translate: list[float] = [0, 0], shear: list[float] = [0, 0], center=None) -> Tensor:
-        return F.affine(images, angle=0.0, translate=translate, scale=1.0, shear=shear, center=center)
+    def shear(images: Tensor, x: float, y: float) -> Tensor:
+        angles = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
+        return F.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=angles, center=[0, 0])
 
-    def degrees(tangent: float) -> float:
-        return float(torch.rad2deg(torch.atan(torch.tensor(tangent))))
+    def translate(images: Tensor, x: float, y: float) -> Tensor:
+        return F.affine(images, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0, 0])
 
     return {
         "Identity": (lambda x, a: x, 0.0, False),
-        "ShearX": (lambda x, a: affine(x, shear=[degrees(a), 0], center=[0, 0]), 0.3, True),
-        "ShearY": (lambda x, a: affine(x, shear=[0, degrees(a)], center=[0, 0]), 0.3, True),
-        "TranslateX": (lambda x, a: affine(x, translate=[int(a), 0]), 150 / 331 * width, True),
-        "TranslateY": (lambda x, a: affine(x, translate=[0, int(a)]), 150 / 331 * height, True),
+        "ShearX": (lambda x, a: shear(x, a, 0), 0.3, True),
+        "ShearY": (lambda x, a: shear(x, 0, a), 0.3, True),
+        "TranslateX": (lambda x, a: translate(x, a, 0), 150 / 331 * width, True),
+        "TranslateY": (lambda x, a: translate(x, 0, a), 150 / 331 * height, True),
         "Rotate": (lambda x, a: F.rotate(x, a), 30.0, True),
         "Brightness": (lambda x, a: F.adjust_brightness(x, 1 + a), 0.9, True),
         "Color": (lambda x, a: F.adjust_saturation(x, 1 + a), 0.9, True),

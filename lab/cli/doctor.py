@@ -12,7 +12,18 @@ from pathlib import Path
 from lab import __version__
 from lab.cli.show import aligned
 
-NEEDED = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow", "pyarrow", "rich", "scikit-learn")
+NEEDED = (
+    "torch",
+    "torchvision",
+    "hydra-core",
+    "omegaconf",
+    "tensorboard",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "rich",
+    "scikit-learn",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -105,7 +105,18 @@ def main(arguments: list[str]) -> int:
 
 def in_order(arguments: list[str]) -> list[str]:
     """Flags, with their values, before the overrides."""
-    with_value = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+    with_value = {
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+    }
     flags: list[str] = []
     overrides: list[str] = []
     given = iter(arguments)

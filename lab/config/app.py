@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.errors import ConfigError
 from lab.config.identity import identify
+from lab.config.redact import SECRET
 from lab.nearest import nearest
 from lab.record.files import slug
 from lab.record.status import is_done
@@ -36,7 +36,10 @@ def register() -> None:
     Plugins.instance().register(LabSearchPath)
     for name, path in experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")
-        ConfigStore.instance().store(option, OmegaConf.load(path), group, "_global_", "experiments")
+        store = ConfigStore.instance()
+        store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
+        # Hydra lists only the options that lie in a group itself; under this name glob(*) and completion find them too
+        store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
     OmegaConf.register_new_resolver("lab.run_dir", lambda *, _root_: str(run_directory(_root_)), replace=True)
     OmegaConf.register_new_resolver("lab.job_dir", lambda *, _root_: str(job_directory(_root_)), replace=True)
     OmegaConf.register_new_resolver("lab.subfolders", subfolders, replace=True)
@@ -120,6 +123,7 @@ def run_slug(root: DictConfig) -> str:
     choices = root.hydra.runtime.choices
     named = ("experiment", "again") if choices.get("experiment") else ("again", "data", "model")
     given = dict(override.lstrip("+~").partition("=")[::2] for override in root.hydra.overrides.task)
+    named += tuple(key for key in given if SECRET.search(key.rpartition(".")[2]))
     parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
     parts += [f"{key.rpartition('.')[2]}={value}" for key, value in given.items() if key not in named]
     return slug("_".join(parts)) or "default"
@@ -130,9 +134,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
     text = readable(error)
     if match := re.search(r"Could not find '([^']+)'", text):
         wanted = match[1]
-        group, _, option = wanted.rpartition("/")
-        if wanted.startswith("experiment/"):
-            return f"no experiment {wanted[11:]!r}; {nearest(wanted[11:], experiments())}"
+        group, _, option = wanted.partition("/") if wanted.startswith("experiment/") else wanted.rpartition("/")
         listed = text.partition("Available options in")[2].splitlines()[1:]
         known = [line.strip() for line in listed if line.startswith("\t") and "," not in line]
         return f"no option {option!r} in the group {group!r}; {nearest(option, known)}"
@@ -177,6 +179,6 @@ def readable(error: BaseException) -> str:
             return str(cause)
         if str(cause) not in "\n".join(said):
             said.append(str(cause).strip())
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
     noise = ("object_type=", "reference_type=")
     return "\n".join(line for text in said for line in text.splitlines() if not line.strip().startswith(noise))

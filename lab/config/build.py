@@ -14,7 +14,7 @@ from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.nearest import nearest
 from lab.optim.clip import clipping
-from lab.run import Cadence, Data, Run
+from lab.run import Cadence, Data, Run, cadence
 from lab.streams import seeded, stream
 from lab.train.overfit import FirstBatch
 
@@ -30,7 +30,7 @@ def build(config: Mapping[str, Any]) -> Run:
         data = FirstBatch(data)
     if hasattr(data, "to"):
         data.to(hardware.device)
-    cadence = attempt("steps", partial(paced, settings, data))
+    pace = attempt("steps", partial(paced, settings, data))
     torch.manual_seed(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
@@ -39,7 +39,7 @@ def build(config: Mapping[str, Any]) -> Run:
     groups = attempt("finetune_strategy", partial(strategy, model))
     hardware.place(model)
     optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
-    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, steps=cadence.steps)
+    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, steps=pace.steps)
     regularize = supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
     return attempt(
         "config",
@@ -50,7 +50,7 @@ def build(config: Mapping[str, Any]) -> Run:
             data=data,
             optimizer=optimizer,
             schedule=schedule,
-            cadence=cadence,
+            cadence=pace,
             seed=settings.seed,
             augment=instantiate(config, "augment"),
             regularize=regularize,
@@ -97,14 +97,7 @@ def paced(settings: Settings, data: Data) -> Cadence:
     if settings.steps is None and per_epoch is None:
         raise ValueError(f"{type(data).__name__} has no steps_per_epoch to count epochs by; give steps=, or add it")
     steps = settings.steps or settings.epochs * per_epoch
-    per_epoch = per_epoch or steps
-    return Cadence(
-        steps=steps,
-        steps_per_epoch=per_epoch,
-        eval_every=settings.eval_every or per_epoch,
-        save_every=settings.save_every or per_epoch,
-        log_every=settings.log_every,
-    )
+    return cadence(steps, per_epoch or steps, settings.eval_every, settings.save_every, settings.log_every)
 
 
 def dry_step(run: Run) -> Any:

@@ -10,7 +10,18 @@ from lab.config.settings import SETTINGS, Settings
 from lab.config.targets import locate, trusted
 from lab.nearest import nearest
 
-GROUPS = ("model", "data", "augment", "task", "optimizer", "schedule", "finetune_strategy", "regularize", "hardware", "logger")
+GROUPS = (
+    "model",
+    "data",
+    "augment",
+    "task",
+    "optimizer",
+    "schedule",
+    "finetune_strategy",
+    "regularize",
+    "hardware",
+    "logger",
+)
 # what the runner hands to the callable of a partial node: so many arguments by position, others by name where it has them
 SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
     "augment": (2, ()),  # batch, generator
@@ -33,7 +44,9 @@ def check(config: Mapping[str, Any], source: str) -> None:
     level that is neither ours nor interpolated somewhere is one that nothing reads.
     """
     problems = list(unread(config, source))
-    problems += [f"the config has no group {name!r}; add it to the defaults list" for name in GROUPS if name not in config]
+    problems += [
+        f"the config has no group {name!r}; add it to the defaults list" for name in GROUPS if name not in config
+    ]
     settings = {name: config[name] for name in SETTINGS if name in config}
     problems += against(Settings, settings, ())
     for name in GROUPS:
@@ -173,7 +186,13 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def spelled(hint: Any) -> str:
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string", "NoneType": "null"}
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "a string",
+        "NoneType": "null",
+    }
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(spelled(option) for option in get_args(hint) if getattr(option, "__name__", "") != "Tensor")
     return words.get(getattr(hint, "__name__", ""), str(hint)) if get_origin(hint) is None else str(hint)

@@ -48,9 +48,9 @@ def import_longest(target: str) -> tuple[ModuleType, list[str]]:
         except ModuleNotFoundError as error:
             # the module itself is not there: try its parent; something that it imports is not: say so
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise ConfigError(f"_target_ {target}: importing {name} failed: {error}") from error
+                raise ConfigError(f"_target_ {target}: importing it failed: {error}") from error
         except Exception as error:
-            raise ConfigError(f"_target_ {target}: importing {name} failed: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"_target_ {target}: importing it failed: {type(error).__name__}: {error}") from error
     here = [child.name for child in pkgutil.iter_modules([str(Path.cwd())])]
     raise ConfigError(f"_target_ {target}: no module {parts[0]!r}; {nearest(parts[0], [*here, 'lab', 'torch'])}")
 

@@ -3,25 +3,31 @@
 Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
 """
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from lab.data.decode import decode
 from lab.data.in_memory import Examples, InMemory
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar10(
     folder: str,
-    num_classes: int,
-    shape: list[int],
     batch_size: int,
     seed: int,
-    mean: list[float],
-    std: list[float],
-    classes: list[str],
+    *,
     val_share: float = 0.1,
     limit: int | None = None,
     download: bool = False,
+    num_classes: int = 10,
+    shape: Sequence[int] = (3, 32, 32),
+    classes: Sequence[str] = CLASSES,
+    mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
+    std: Sequence[float] = (0.2470, 0.2435, 0.2616),
 ) -> InMemory:
     """Read from `folder`: `train.parquet` and `test.parquet` (columns `img: struct<bytes, path>`, `label: int64`)
     where they are, else torchvision's `cifar-10-batches-py`, fetched into `folder` only with `download`.
@@ -41,16 +47,14 @@ def cifar10(
 
 def from_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
     from pyarrow import parquet
-    from torchvision.io import ImageReadMode, decode_image
 
     path = folder / f"{split}.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing beside {folder / 'train.parquet'}; place it there")
     table = parquet.read_table(path).slice(0, limit)
     encoded = table.column("img").combine_chunks().field("bytes").to_pylist()
-    # a copy: a tensor over bytes that Python owns must not be written to
-    images = [decode_image(torch.frombuffer(bytearray(image), dtype=torch.uint8), ImageReadMode.RGB) for image in encoded]
-    return Examples(torch.stack(images), torch.from_numpy(table.column("label").to_numpy().copy()).long())
+    images = torch.stack([decode(io.BytesIO(image)) for image in encoded])
+    return Examples(images, torch.from_numpy(table.column("label").to_numpy().copy()).long())
 
 
 def from_archive(folder: Path, split: str, limit: int | None, download: bool) -> Examples:

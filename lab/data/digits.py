@@ -3,6 +3,8 @@
 Source: Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part).
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from lab.data.in_memory import Examples, InMemory
@@ -10,19 +12,20 @@ from lab.data.order import split
 
 
 def digits(
-    num_classes: int,
-    shape: list[int],
     batch_size: int,
     seed: int,
-    mean: list[float],
-    std: list[float],
-    classes: list[str],
+    *,
     val_share: float = 0.1,
     test_share: float = 0.2,
+    num_classes: int = 10,
+    shape: Sequence[int] = (1, 8, 8),
+    classes: Sequence[str] = tuple("0123456789"),
+    mean: Sequence[float] = (0.305,),
+    std: Sequence[float] = (0.376,),
 ) -> InMemory:
     """The test set is the same for every seed; what is left is split by the seed's split stream.
 
-    shape, num_classes: facts that other nodes read; ValueError where they are not [1, 8, 8] and 10.
+    num_classes, shape: facts that a config's other nodes read; ValueError where they are not 10 and (1, 8, 8).
     """
     from sklearn.datasets import load_digits
 

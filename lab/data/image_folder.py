@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lab.data.decode import decode
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import split
 from lab.data.streamed import Indexable, Streamed
@@ -52,13 +53,11 @@ def image_folder(
     sets = (train_set, val_set, test)
     megabytes = sum(map(len, sets)) * torch.Size(shape).numel() / 1e6
     if megabytes <= in_memory_mb and not random_crop:
-        held = [decode(examples, shape) for examples in sets]
+        held = [load(examples, shape) for examples in sets]
         return InMemory(
             held[0], held[2], val=held[1], batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes
         )
-    return Streamed(
-        *sets, batch_size=batch_size, seed=seed, workers=workers, mean=mean, std=std, classes=classes
-    )
+    return Streamed(*sets, batch_size=batch_size, seed=seed, workers=workers, mean=mean, std=std, classes=classes)
 
 
 class Images:
@@ -85,13 +84,8 @@ class Images:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from torchvision.io import ImageReadMode, decode_image
-
         path, label = self.files[index]
-        try:
-            return self.transform(decode_image(str(path), ImageReadMode.RGB)), label
-        except RuntimeError as error:
-            raise ValueError(f"{path} is not an image that can be read: {error}") from error
+        return self.transform(decode(path)), label
 
 
 class Middle:
@@ -125,7 +119,7 @@ class Crop:
         return F.rgb_to_grayscale(image) if self.channels == 1 else image
 
 
-def decode(examples: Indexable, shape: list[int]) -> Examples:
+def load(examples: Indexable, shape: list[int]) -> Examples:
     images = torch.empty(len(examples), *shape, dtype=torch.uint8)
     labels = torch.empty(len(examples), dtype=torch.int64)
     for index in range(len(examples)):

@@ -72,7 +72,9 @@ class Streamed:
         pinned = torch.cuda.is_available()
         # a generator of its own: the loader draws its workers' base seed, which would shift the dropout stream
         own = torch.Generator()
-        return iter(DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=own))
+        return iter(
+            DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=own)
+        )
 
     def prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Images as the model takes them: float32, each channel standardised."""

@@ -32,5 +32,11 @@ def synthetic(
 
     train, test = examples(num_examples), examples(max(num_classes, num_examples // 4))
     return InMemory(
-        train, test, val_share=val_share, batch_size=batch_size, seed=seed, mean=[0.5] * shape[0], std=[0.125] * shape[0]
+        train,
+        test,
+        val_share=val_share,
+        batch_size=batch_size,
+        seed=seed,
+        mean=[0.5] * shape[0],
+        std=[0.125] * shape[0],
     )

@@ -25,7 +25,9 @@ def torchvision_model(
 
     name = name.lower()
     if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no classification model {name!r}; {nearest(name, models.list_models(module=models))}")
+        raise ValueError(
+            f"torchvision has no classification model {name!r}; {nearest(name, models.list_models(module=models))}"
+        )
     options = {} if dropout is None else {"dropout": dropout}
     if name.split("_")[0] in ("googlenet", "inception"):
         # their auxiliary heads make training return tuples; weights by name are for models that have them

@@ -14,7 +14,7 @@ LONGEST_DIFF = 200_000  # characters
 def surroundings() -> dict[str, Any]:
     """The command, the code, the packages and the machine of this process."""
     return {
-        "command": " ".join(sys.argv),
+        "command": list(sys.argv),
         "directory": os.getcwd(),
         "git": git(),
         "python": platform.python_version(),

@@ -45,7 +45,12 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     for row, values in enumerate(counts):
         for column, value in enumerate(values):
             share = value / max(1, sum(values))
-            box = [margin + column * cell, top + row * cell, margin + (column + 1) * cell - 1, top + (row + 1) * cell - 1]
+            box = [
+                margin + column * cell,
+                top + row * cell,
+                margin + (column + 1) * cell - 1,
+                top + (row + 1) * cell - 1,
+            ]
             draw.rectangle(box, fill=tuple(round(255 + share * (dark - 255)) for dark in (8, 48, 107)))
             if named and value:
                 ink = "white" if share > 0.5 else "black"

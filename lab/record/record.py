@@ -34,8 +34,8 @@ class Record:
     best: the best monitored score so far, its step and the scores that came with it.
     """
 
-    def __init__(self, directory: Path, console: Console, writer: Writer | None = None):
-        self.directory, self.console = directory, console
+    def __init__(self, directory: Path, console: Console | None = None, writer: Writer | None = None):
+        self.directory, self.console = directory, console or Console(steps=0, quiet=True)
         directory.mkdir(parents=True, exist_ok=True)
         self.writer = writer or NoTensorBoard(directory)
         self.best: dict[str, Any] = {"score": None, "step": 0, "scores": {}}
@@ -139,8 +139,7 @@ def main_scores(scores: Scores) -> dict[str, float]:
 
 def keep_lines(path: Path, step: int) -> None:
     """Drop the lines of later steps, and a last line that is torn."""
-    if not path.exists():
-        return
+    path.touch()
     lines = path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:

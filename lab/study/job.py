@@ -139,7 +139,7 @@ def hparams(asked: Asked) -> dict[str, Any]:
     """The run's row in a table of runs: the options chosen, and what was overridden."""
     shown = ("model", "data", "augment", "optimizer", "schedule", "finetune_strategy", "regularize")
     chosen = {group: asked.choices[group] for group in shown if asked.choices.get(group) is not None}
-    return chosen | {"seed": asked.config["seed"]} | overridden(asked)
+    return chosen | {"seed": asked.config["seed"]} | redacted(overridden(asked))
 
 
 def overridden(asked: Asked) -> dict[str, Any]:
@@ -172,6 +172,7 @@ def manifest(run: "Run", asked: Asked, identity: Identity, directory: Path, star
     from lab.streams import NAMES, stream
 
     around = surroundings()
+    around["command"] = list(map(redacted_text, around["command"]))
     if around["git"]:
         around["git"] = {**around["git"], "diff": redacted_text(around["git"]["diff"])}
     segment = {

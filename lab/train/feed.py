@@ -27,7 +27,9 @@ def feed(run: Run, after: int) -> Iterator[Batch]:
             if position == steps:
                 return
         if position == start:
-            raise ValueError(f"{type(run.data).__name__}.batches({start}) yields no batch; {steps} steps are to be taken")
+            raise ValueError(
+                f"{type(run.data).__name__}.batches({start}) yields no batch; {steps} steps are to be taken"
+            )
 
 
 def scored(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -1,0 +1,316 @@
+"""What lab's loop costs a step, beside a loop written by hand and Lightning's Trainer, on the same work.
+
+    python benchmarks/step_overhead.py                      # both workloads, about 7 minutes
+    python benchmarks/step_overhead.py --workload mlp --repeats 15 --json overhead.json
+    pip install -e '.[bench]'                               # adds Lightning to the contenders
+
+mlp is 10k parameters on scikit-learn's digits: steps are short, what a loop adds shows in full. resnet20 is He et al.'s
+on CIFAR-10 from ${LAB_DATA:-data}/cifar10: steps are long, what a loop adds ought to vanish.
+
+All contenders start from the same weights, see the same batches and must end in the same weights and the same loss: lab
+in the same bits as the loop by hand, Lightning allclose; else this says so and exits with 1. Each has a process of its
+own, and they take turns, once each a repeat, in rotated order. The clock is read after step WARMUP and after the last
+one: setup, warm-up and lab's scores and checkpoint at the end are left out. A ratio is the median over the repeats of a
+contender's time over the loop by hand's in the same repeat; on a machine that does other work, trust CPU time's.
+
+by hand     uint8 tensors, a permutation an epoch, one index a batch, a fused optimizer, loss.item() every 20 steps.
+lab         lab.train.loop.execute with a Record: asks after each step what is due, writes metrics.jsonl every 20 steps.
+Lightning   self.log at each step, to no logger. In its favour: its batches come ready made from the loop by hand's
+            generator (a DataLoader adds 20 us a step), all its steps are one epoch, and see `with_lightning`.
+            barebones is Trainer(barebones=True), which cannot log.
+
+Expected: lab within 1.05 of the loop by hand on both workloads, and its overhead a small share of Lightning's.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lab.data.cifar10 import cifar10
+from lab.data.digits import digits
+from lab.data.in_memory import InMemory
+from lab.data.synthetic import synthetic
+from lab.hardware import Hardware
+from lab.models.mlp import MLP
+from lab.models.resnet_cifar import ResNet
+from lab.optim.schedules import constant
+from lab.record.console import Console
+from lab.record.record import Record
+from lab.run import Cadence, Run, Step
+from lab.streams import generator, seeded, stream
+from lab.tasks.classification import Classification
+from lab.train.loop import execute
+
+SEED, WARMUP, LOG_EVERY = 0, 10, 20
+STEPS = {"mlp": 2000, "resnet20": 30}
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CIFAR10 = Path(os.environ.get("LAB_DATA", "data")) / "cifar10"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each contender does: some steps on `data` with `optimizer`, from the weights of `initial`."""
+
+    data: InMemory
+    initial: nn.Module
+    optimizer: Callable[..., torch.optim.Optimizer]
+
+
+@cache
+def work(workload: str) -> Work:
+    with seeded(stream(SEED, "init")):
+        if workload == "mlp":
+            adam = partial(torch.optim.Adam, lr=0.001, fused=True)
+            return Work(digits(**facts("digits")), MLP([1, 8, 8], 10, [128]), adam)
+        sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)
+        return Work(images(), ResNet(3, [3, 32, 32], 10), sgd)
+
+
+def images() -> InMemory:
+    if not CIFAR10.is_dir():
+        return synthetic(10, [3, 32, 32], batch_size=128, seed=SEED, num_examples=1500)
+    return cifar10(**facts("cifar10") | {"folder": str(CIFAR10), "batch_size": 128, "limit": 1500})
+
+
+def facts(data: str) -> dict[str, Any]:
+    node = OmegaConf.load(CONF / "data" / f"{data}.yaml")
+    return {str(key): node[key] for key in node if key not in ("_target_", "seed", "folder")} | {"seed": SEED}
+
+
+class Clock:
+    """Reads wall and CPU time after step WARMUP and after the last one."""
+
+    def __init__(self, steps: int):
+        self.steps, self.begun, self.ended = steps, (0.0, 0.0), (0.0, 0.0)
+
+    def after(self, n: int) -> None:
+        if n == WARMUP:
+            self.begun = time.perf_counter(), time.process_time()
+        elif n == self.steps:
+            self.ended = time.perf_counter(), time.process_time()
+
+    def us_per_step(self) -> list[float]:
+        return [1e6 * (end - begin) / (self.steps - WARMUP) for begin, end in zip(self.begun, self.ended, strict=True)]
+
+
+def by_hand(work: Work, clock: Clock) -> tuple[nn.Module, Tensor]:
+    model = deepcopy(work.initial).train()
+    optimizer = work.optimizer(model.parameters())
+    for n, (images, labels) in enumerate(batches(work.data), start=1):
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if n % LOG_EVERY == 0:
+            loss.item()
+        clock.after(n)
+        if n == clock.steps:
+            return model, loss
+    raise AssertionError("the batches have no end")
+
+
+def batches(data: InMemory) -> Iterator[tuple[Tensor, Tensor]]:
+    """lab's batches without lab: only the order is its own, from the seed of each epoch."""
+    (images, labels), standardize = data.splits["train"], data.standardize
+    assert standardize is not None
+    scale, shift, size, epoch = standardize.scale, standardize.shift, data.batch_size, 0
+    while True:
+        permutation = torch.randperm(len(labels), generator=generator(SEED, "order", epoch))
+        for indices in permutation.split(size)[: len(labels) // size]:
+            yield torch.addcmul(shift, images[indices], scale), labels[indices]
+        epoch += 1
+
+
+def with_lab(work: Work, clock: Clock) -> tuple[nn.Module, Tensor]:
+    model = deepcopy(work.initial)
+    optimizer = work.optimizer(model.parameters())
+    run = Run(
+        model=model,
+        task=Classification(num_classes=10),
+        data=work.data,
+        optimizer=optimizer,
+        schedule=constant(optimizer),
+        # scored and saved after the last step alone, when the clock has stopped
+        cadence=Cadence(clock.steps, work.data.steps_per_epoch, clock.steps, clock.steps, LOG_EVERY),
+        seed=SEED,
+        hardware=Hardware("cpu"),
+        final="last",
+    )
+    with TemporaryDirectory() as directory, Console(clock.steps, quiet=True) as console:
+        record = Timed(Path(directory), console, clock)
+        execute(run, record)
+    return model, record.loss
+
+
+class Timed(Record):
+    """A record with the clock read after each of its steps."""
+
+    def __init__(self, directory: Path, console: Console, clock: Clock):
+        super().__init__(directory, console)
+        self.clock, self.loss = clock, torch.tensor(torch.nan)
+
+    def step(self, run: Run, step: Step) -> None:
+        super().step(run, step)
+        self.loss = step.loss
+        self.clock.after(step.n)
+
+
+def with_lightning(work: Work, clock: Clock, barebones: bool = False) -> tuple[nn.Module, Tensor]:
+    lightning: Any = import_module("lightning.pytorch")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    # The import sets this. On a machine without CUDA it makes torch.cuda.is_available(), which an optimizer asks at each
+    # step, 30 times slower, and the step 120 us longer: real, but an accident of the machine.
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.loss = deepcopy(work.initial), torch.tensor(torch.nan)
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            images, labels = batch
+            loss = F.cross_entropy(self.model(images), labels)
+            if not barebones:
+                self.log("train/loss", loss)
+            self.loss = loss.detach()
+            return loss
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+            clock.after(index + 1)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return work.optimizer(self.model.parameters())
+
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options = {"barebones": True} if barebones else {**dict.fromkeys(off, False), "log_every_n_steps": LOG_EVERY}
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=1, max_steps=clock.steps, **options)
+    module = Module()
+    trainer.fit(module, batches(work.data))
+    return module.model, module.loss
+
+
+CONTENDERS: dict[str, Callable[[Work, Clock], tuple[nn.Module, Tensor]]] = {
+    "by hand": by_hand,
+    "lab": with_lab,
+    "Lightning": with_lightning,
+    "Lightning barebones": partial(with_lightning, barebones=True),
+}
+
+
+class Outcome(NamedTuple):
+    """wall, cpu: time per step in us.  loss: of the last step.  state: the model's, at the end."""
+
+    wall: float
+    cpu: float
+    loss: float
+    state: dict[str, np.ndarray]
+
+
+def measure(contender: str, workload: str, steps: int, threads: int) -> Outcome:
+    warnings.simplefilter("ignore")
+    Hardware("cpu", threads=threads).setup()
+    todo, clock = work(workload), Clock(steps)
+    gc.collect()
+    model, loss = CONTENDERS[contender](todo, clock)
+    return Outcome(*clock.us_per_step(), loss.item(), {name: t.numpy() for name, t in model.state_dict().items()})
+
+
+def compare(workload: str, contenders: list[str], repeats: int, steps: int, threads: int) -> dict[str, list[Outcome]]:
+    """Outcomes of each contender, by repeat."""
+    # a process each: what one leaves behind in its process must not slow the next one down
+    pools = {name: ProcessPoolExecutor(1, get_context("spawn")) for name in contenders}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in contenders}
+    for repeat in range(repeats):
+        first = repeat % len(contenders)
+        for name in contenders[first:] + contenders[:first]:
+            outcomes[name].append(pools[name].submit(measure, name, workload, steps, threads).result())
+    for pool in pools.values():
+        pool.shutdown()
+    return outcomes
+
+
+def unequal(outcomes: dict[str, list[Outcome]]) -> list[str]:
+    """What is wrong with the weights and losses that the contenders end in."""
+    problems = []
+    for name, repeats in outcomes.items():
+        same = np.allclose if name.startswith("Lightning") else np.array_equal
+        for mine, his in zip(repeats, outcomes["by hand"], strict=True):
+            if not same(mine.loss, his.loss):
+                problems.append(f"{name} ends in loss {mine.loss!r}, the loop by hand in {his.loss!r}")
+            if different := [key for key in his.state if not same(mine.state[key], his.state[key])]:
+                problems.append(f"{name} ends in other weights than the loop by hand: {', '.join(different)}")
+    return sorted(set(problems))
+
+
+def show(workload: str, outcomes: dict[str, list[Outcome]]) -> None:
+    for name, repeats in outcomes.items():
+        cells = []
+        for times, his in zip(columns(repeats), columns(outcomes["by hand"]), strict=True):
+            ratio = median(t / h for t, h in zip(times, his, strict=True))
+            cells.append(f"{median(times):10.1f} {f'({min(times):.1f}..{max(times):.1f})':22} {ratio:6.3f}")
+        print(f"{workload:9} {name:20}{'  '.join(cells)}", flush=True)
+    if workload == "mlp" and "Lightning" in outcomes:
+        for kind, *times in zip(("wall", "CPU"), *(columns(outcomes[n]) for n in ("by hand", "lab", "Lightning")), strict=True):
+            lab, other = (median(t - h for t, h in zip(mine, times[0], strict=True)) for mine in times[1:])
+            print(f"{kind} time over the loop by hand: lab {lab:.1f} us, Lightning {other:.1f} us; {lab / other:.3f} of it")
+
+
+def columns(repeats: list[Outcome]) -> tuple[list[float], list[float]]:
+    return [outcome.wall for outcome in repeats], [outcome.cpu for outcome in repeats]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workload", choices=[*STEPS, "all"], default="all")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, help=f"default {STEPS}; {WARMUP} of them are not timed")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU's operators")
+    parser.add_argument("--json", type=Path, help="write every time and loss here")
+    asked = parser.parse_args()
+    if asked.repeats < 1 or (asked.steps is not None and asked.steps <= WARMUP):
+        parser.error(f"give at least 1 repeat and more than {WARMUP} steps")
+    workloads = list(STEPS) if asked.workload == "all" else [asked.workload]
+    contenders = list(CONTENDERS)
+    if find_spec("lightning") is None:
+        print("Lightning is not installed, so it is left out; get it with: pip install -e '.[bench]'")
+        contenders = [name for name in contenders if not name.startswith("Lightning")]
+    if "resnet20" in workloads and not CIFAR10.is_dir():
+        print(f"no {CIFAR10}, set LAB_DATA to where cifar10/ is; resnet20 trains on made-up images of the same shape")
+    print(f"{'workload':9} {'contender':20}{'us/step, wall':>33}  ratio  {'us/step, CPU':>33}  ratio", flush=True)
+    report, problems = {}, []
+    for workload in workloads:
+        outcomes = compare(workload, contenders, asked.repeats, asked.steps or STEPS[workload], asked.threads)
+        show(workload, outcomes)
+        problems += [f"{workload}: {problem}" for problem in unequal(outcomes)]
+        report[workload] = {name: [o._asdict() | {"state": None} for o in repeats] for name, repeats in outcomes.items()}
+    if asked.json:
+        asked.json.write_text(json.dumps({"torch": torch.__version__, "threads": asked.threads, **report}, indent=1))
+    print("\n".join(problems) or "same loss and weights: lab's to the bit, Lightning's allclose")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

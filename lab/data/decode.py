@@ -1,0 +1,19 @@
+"""An image file to a tensor."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+
+def decode(source: Path | BinaryIO) -> Tensor:
+    """uint8 (3, H, W), whatever the file's own mode. Raises ValueError for what is not an image."""
+    try:
+        with Image.open(source) as image:
+            pixels = numpy.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{source} is not an image that can be read: {error}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,95 @@
+"""Augmentations: against a loop over single images, and against torchvision's own."""
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from lab.augment.chain import chain
+from lab.augment.flip_crop import flip_crop
+from lab.augment.mix import cutmix, mixup
+from lab.augment.randaugment import NUM_BINS, operations, randaugment
+from lab.streams import generator
+
+
+@pytest.fixture
+def batch():
+    draw = generator(0, "test")
+    return torch.randint(0, 256, (12, 3, 10, 8), generator=draw, dtype=torch.uint8), torch.arange(12) % 5
+
+
+def test_flip_crop_gives_each_image_a_crop_of_its_padded_self_or_of_its_mirror(batch):
+    images, labels = batch
+    augmented, same = flip_crop(batch, generator(0, "augment"), padding=2)
+    assert torch.equal(labels, same)
+    found = []
+    for image, result in zip(images, augmented, strict=True):
+        crops = {
+            (flipped, top, left): torch.nn.functional.pad(image, (2, 2, 2, 2))[:, top : top + 10, left : left + 8]
+            for flipped in (False, True)
+            for top in range(5)
+            for left in range(5)
+        }
+        places = [place for place, crop in crops.items() if torch.equal(crop.flip(2) if place[0] else crop, result)]
+        assert len(places) == 1
+        found += places
+    assert {flipped for flipped, _, _ in found} == {False, True}
+    assert len(set(found)) > 6
+
+
+def test_the_same_generator_gives_the_same_augmentation(batch):
+    for augment in (
+        lambda b, g: flip_crop(b, g, padding=2),
+        lambda b, g: randaugment(b, g, num_ops=2, magnitude=9),
+        lambda b, g: mixup(b, g, num_classes=5, alpha=0.2),
+        lambda b, g: cutmix(b, g, num_classes=5, alpha=1.0),
+    ):
+        before = torch.get_rng_state()
+        first, again = (augment(batch, generator(1, "augment")) for _ in range(2))
+        assert all(map(torch.equal, first, again))
+        assert not torch.equal(first[0], augment(batch, generator(2, "augment"))[0])
+        assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", list(v2.RandAugment._AUGMENTATION_SPACE))
+@pytest.mark.parametrize("magnitude", [0, 9, 30])
+def test_each_operation_of_randaugment_is_torchvisions(batch, name, magnitude):
+    images, _ = batch
+
+    class Only(v2.RandAugment):
+        _AUGMENTATION_SPACE = {name: v2.RandAugment._AUGMENTATION_SPACE[name]}
+
+    reference = Only(num_ops=1, magnitude=magnitude)
+    operation, scale, signed = operations(width=8, height=10)[name]
+    amount = scale * magnitude / (NUM_BINS - 1)
+    ours = [operation(images, sign * amount) for sign in ((1, -1) if signed else (1,))]
+    for _ in range(4):  # the sign is drawn
+        theirs = reference(images)
+        # one level of gray: torchvision rounds the same amount through float32
+        assert any((one.int() - theirs.int()).abs().max() <= 1 for one in ours)
+
+
+def test_randaugment_gives_images_of_one_batch_different_operations(batch):
+    images, labels = batch
+    same = images[:1].expand(12, -1, -1, -1)
+    augmented, _ = randaugment((same, labels), generator(0, "augment"), num_ops=2, magnitude=15)
+    assert augmented.dtype == torch.uint8
+    assert len(augmented.flatten(1).unique(dim=0)) > 6
+    with pytest.raises(ValueError, match="magnitude 31"):
+        randaugment(batch, generator(0, "augment"), num_ops=1, magnitude=31)
+
+
+def test_mixed_labels_are_the_shares_of_the_mixed_images(batch):
+    images, labels = batch
+    mixed, probabilities = mixup(batch, generator(0, "augment"), num_classes=5, alpha=1.0)
+    assert torch.allclose(probabilities.sum(1), torch.ones(12))
+    partner = labels.roll(1, 0)
+    lam = probabilities[torch.arange(12), labels][labels != partner]
+    assert lam.std() < 1e-6
+    assert torch.allclose(mixed, images * lam[0] + images.roll(1, 0) * (1 - lam[0]), atol=1e-3)
+
+
+def test_a_chain_applies_one_after_the_other(batch):
+    parts = [lambda b, g: flip_crop(b, g, padding=2), lambda b, g: mixup(b, g, num_classes=5, alpha=0.2)]
+    whole = chain(batch, generator(0, "augment"), augmentations=parts)
+    draw = generator(0, "augment")
+    assert torch.equal(whole[0], parts[1](parts[0](batch, draw), draw)[0])

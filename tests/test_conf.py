@@ -1,0 +1,78 @@
+"""Every YAML in conf/ and experiments/ takes two real steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+GROUPS = ("model", "data", "augment", "task", "optimizer", "schedule", "finetune_strategy", "regularize", "hardware")
+OTHERS = ("logger", "debug", "paths")
+CONFIGS = sorted(
+    path.relative_to(ROOT).with_suffix("").as_posix()
+    for folder in ("conf", "experiments")
+    for path in (ROOT / folder).glob("**/*.yaml")
+)
+# small data for what would be slow on a CPU; everything else runs on its own defaults
+SMALLER = {
+    "conf/model/torchvision": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
+    "conf/model/resnet20": ["data=synthetic", "data.num_examples=64"],
+    "conf/model/resnet56": ["data=synthetic", "data.num_examples=64"],
+    "conf/augment/randaugment": ["data=synthetic", "data.num_examples=64"],
+    "conf/data/image_folder": ["data.folder=pictures", "data.shape=[3,16,16]"],
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
+    import torch
+
+    folder, _, name = config.partition("/")
+    group, _, option = name.partition("/")
+    overrides = SMALLER.get(config, [])
+    if config in ("conf/hardware/cuda", "conf/hardware/mps"):
+        available = torch.cuda.is_available() if config.endswith("cuda") else torch.backends.mps.is_available()
+        if not available:
+            assert lab("train", f"hardware={option}").code == 2
+            pytest.skip("this machine has no such device; that it says so was checked")
+    if folder == "experiments" or config == "conf/data/cifar10":
+        overrides = [f"paths.data={request.getfixturevalue('real_data')}", "data.limit=300"]
+    if config == "conf/data/image_folder":
+        pictures(tmp_path / "pictures")
+    if folder == "experiments":
+        chosen = [f"experiment={name}"]
+    elif config == "conf/train":
+        chosen = []
+    elif group == "hydra":
+        chosen = [f"{group}/{option.split('/')[0]}={option.split('/')[1]}"]
+    else:
+        chosen = [f"{group}={option}"]
+    ended = lab("train", *chosen, *overrides, "steps=2", "log_every=1", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
+    assert "test/accuracy" in json.loads((tmp_path / "run" / "results.json").read_text())
+
+
+def pictures(root: Path) -> None:
+    import torch
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("dots", "lines"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(40):
+                pixels = torch.randint(256, (20, 24, 3), dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(root / part / name / f"{number}.png")
+
+
+def test_every_group_of_the_defaults_list_has_its_options():
+    for group in (*GROUPS, *OTHERS):
+        assert list((ROOT / "conf" / group).glob("*.yaml")), group
+
+
+def test_every_study_has_a_readme():
+    for path in (ROOT / "experiments").glob("*/*.yaml"):
+        readme = path.parent / "README.md"
+        assert f"experiment={path.parent.name}/{path.stem}" in readme.read_text()

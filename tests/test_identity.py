@@ -1,0 +1,98 @@
+"""What makes two runs the same run."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.config.identity import fingerprint, identify
+from lab.config.redact import redacted, redacted_text
+
+CONFIG = {
+    "seed": 0,
+    "paths": {"outputs": "outputs"},
+    "log_every": 20,
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001},
+    "data": {"_target_": "lab.data.digits.digits", "workers": 2},
+    "hardware": {"_target_": "lab.hardware.Hardware", "threads": None},
+}
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=4), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def changed(path: str, value) -> dict:
+    config = deepcopy(CONFIG)
+    *parents, last = path.split(".")
+    node = config
+    for part in parents:
+        node = node[part]
+    node[last] = value
+    return config
+
+
+def test_bookkeeping_is_no_part_of_it_and_everything_else_is():
+    own = identify(CONFIG).id
+    for path in ("paths.outputs", "log_every", "data.workers", "hardware.threads"):
+        assert identify(changed(path, 3)).id == own, path
+    for path in ("seed", "optimizer.lr", "optimizer.foreach"):
+        assert identify(changed(path, 3)).id != own, path
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=4))
+def test_the_order_of_keys_does_not_matter_and_the_id_is_stable(config):
+    shuffled = json.loads(json.dumps(dict(reversed(config.items()))))
+    assert identify(config).config == identify(shuffled).config
+
+
+@given(values, values)
+def test_different_values_are_different_runs(a, b):
+    same = json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+    assert (identify({"x": a}).config == identify({"x": b}).config) == same
+
+
+def test_a_path_counts_by_what_lies_there(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.csv").write_text("1,2")
+    here, there = (changed("data.folder", str(tmp_path / name)) for name in ("a", "b"))
+    assert identify(here).id == identify(there).id
+    (tmp_path / "b" / "x.csv").write_text("1,3")
+    assert identify(here).id != identify(there).id
+    assert identify(there).files == {str(tmp_path / "b"): fingerprint(tmp_path / "b")}
+
+
+def test_names_in_a_folder_count(tmp_path):
+    (tmp_path / "x").write_text("1")
+    before = fingerprint(tmp_path)
+    (tmp_path / "x").rename(tmp_path / "y")
+    assert fingerprint(tmp_path) != before
+
+
+def test_code_that_a_target_imports_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("mine_a.py").write_text("from mine_b import width\n")
+    Path("mine_b.py").write_text("width = 3\n")
+    Path("unrelated.py").write_text("x = 1\n")
+    config = changed("model", {"_target_": "mine_a.Net"})
+    before = identify(config).code
+    Path("unrelated.py").write_text("x = 2\n")
+    assert identify(config).code == before
+    Path("mine_b.py").write_text("width = 4\n")
+    assert identify(config).code != before
+
+
+def test_values_of_secret_keys_are_redacted():
+    assert redacted({"api_key": "x", "tokens": 3, "tokenizer": "bpe", "a": [{"password": "y"}]}) == {
+        "api_key": "<redacted>",
+        "tokens": 3,
+        "tokenizer": "bpe",
+        "a": [{"password": "<redacted>"}],
+    }
+    assert redacted_text("a: 1\nhub_token: abc\nb=2") == "a: 1\nhub_token: <redacted>\nb=2"

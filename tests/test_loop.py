@@ -1,0 +1,224 @@
+"""The loop: the same bits as a loop written by hand, and as itself interrupted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lab.augment.flip_crop import flip_crop
+from lab.data.digits import digits
+from lab.hardware import Hardware
+from lab.metrics import Monitor
+from lab.models.mlp import MLP
+from lab.optim.clip import clipping
+from lab.optim.schedules import cosine
+from lab.record.record import Diverged, Record
+from lab.regularize.early_stop import EarlyStop
+from lab.regularize.ema import EMA
+from lab.run import Run, cadence
+from lab.tasks.classification import Classification
+from lab.train.loop import evaluate, execute, train
+from lab.train.overfit import FirstBatch
+from lab.train.state import restore, snapshot
+
+
+def make(steps: int = 60, seed: int = 0, dropout: float = 0.0, **parts) -> Run:
+    torch.manual_seed(seed)
+    data = digits(batch_size=64, seed=seed)
+    model = MLP([1, 8, 8], 10, hidden=[32], dropout=dropout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    pace = cadence(steps, data.steps_per_epoch, log_every=10)
+    parts = {"hardware": Hardware("cpu"), **parts}
+    return Run(model, Classification(10), data, optimizer, cosine(optimizer, steps), pace, seed, **parts)
+
+
+def weights(run: Run) -> list[torch.Tensor]:
+    return [value.clone() for value in run.model.state_dict().values()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, a, b))
+
+
+def test_train_takes_the_steps_of_a_loop_written_by_hand():
+    run, by_hand = make(), make()
+    losses = [step.loss for step in train(run)]
+    optimizer = torch.optim.Adam(by_hand.model.parameters(), lr=0.01, fused=True)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    batches = by_hand.data.batches(0)
+    for n in range(60):
+        images, labels = by_hand.data.prepare(next(batches))
+        loss = F.cross_entropy(by_hand.model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        annealing.step()
+        assert torch.allclose(loss, losses[n], atol=1e-6)
+    assert all(map(torch.allclose, weights(run), weights(by_hand)))
+
+
+def test_a_seed_repeats_and_another_does_not():
+    first, again, other = (make(seed=seed, dropout=0.1) for seed in (0, 0, 1))
+    for run in (first, again, other):
+        list(train(run))
+    assert same(weights(first), weights(again))
+    assert not same(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("kept_at", [1, 13, 40])
+def test_a_resumed_run_ends_in_the_same_bits_as_an_unbroken_one(kept_at):
+    def regularized(run: Run) -> Run:
+        return replace(run, regularize=EMA(run.model, decay=0.9))
+
+    def run_with_everything() -> Run:
+        crop = lambda batch, draw: flip_crop(batch, draw, padding=1)  # noqa: E731
+        return regularized(make(dropout=0.2, augment=crop, clip=clipping(1.0)))
+
+    unbroken, broken, resumed = (run_with_everything() for _ in range(3))
+    list(train(unbroken))
+    steps = train(broken)
+    for _ in range(kept_at):
+        next(steps)
+    state = {key: value for key, value in snapshot(broken).items()}
+    restore(resumed, state)
+    list(train(resumed, after=kept_at))
+    assert same(weights(unbroken), weights(resumed))
+    averages = [list(run.regularize.scored(run.model).parameters()) for run in (unbroken, resumed)]
+    assert same(*averages)
+
+
+def test_nothing_is_fetched_from_the_device_but_on_logging_steps(tmp_path, monkeypatch):
+    run, fetched = make(steps=40), []
+    record = Record(tmp_path)
+    for name in ("item", "__float__", "__bool__", "__int__", "tolist", "numpy", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, original=original, **kwargs):
+            fetched.append(1)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    by_step = []
+    for step in train(run):
+        fetched.clear()
+        record.step(run, step)
+        by_step.append(len(fetched))
+        fetched.clear()
+    assert [n for n, count in enumerate(by_step, start=1) if count] == [10, 20, 30, 40]
+    monkeypatch.undo()
+
+
+def test_between_two_steps_the_loop_itself_fetches_nothing(monkeypatch):
+    run = make(steps=5)
+    steps = train(run)
+    next(steps)
+    for name in ("item", "__float__", "__bool__", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    next(steps)
+    monkeypatch.undo()
+
+
+def test_execute_scores_validation_on_the_way_and_test_once(tmp_path):
+    run = make(steps=60)
+    asked = []
+    for split in ("val", "test"):
+        monkeyed = getattr(run.data, split)
+        setattr(run.data, split, lambda split=split, call=monkeyed: (asked.append(split), call())[1])
+    results = execute(run, Record(tmp_path))
+    assert asked == ["val", "val", "val", "test"]
+    assert results["test/accuracy"] > 0.9
+    assert {"val/accuracy", "val/cross_entropy", "val/top5", "val/accuracy_3"} <= results.keys()
+
+
+def test_the_final_weights_are_the_best_or_the_last(tmp_path):
+    def bad_end(final: str) -> tuple[Run, dict[str, float]]:
+        run = make(steps=40, final=final)
+        optimizer = run.optimizer
+        # the second half climbs: the best weights are those of the first
+        climb = lambda n: [group.update(lr=-0.05) for group in optimizer.param_groups] if n >= 20 else None  # noqa: E731
+        schedule = run.schedule
+        original = schedule.step
+        schedule.step = lambda: (original(), climb(schedule.taken))
+        return run, execute(run, Record(tmp_path / final))
+
+    (_, best), (_, last) = bad_end("best"), bad_end("last")
+    assert best["val/accuracy"] > last["val/accuracy"]
+    assert best["test/accuracy"] > last["test/accuracy"]
+
+
+def test_early_stop_ends_a_run_that_no_longer_improves(tmp_path):
+    run = make(steps=4000)
+    run = replace(run, regularize=EarlyStop(Monitor(), patience=2))
+    execute(run, Record(tmp_path))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert '"step": 4000' not in lines[-1]
+    resumed = replace(make(steps=4000), regularize=EarlyStop(Monitor(), patience=2))
+    before = (tmp_path / "metrics.jsonl").read_text().count("train/loss")
+    execute(resumed, Record(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text().count("train/loss") == before, "a stopped run does not go on"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_leaves_autocast_off_in_the_consumer(precision):
+    run = make(steps=60, hardware=Hardware("cpu", precision=precision))
+    for step in train(run):
+        assert not torch.is_autocast_enabled("cpu")
+        assert step.loss.dtype == torch.float32
+    assert evaluate(run)["val/accuracy"] > 0.85
+
+
+def test_channels_last_gives_the_same_numbers():
+    from lab.models.resnet_cifar import ResNet
+
+    images = torch.rand(4, 3, 16, 16)
+    torch.manual_seed(0)
+    model = ResNet(1, [3, 16, 16], 10).eval()
+    expected = model(images)
+    hardware = Hardware("cpu", channels_last=True)
+    hardware.place(model)
+    moved = hardware.move((images, {"a": [images]}))
+    assert moved[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(model(moved[1]["a"][0]), expected, atol=1e-5)
+
+
+def test_one_batch_is_brought_to_a_loss_near_zero():
+    run = make(steps=200)
+    run = replace(run, data=FirstBatch(run.data))
+    *_, last = train(run)
+    assert last.loss < 0.02
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    run = make(steps=60)
+    run.optimizer.param_groups[0]["lr"] = 1e30
+    run.schedule.base = [1e30]
+    with pytest.raises(Diverged, match="train/loss is nan after step"):
+        execute(run, Record(tmp_path))
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_data_that_ends_is_asked_again_and_empty_data_is_an_error():
+    class OneEpoch:
+        def __init__(self, data, length):
+            self.data, self.length, self.asked = data, length, []
+
+        def batches(self, after):
+            self.asked.append(after)
+            for _, batch in zip(range(self.length), self.data.batches(after), strict=False):
+                yield self.data.prepare(batch)
+
+    run = make(steps=30)
+    short = OneEpoch(run.data, 12)
+    assert len(list(train(replace(run, data=short)))) == 30
+    assert short.asked == [0, 12, 24]
+    with pytest.raises(ValueError, match=r"OneEpoch\.batches\(0\) yields no batch"):
+        list(train(replace(run, data=OneEpoch(run.data, 0))))
+
+
+def test_hardware_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="it has: "):
+        Hardware("tpu")
+    with pytest.raises(ValueError, match="float32, bf16, fp16"):
+        Hardware("cpu", precision="fp8")

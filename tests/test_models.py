@@ -1,0 +1,95 @@
+"""The models: their sizes, their published weights, their heads."""
+
+import pytest
+import torch
+
+from lab.data.cifar10 import cifar10
+from lab.models.mlp import MLP
+from lab.models.resnet_cifar import ResNet
+from lab.models.simple_cnn import SimpleCNN
+from lab.models.torchvision import fit_head, torchvision_model
+from lab.models.weights import load_weights, unwrap
+
+# akamaster's ResNets were trained on images standardised with ImageNet's statistics
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def test_the_simple_cnn_is_the_tutorials():
+    model = SimpleCNN(shape=[3, 32, 32], num_classes=10)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert shapes == {
+        "conv.weight": (32, 3, 3, 3),
+        "conv.bias": (32,),
+        "head.weight": (10, 32 * 32 * 32),
+        "head.bias": (10,),
+    }
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_an_mlp_without_hidden_layers_is_a_linear_classifier():
+    assert [tuple(p.shape) for p in MLP([1, 8, 8], 10, hidden=[]).parameters()] == [(10, 64), (10,)]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "file", "millions"), [(3, "resnet20-12fca82f.th", 0.27), (9, "resnet56-4bfd9763.th", 0.85)]
+)
+def test_a_cifar_resnet_is_the_papers_key_by_key(real_data, blocks, file, millions):
+    """Sizes: He et al. 2016, table 6. The weights: published ones, whose test accuracies are 91.7 and 93.4 %."""
+    path = real_data / "weights" / file
+    model = ResNet(blocks, shape=[3, 32, 32], num_classes=10)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
+    published = unwrap(torch.load(path, map_location="cpu", weights_only=True))
+    load_weights(model, str(path))
+    for key, value in model.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, published[key]), key
+    data = cifar10(str(real_data / "cifar10"), batch_size=100, seed=0, limit=500, **IMAGENET)
+    with torch.no_grad():
+        right = sum(
+            (model.eval()(images).argmax(1) == labels).sum().item() for images, labels in map(data.prepare, data.test())
+        )
+    # under the published 0.917 and 0.934: these test images are strongly compressed
+    assert right / 500 > 0.78
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_keys_that_differ(real_data):
+    with pytest.raises(ValueError, match=r"layer1\.3\.bn1\.bias"):
+        ResNet(9, [3, 32, 32], 10, weights=str(real_data / "weights" / "resnet20-12fca82f.th"))
+    with pytest.raises(ValueError, match=r"linear\.bias \(10,\), the model's is \(7,\)"):
+        ResNet(3, [3, 32, 32], 7, weights=str(real_data / "weights" / "resnet20-12fca82f.th"))
+    with pytest.raises(FileNotFoundError, match="place the file there"):
+        ResNet(3, [3, 32, 32], 10, weights="nowhere.th")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "densenet121", "googlenet", "inception_v3", "vit_b_16"]
+)
+def test_any_torchvision_model_takes_the_datas_shape_and_classes(name):
+    size = 299 if name == "inception_v3" else 224
+    with torch.device("meta"):
+        model = torchvision_model(name, num_classes=7, shape=[3, size, size])
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_a_pretrained_head_is_replaced_and_gray_images_meet_the_sum_of_the_filters():
+    from torchvision.models import resnet18, squeezenet1_0
+
+    with torch.device("meta"):
+        fit_head(model := resnet18(), 3)
+        assert model.fc.out_features == 3
+        fit_head(model := squeezenet1_0(), 3)
+        assert model.classifier[1].out_channels == 3
+    torch.manual_seed(0)
+    colour = torchvision_model("resnet18", num_classes=2, shape=[3, 64, 64])
+    torch.manual_seed(0)
+    gray = torchvision_model("resnet18", num_classes=2, shape=[1, 64, 64])
+    image = torch.rand(1, 1, 64, 64)
+    same = torch.allclose(colour.conv1(image.expand(-1, 3, -1, -1)), gray.conv1(image), atol=1e-5)
+    assert same
+
+
+def test_a_misspelt_torchvision_model_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'resnet50'"):
+        torchvision_model("resnet500", 10, [3, 32, 32])
+    with pytest.raises(ValueError, match="IMAGENET1K_V1"):
+        torchvision_model("resnet18", 10, [3, 32, 32], weights="IMAGENET")

@@ -1,0 +1,146 @@
+"""What a run leaves on disk, and what happens when the disk is not what it was."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lab.metrics import Scores
+from lab.record import checkpoints
+from lab.record.files import Owned, owned, read_json, slug, write_json
+from lab.record.pictures import confusion_matrix, grid
+from lab.record.record import Record
+from lab.record.status import broken, is_done, read_status, seal, write_status
+from lab.record.tensorboard import TensorBoard, forget_after
+from lab.train.loop import execute, train
+from tests.test_loop import make, same, weights
+
+
+@given(st.text())
+def test_a_slug_is_one_safe_file_name(text):
+    name = slug(text)
+    assert len(name) <= 80
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert name.isascii()
+    assert slug(name) == name
+
+
+def test_json_is_whole_and_never_holds_what_json_cannot(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    (tmp_path / "a.json").write_text('{"x": ')
+    assert read_json(tmp_path / "a.json", "torn") == "torn"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_directory_has_one_owner_until_that_process_ends(tmp_path):
+    hold = f"from lab.record.files import owned; from pathlib import Path; import time\nwith owned(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(Owned, match=f"process {holder.pid} is working in"), owned(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with owned(tmp_path):
+        pass
+
+
+def test_a_checkpoint_with_one_flipped_bit_is_corrupt(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoints.save(path, {"weights": torch.arange(1000.0)})
+    assert checkpoints.load(path)["weights"][7] == 7
+    content = bytearray(path.read_bytes())
+    content[content.find(torch.arange(1000.0).numpy().tobytes()) + 401] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(checkpoints.Corrupt, match="has changed"):
+        checkpoints.load(path)
+
+
+def test_a_run_goes_on_in_the_same_bits_after_a_crash_and_a_corrupt_checkpoint(tmp_path):
+    unbroken = make(steps=70, dropout=0.2)
+    execute(unbroken, Record(tmp_path / "whole", writer=TensorBoard(tmp_path / "whole")))
+    writer = TensorBoard(tmp_path / "broken")
+    record = Record(tmp_path / "broken", writer=writer)
+    broken_run = make(steps=70, dropout=0.2)
+    for step in train(broken_run, record.restore(broken_run)):
+        record.step(broken_run, step)
+        if step.n in (20, 40):
+            record.save(broken_run, step)
+        if step.n == 55:
+            break  # as if killed, with lines after the last checkpoint
+    writer.close()
+    last = tmp_path / "broken" / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    resumed = make(steps=70, dropout=0.2)
+    writer = TensorBoard(tmp_path / "broken")
+    record = Record(tmp_path / "broken", writer=writer)
+    execute(resumed, record)
+    writer.close()
+    assert "last.pt" in record.lost[0]
+    assert same(weights(unbroken), weights(resumed))
+    whole, again = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "broken"))
+    assert [line for line in whole if "train/loss" in line] == [line for line in again if "train/loss" in line]
+    assert scalars(tmp_path / "whole")["train/loss"] == scalars(tmp_path / "broken")["train/loss"]
+
+
+def scalars(directory) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(directory)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_what_is_written(tmp_path):
+    writer = TensorBoard(tmp_path)
+    for step in range(1, 6):
+        writer.scalars(step, {"train/loss": 1 / step, "train/lr": 0.1})
+    writer.image(3, "inputs", b"png", (4, 2))
+    writer.close()
+    assert scalars(tmp_path)["train/loss"] == [(n, pytest.approx(1 / n)) for n in range(1, 6)]
+    forget_after(tmp_path, 2)
+    assert [n for n, _ in scalars(tmp_path)["train/loss"]] == [1, 2]
+
+
+def test_a_status_says_done_only_with_the_hashes_of_what_it_seals(tmp_path):
+    assert read_status(tmp_path) == {"state": "pending"}
+    for name in ("config.yaml", "manifest.json", "metrics.jsonl", "results.json"):
+        (tmp_path / name).write_text(name)
+    checkpoints.save(tmp_path / "checkpoints" / "best.pt", {})
+    write_status(tmp_path, "done", sealed=seal(tmp_path))
+    assert is_done(tmp_path)
+    assert broken(tmp_path) == []
+    (tmp_path / "results.json").write_text("better")
+    assert broken(tmp_path) == ["results.json"]
+
+
+def test_scores_that_are_not_finite_are_never_best(tmp_path):
+    run, record = make(), Record(tmp_path)
+    with pytest.raises(Exception, match="val/accuracy is nan after step 3"):
+        record.scores(run, 3, Scores({"val/accuracy": float("nan")}))
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not (tmp_path / "checkpoints" / "best.pt").exists()
+
+
+def test_metrics_lines_are_json_with_step_and_epoch(tmp_path):
+    run = make(steps=40)
+    execute(run, Record(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all({"step", "epoch"} <= line.keys() for line in lines)
+    assert [(line["step"], line["epoch"]) for line in lines if "train/loss" in line] == [(n, n / 20) for n in (10, 20, 30, 40)]
+    assert [line["step"] for line in lines if "test/accuracy" in line] == [40]
+
+
+def test_pictures_show_every_image_and_every_count():
+    sheet = grid(torch.rand(9, 3, 8, 8))
+    assert sheet.size[0] == sheet.size[1] >= 26
+    assert grid(torch.rand(9, 5)) is None
+    picture = confusion_matrix([[8, 2], [0, 5]], ["cat", "dog"])
+    colours = {colour for _, colour in picture.getcolors(10_000)}
+    assert (8, 48, 107) in colours, "a row that is all right is darkest"
+    assert confusion_matrix([[1] * 100] * 100, [str(n) for n in range(100)]).size[0] < 1100
