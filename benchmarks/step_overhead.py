@@ -11,7 +11,7 @@ All contenders start from the same weights, see the same batches and must end in
 in the same bits as the loop by hand, Lightning allclose; else this says so and exits with 1. Each has a process of its
 own, and they take turns, once each a repeat, in rotated order. The clock is read after step WARMUP and after the last
 one: setup, warm-up and lab's scores and checkpoint at the end are left out. A ratio is the median over the repeats of a
-contender's time over the loop by hand's in the same repeat; on a machine that does other work, trust CPU time's.
+contender's time over the loop by hand's in the same repeat. On a machine that does other work, trust CPU time's.
 
 by hand     uint8 tensors, a permutation an epoch, one index a batch, a fused optimizer, loss.item() every 20 steps.
 lab         lab.train.loop.execute with a Record: asks after each step what is due, writes metrics.jsonl every 20 steps.
@@ -39,14 +39,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
+import yaml
 from torch import Tensor, nn
 
 from lab.data.cifar10 import cifar10
@@ -66,7 +65,7 @@ from lab.train.loop import execute
 
 SEED, WARMUP, LOG_EVERY = 0, 10, 20
 STEPS = {"mlp": 2000, "resnet20": 30}
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
 CIFAR10 = Path(os.environ.get("LAB_DATA", "data")) / "cifar10"
 
 
@@ -86,34 +85,35 @@ def work(workload: str) -> Work:
             adam = partial(torch.optim.Adam, lr=0.001, fused=True)
             return Work(digits(**facts("digits")), MLP([1, 8, 8], 10, [128]), adam)
         sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)
-        return Work(images(), ResNet(3, [3, 32, 32], 10), sgd)
+        return Work(colour_images(), ResNet(3, [3, 32, 32], 10), sgd)
 
 
-def images() -> InMemory:
+def colour_images() -> InMemory:
     if not CIFAR10.is_dir():
         return synthetic(10, [3, 32, 32], batch_size=128, seed=SEED, num_examples=1500)
     return cifar10(**facts("cifar10") | {"folder": str(CIFAR10), "batch_size": 128, "limit": 1500})
 
 
 def facts(data: str) -> dict[str, Any]:
-    node = OmegaConf.load(CONF / "data" / f"{data}.yaml")
-    return {str(key): node[key] for key in node if key not in ("_target_", "seed", "folder")} | {"seed": SEED}
+    node = yaml.safe_load((CONF / f"{data}.yaml").read_text())
+    return {key: value for key, value in node.items() if key != "_target_"} | {"seed": SEED}
 
 
 class Clock:
     """Reads wall and CPU time after step WARMUP and after the last one."""
 
     def __init__(self, steps: int):
-        self.steps, self.begun, self.ended = steps, (0.0, 0.0), (0.0, 0.0)
+        self.steps = steps
+        self.read: list[tuple[float, float]] = []
 
     def after(self, n: int) -> None:
-        if n == WARMUP:
-            self.begun = time.perf_counter(), time.process_time()
-        elif n == self.steps:
-            self.ended = time.perf_counter(), time.process_time()
+        if n == WARMUP or n == self.steps:
+            self.read.append((time.perf_counter(), time.process_time()))
 
-    def us_per_step(self) -> list[float]:
-        return [1e6 * (end - begin) / (self.steps - WARMUP) for begin, end in zip(self.begun, self.ended, strict=True)]
+    def us_per_step(self) -> tuple[float, float]:
+        begun, ended = self.read
+        wall, cpu = (1e6 * (end - begin) / (self.steps - WARMUP) for begin, end in zip(begun, ended, strict=True))
+        return wall, cpu
 
 
 def by_hand(work: Work, clock: Clock) -> tuple[nn.Module, Tensor]:
@@ -133,14 +133,13 @@ def by_hand(work: Work, clock: Clock) -> tuple[nn.Module, Tensor]:
 
 
 def batches(data: InMemory) -> Iterator[tuple[Tensor, Tensor]]:
-    """lab's batches without lab: only the order is its own, from the seed of each epoch."""
-    (images, labels), standardize = data.splits["train"], data.standardize
+    """What lab feeds, made without it: the seed of an epoch's order is lab's, and the arithmetic, for the same bits."""
+    (images, labels), standardize, epoch = data.splits["train"], data.standardize, 0
     assert standardize is not None
-    scale, shift, size, epoch = standardize.scale, standardize.shift, data.batch_size, 0
     while True:
         permutation = torch.randperm(len(labels), generator=generator(SEED, "order", epoch))
-        for indices in permutation.split(size)[: len(labels) // size]:
-            yield torch.addcmul(shift, images[indices], scale), labels[indices]
+        for indices in permutation.split(data.batch_size)[: data.steps_per_epoch]:
+            yield standardize(images[indices]), labels[indices]
         epoch += 1
 
 
@@ -181,7 +180,7 @@ class Timed(Record):
 def with_lightning(work: Work, clock: Clock, barebones: bool = False) -> tuple[nn.Module, Tensor]:
     lightning: Any = import_module("lightning.pytorch")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    # The import sets this. On a machine without CUDA it makes torch.cuda.is_available(), which an optimizer asks at each
+    # The import sets this. On a machine without CUDA it makes torch.cuda.is_available(), which optimizers ask at each
     # step, 30 times slower, and the step 120 us longer: real, but an accident of the machine.
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
@@ -235,7 +234,8 @@ def measure(contender: str, workload: str, steps: int, threads: int) -> Outcome:
     todo, clock = work(workload), Clock(steps)
     gc.collect()
     model, loss = CONTENDERS[contender](todo, clock)
-    return Outcome(*clock.us_per_step(), loss.item(), {name: t.numpy() for name, t in model.state_dict().items()})
+    wall, cpu = clock.us_per_step()
+    return Outcome(wall, cpu, loss.item(), {name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
 def compare(workload: str, contenders: list[str], repeats: int, steps: int, threads: int) -> dict[str, list[Outcome]]:
@@ -253,64 +253,66 @@ def compare(workload: str, contenders: list[str], repeats: int, steps: int, thre
 
 
 def unequal(outcomes: dict[str, list[Outcome]]) -> list[str]:
-    """What is wrong with the weights and losses that the contenders end in."""
+    """What differs in the losses and weights that the contenders end in."""
     problems = []
     for name, repeats in outcomes.items():
         same = np.allclose if name.startswith("Lightning") else np.array_equal
         for mine, his in zip(repeats, outcomes["by hand"], strict=True):
-            if not same(mine.loss, his.loss):
-                problems.append(f"{name} ends in loss {mine.loss!r}, the loop by hand in {his.loss!r}")
-            if different := [key for key in his.state if not same(mine.state[key], his.state[key])]:
-                problems.append(f"{name} ends in other weights than the loop by hand: {', '.join(different)}")
-    return sorted(set(problems))
+            different = [key for key in his.state if not same(mine.state[key], his.state[key])]
+            if different or not same(mine.loss, his.loss):
+                problems.append(f"{name} ends in loss {mine.loss}, by hand {his.loss}; other weights: {different}")
+    return problems
 
 
 def show(workload: str, outcomes: dict[str, list[Outcome]]) -> None:
+    over: dict[str, float] = {}
     for name, repeats in outcomes.items():
-        cells = []
-        for times, his in zip(columns(repeats), columns(outcomes["by hand"]), strict=True):
-            ratio = median(t / h for t, h in zip(times, his, strict=True))
-            cells.append(f"{median(times):10.1f} {f'({min(times):.1f}..{max(times):.1f})':22} {ratio:6.3f}")
-        print(f"{workload:9} {name:20}{'  '.join(cells)}", flush=True)
-    if workload == "mlp" and "Lightning" in outcomes:
-        for kind, *times in zip(("wall", "CPU"), *(columns(outcomes[n]) for n in ("by hand", "lab", "Lightning")), strict=True):
-            lab, other = (median(t - h for t, h in zip(mine, times[0], strict=True)) for mine in times[1:])
-            print(f"{kind} time over the loop by hand: lab {lab:.1f} us, Lightning {other:.1f} us; {lab / other:.3f} of it")
+        row = f"{workload:9} {name:20}"
+        for kind in ("wall", "cpu"):
+            times = np.array([getattr(outcome, kind) for outcome in repeats])
+            by_hand = np.array([getattr(outcome, kind) for outcome in outcomes["by hand"]])
+            over[name] = float(np.median(times - by_hand))
+            spread = f"({times.min():.1f}..{times.max():.1f})"
+            row += f"{np.median(times):11.1f} {spread:21} {np.median(times / by_hand):6.3f}"
+        print(row, flush=True)
+    if workload == "mlp" and "Lightning" in over:
+        lab, other = over["lab"], over["Lightning"]
+        print(f"CPU time over by hand's: lab {lab:.1f} us, Lightning {other:.1f} us; lab's is {lab / other:.1%} of it")
 
 
-def columns(repeats: list[Outcome]) -> tuple[list[float], list[float]]:
-    return [outcome.wall for outcome in repeats], [outcome.cpu for outcome in repeats]
-
-
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workload", choices=[*STEPS, "all"], default="all")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--steps", type=int, help=f"default {STEPS}; {WARMUP} of them are not timed")
+    parser.add_argument("--steps", type=int, help=f"default {STEPS}; the first {WARMUP} are not timed")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU's operators")
     parser.add_argument("--json", type=Path, help="write every time and loss here")
     asked = parser.parse_args()
     if asked.repeats < 1 or (asked.steps is not None and asked.steps <= WARMUP):
         parser.error(f"give at least 1 repeat and more than {WARMUP} steps")
-    workloads = list(STEPS) if asked.workload == "all" else [asked.workload]
-    contenders = list(CONTENDERS)
+    return asked
+
+
+def main(asked: argparse.Namespace) -> int:
+    workloads = [*STEPS] if asked.workload == "all" else [asked.workload]
+    contenders = [*CONTENDERS]
     if find_spec("lightning") is None:
-        print("Lightning is not installed, so it is left out; get it with: pip install -e '.[bench]'")
+        print("Lightning is left out, it is not installed; get it with: pip install -e '.[bench]'")
         contenders = [name for name in contenders if not name.startswith("Lightning")]
     if "resnet20" in workloads and not CIFAR10.is_dir():
-        print(f"no {CIFAR10}, set LAB_DATA to where cifar10/ is; resnet20 trains on made-up images of the same shape")
-    print(f"{'workload':9} {'contender':20}{'us/step, wall':>33}  ratio  {'us/step, CPU':>33}  ratio", flush=True)
+        print(f"no {CIFAR10}; set LAB_DATA to the folder that has cifar10/. resnet20 trains on made-up images instead")
+    print(f"{'workload':9} {'contender':20}{'wall us/step':>33}  ratio{'CPU us/step':>33}  ratio")
     report, problems = {}, []
     for workload in workloads:
         outcomes = compare(workload, contenders, asked.repeats, asked.steps or STEPS[workload], asked.threads)
         show(workload, outcomes)
         problems += [f"{workload}: {problem}" for problem in unequal(outcomes)]
-        report[workload] = {name: [o._asdict() | {"state": None} for o in repeats] for name, repeats in outcomes.items()}
+        report[workload] = {name: [(o.wall, o.cpu, o.loss) for o in repeats] for name, repeats in outcomes.items()}
     if asked.json:
         asked.json.write_text(json.dumps({"torch": torch.__version__, "threads": asked.threads, **report}, indent=1))
-    print("\n".join(problems) or "same loss and weights: lab's to the bit, Lightning's allclose")
+    print("\n".join(problems) or "same losses and weights: lab's to the bit, Lightning's allclose")
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(arguments()))

@@ -64,7 +64,7 @@ class ClassificationCounts:
         self.in_top5 += (above < 5).sum()
 
     def scores(self, classes: Sequence[str]) -> Scores:
-        """accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy_<class>, and the confusion table.
+        """accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>, and the confusion table.
 
         A class that has no example has no accuracy.
         """
@@ -77,7 +77,7 @@ class ClassificationCounts:
         if self.num_classes > 5:
             scores["top5"] = int(self.in_top5) / total
         scores |= {
-            f"accuracy_{name}": int(hits) / int(num) for name, hits, num in zip(classes, right, of, strict=True) if num
+            f"accuracy/{name}": int(hits) / int(num) for name, hits, num in zip(classes, right, of, strict=True) if num
         }
         return Scores(scores, {"confusion": confusion.tolist()})
 

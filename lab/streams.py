@@ -28,5 +28,5 @@ def generator(seed: int, name: str, *position: int) -> torch.Generator:
 def seeded(seed: int) -> Iterator[None]:
     """Code that draws from torch's global CPU generator draws from `seed` inside, and leaves no trace outside."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield

@@ -62,7 +62,9 @@ def test_a_wheel_holds_the_configs_and_runs_the_users_project(spirals, tmp_path)
     subprocess.run(install, check=True, capture_output=True)
     env = {**os.environ, "PYTHONPATH": str(site)}
     code = "import lab; print(lab.__file__)"
-    where = subprocess.run([sys.executable, "-c", code], env=env, cwd=spirals, capture_output=True, text=True, check=True)
+    where = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=spirals, capture_output=True, text=True, check=True
+    )
     assert where.stdout.startswith(str(site))
     for arguments in (["data=spirals", "model=sines", "steps=2"], ["model=mlp", "steps=2"]):
         command = [sys.executable, "-m", "lab", "train", *arguments]

@@ -70,7 +70,10 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ("+experimnt=x", "nothing reads the key 'experimnt'; did you mean 'experiment'?"),
         ("modle=mlp", "no key 'modle'; did you mean 'model'?"),
         ("model=mpl", "no option 'mpl' in the group 'model'; did you mean 'mlp'?"),
-        ("experiment=cifar10/resnet2", "no option 'cifar10/resnet2' in the group 'experiment'; did you mean 'cifar10/resnet20'?"),
+        (
+            "experiment=cifar10/resnet2",
+            "no option 'cifar10/resnet2' in the group 'experiment'; did you mean 'cifar10/resnet20'?",
+        ),
         ("optimizer.lr=abc", "optimizer.lr='abc' is not a number"),
         ("steps=abc", "steps='abc' is not a whole number or null"),
         ("seed=1.5", "seed=1.5 is not a whole number"),
@@ -85,7 +88,10 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ("optimizer._partial_=false", "optimizer needs _partial_: true"),
         ("~optimizer", "the config has no group 'optimizer'"),
         ("data=image_folder", "data.folder is missing; give data.folder=..."),
-        ("data=image_folder data.folder=/nowhere", "no folder /nowhere/train; expected is /nowhere/train/<class>/<image>"),
+        (
+            "data=image_folder data.folder=/nowhere",
+            "no folder /nowhere/train; expected is /nowhere/train/<class>/<image>",
+        ),
         ("data=cifar10 paths.data=/nowhere", "place train.parquet and test.parquet there"),
         ("model=resnet20 model.weights=nowhere.th", "no weights at nowhere.th; place the file there"),
         ("data.shape=[1,8,9]", "the digits are 10 classes of shape [1, 8, 8]"),
@@ -251,7 +257,10 @@ def test_eval_gives_the_scores_of_the_run_and_of_its_overrides(lab, tmp_path):
     changed = json.loads(lab("eval", str(run), "--json", "data.val_share=0.5", "hardware=cpu").out)
     assert changed["test/accuracy"] == pytest.approx(results["test/accuracy"])
     assert changed["val/cross_entropy"] != pytest.approx(results["val/cross_entropy"])
-    assert lab("eval", str(run), "data.val_shar=0.5").err == "lab: no key 'data.val_shar'; did you mean 'data.val_share'?\n"
+    assert (
+        lab("eval", str(run), "data.val_shar=0.5").err
+        == "lab: no key 'data.val_shar'; did you mean 'data.val_share'?\n"
+    )
     checkpoint = run / "checkpoints" / "best.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     ended = lab("eval", str(run))
@@ -314,7 +323,9 @@ except SystemExit:
 sys.stderr.write("imported:" + ",".join(sorted({forbidden!r} & sys.modules.keys())))
 """
     env = {**os.environ, "COMP_LINE": "lab train model=", "COMP_POINT": "16"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.stderr.endswith("imported:"), done.stderr
 
 

@@ -15,7 +15,19 @@ LAYERS = (
     ("record",),
     ("train",),
     ("run",),
-    ("models", "data", "augment", "tasks", "metrics", "optim", "finetune", "regularize", "hardware", "streams", "nearest"),
+    (
+        "models",
+        "data",
+        "augment",
+        "tasks",
+        "metrics",
+        "optim",
+        "finetune",
+        "regularize",
+        "hardware",
+        "streams",
+        "names",
+    ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

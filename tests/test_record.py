@@ -42,7 +42,13 @@ def test_json_is_whole_and_never_holds_what_json_cannot(tmp_path):
 
 
 def test_a_directory_has_one_owner_until_that_process_ends(tmp_path):
-    hold = f"from lab.record.files import owned; from pathlib import Path; import time\nwith owned(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    hold = f"""
+import pathlib, time
+from lab.record.files import owned
+with owned(pathlib.Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
     holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(Owned, match=f"process {holder.pid} is working in"), owned(tmp_path):
@@ -132,7 +138,9 @@ def test_metrics_lines_are_json_with_step_and_epoch(tmp_path):
     execute(run, Record(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all({"step", "epoch"} <= line.keys() for line in lines)
-    assert [(line["step"], line["epoch"]) for line in lines if "train/loss" in line] == [(n, n / 20) for n in (10, 20, 30, 40)]
+    assert [(line["step"], line["epoch"]) for line in lines if "train/loss" in line] == [
+        (n, n / 20) for n in (10, 20, 30, 40)
+    ]
     assert [line["step"] for line in lines if "test/accuracy" in line] == [40]
 
 

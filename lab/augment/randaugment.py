@@ -61,7 +61,7 @@ def operations(width: int, height: int) -> dict[str, tuple[Operation, float, boo
         "Color": (lambda x, a: F.adjust_saturation(x, 1 + a), 0.9, True),
         "Contrast": (lambda x, a: F.adjust_contrast(x, 1 + a), 0.9, True),
         "Sharpness": (lambda x, a: F.adjust_sharpness(x, 1 + a), 0.9, True),
-        "Posterize": (lambda x, a: F.posterize(x, 8 - int(round(a))), 4.0, False),
+        "Posterize": (lambda x, a: F.posterize(x, 8 - round(a)), 4.0, False),
         "Solarize": (lambda x, a: F.solarize(x, 255 - a), 255.0, False),
         "AutoContrast": (lambda x, a: F.autocontrast(x), 0.0, False),
         "Equalize": (lambda x, a: F.equalize(x), 0.0, False),

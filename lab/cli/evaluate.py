@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lab.cli.show import aligned, find, missing
 from lab.config.errors import ConfigError
-from lab.nearest import nearest
+from lab.names import nearest
 from lab.record.status import broken, read_status
 from lab.study.diff import flat, read_config
 
@@ -85,8 +85,8 @@ def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
                 key, value = override.key_or_group, override.value()
                 if key in GROUPS and isinstance(value, str):
                     composed = compose(f"{key}/{value}")
-                    full = OmegaConf.merge(changed, {key: None}, composed)
-                    changed[key] = OmegaConf.to_container(full[key], resolve=True)
+                    full = OmegaConf.to_container(OmegaConf.merge(changed, {key: None}, composed), resolve=True)
+                    changed[key] = cast(dict[str, Any], full)[key]
                 elif key in (known := flat(changed)):
                     assign(changed, key.split("."), value)
                 else:

@@ -33,7 +33,7 @@ def main() -> None:
     elif "=" in verb or verb.startswith(("-", "~")):
         verb = "train"
     else:
-        from lab.nearest import nearest
+        from lab.names import nearest
 
         print(f"lab: no command {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
         sys.exit(2)

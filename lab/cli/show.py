@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.names import overall
 from lab.record.status import broken, read_status
 from lab.study.diff import differences, flat, read_config
 from lab.study.ledger import MARKS, find_runs, row, rows
@@ -32,8 +33,8 @@ def table(root: Path) -> str:
     found = rows(root)
     if not found:
         return f"no runs in {root}"
-    names = [n for n in dict.fromkeys(n for run in found for n in run["metrics"]) if n.startswith("test/")]
-    names = [name for name in names if "accuracy_" not in name] or ["train/loss"]
+    names = [n for n in dict.fromkeys(n for run in found for n in run["metrics"]) if overall(n)]
+    names = [name for name in names if name.startswith("test/")] or ["train/loss"]
     lines = [["id", "state", *names, "seed", "started", "overrides"]]
     for run in found:
         scores = [number(run["metrics"].get(name)) for name in names]
@@ -52,14 +53,15 @@ def show(arguments: list[str]) -> int:
     directory = find(given.run)
     if directory is None:
         return missing(given.run, "no run", "lab ls lists them")
-    found = row(directory) | {"config": read_config(directory), "status": read_status(directory)}
+    found: dict[str, Any] = {**row(directory), "config": read_config(directory), "status": read_status(directory)}
     if given.json:
         print(json.dumps(found, indent=2))
         return 0
+    started, ended = found["started"], found["ended"]
     lines = [[name, str(found[name])] for name in ("id", "dir", "state", "experiment", "seed")]
-    lines += [["overrides", " ".join(found["overrides"])], ["started", ago(found["started"])]]
-    if found["started"] and found["ended"]:
-        lines.append(["took", f"{found['ended'] - found['started']:.1f} s"])
+    lines += [["overrides", " ".join(found["overrides"])], ["started", ago(started)]]
+    if started and ended:
+        lines.append(["took", f"{ended - started:.1f} s"])
     if error := found["status"].get("error"):
         lines.append(["error", error])
     if changed := broken(directory):

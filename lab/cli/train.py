@@ -9,12 +9,14 @@ from typing import Any
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.cli.show import table
 from lab.config.app import experiment, explain, plain_config, register
 from lab.config.errors import ConfigError
+from lab.names import overall
 from lab.record.files import Owned
 from lab.study.job import FAILED, INTERRUPTED, Asked, Outcome, Refused, do, hparams
 from lab.study.sweep import link, sweep_name, write_columns
@@ -25,8 +27,8 @@ USAGE, REFUSED, OWNED = 2, 3, 4
 class Session:
     """What became of each run of this command.
 
-    traceback: whether errors show theirs.  ended: the runs that started or were done.  hparams: of those, for the sweep's table.  unable: exit codes of runs
-    that did not start.
+    traceback: whether errors show theirs.  ended: the runs that started or were done.  hparams: of those, for the
+    sweep's table.  unable: exit codes of runs that did not start.  sweep: the sweep's directory, if it is one.
     """
 
     def __init__(self, traceback: bool) -> None:
@@ -40,7 +42,7 @@ class Session:
         """Hydra's task function. In a sweep one bad run does not stop the others."""
         hydra = HydraConfig.get()
         directory = relative(Path(hydra.runtime.output_dir))
-        if hydra.mode.name == "MULTIRUN":
+        if hydra.mode is RunMode.MULTIRUN:
             self.sweep = Path(hydra.sweep.dir)
             link(self.sweep, hydra.job.num, directory)
         try:
@@ -48,7 +50,7 @@ class Session:
                 config=plain_config(config),
                 source=OmegaConf.to_yaml(config),
                 hydra=OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-                experiment=experiment(HydraConfig.instance().cfg),
+                experiment=experiment(hydra.runtime.choices),
                 overrides=list(hydra.overrides.task),
                 choices=dict(hydra.runtime.choices),
             )
@@ -72,8 +74,8 @@ class Session:
         if not self.ended:
             remove_unstarted(self.sweep)
             return
-        metrics = list(dict.fromkeys(name for outcome in self.ended for name in outcome.results))
-        write_columns(self.sweep, self.hparams, [name for name in metrics if "accuracy_" not in name])
+        metrics = dict.fromkeys(name for outcome in self.ended for name in outcome.results if overall(name))
+        write_columns(self.sweep, self.hparams, sorted(metrics, key=lambda name: not name.startswith("test/")))
         print(table(self.sweep))
         print(f"{self.sweep} has the sweep; look at it with: tensorboard --logdir {self.sweep}")
 
@@ -92,15 +94,15 @@ def main(arguments: list[str]) -> int:
     try:
         register()
         hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(session.task)()
-        session.close()
-        return session.exit_code()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     except ConfigError as error:
         return complain(error, session.traceback)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: flags that exclude each other
         return complain(ConfigError(explain(error, overrides)).with_traceback(error.__traceback__), session.traceback)
+    session.close()
+    return session.exit_code()
 
 
 def in_order(arguments: list[str]) -> list[str]:
@@ -165,7 +167,7 @@ def show(outcome: Outcome) -> None:
         print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
         print(f"{outcome.directory} holds the run; its traceback is in error.txt", file=sys.stderr)
         return
-    shown = {name: value for name, value in outcome.results.items() if "accuracy_" not in name}
+    shown = {name: value for name, value in outcome.results.items() if overall(name)}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         print(f"{name:<{width}}  {value:.4f}")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab.config.errors import ConfigError
 from lab.config.identity import identify
 from lab.config.redact import SECRET
-from lab.nearest import nearest
+from lab.names import nearest
 from lab.record.files import slug
 from lab.record.status import is_done
 
@@ -64,21 +64,14 @@ def subfolders(path: str) -> list[str]:
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """Resolved plain values of everything but Hydra's own node. Raises ConfigError where one cannot be resolved."""
-    missing = list(missing_keys({key: unresolved(config, key) for key in config if key != "hydra"}))
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    missing = list(missing_keys(OmegaConf.to_container(own, resolve=False)))
     if missing:
         raise ConfigError(*(f"{key} is missing; give {key}=..." for key in missing))
     try:
-        return {
-            str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else config[key]
-            for key, node in ((key, config._get_node(key)) for key in config if key != "hydra")
-        }
+        return cast(dict[str, Any], OmegaConf.to_container(own, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(readable(error)) from error
-
-
-def unresolved(config: DictConfig, key: Any) -> Any:
-    node = config._get_node(key)
-    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
 
 
 def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
@@ -93,7 +86,7 @@ def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
 def run_directory(root: DictConfig) -> Path:
     """`<outputs>/runs/<experiment>/<slug>-<id8>`; with again=true the next one that is not done."""
     config = plain_config(root)
-    name = experiment(root)
+    name = experiment(root.hydra.runtime.choices)
     base = Path(config["paths"]["outputs"]) / "runs" / name / run_slug(root)
     identity = identify(config).id
     directory = base.with_name(f"{base.name}-{identity}")
@@ -112,14 +105,14 @@ def job_directory(root: DictConfig) -> Path:
     return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
 
 
-def experiment(root: DictConfig) -> str:
-    """The chosen experiment, `<study>/<name>`, or `train` where there is none."""
-    chosen = root.hydra.runtime.choices.get("experiment")
+def experiment(choices: Mapping[str, Any]) -> str:
+    """The chosen experiment, `<study>/<name>`, or `train` where there is none.  choices: the option of each group."""
+    chosen = choices.get("experiment")
     return "/".join(slug(part) for part in chosen.split("/")) if chosen else "train"
 
 
 def run_slug(root: DictConfig) -> str:
-    """What makes this run another than its neighbours: data and model, then what was overridden, without the paths to it."""
+    """What makes this run another than its neighbours: data and model, then what was overridden, by its last name."""
     choices = root.hydra.runtime.choices
     named = ("experiment", "again") if choices.get("experiment") else ("again", "data", "model")
     given = dict(override.lstrip("+~").partition("=")[::2] for override in root.hydra.overrides.task)

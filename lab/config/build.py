@@ -12,7 +12,7 @@ from lab.config.errors import ConfigError
 from lab.config.settings import SETTINGS, Settings
 from lab.hardware import Hardware
 from lab.metrics import Monitor
-from lab.nearest import nearest
+from lab.names import nearest
 from lab.optim.clip import clipping
 from lab.run import Cadence, Data, Run, cadence
 from lab.streams import seeded, stream
@@ -28,8 +28,8 @@ def build(config: Mapping[str, Any]) -> Run:
     data: Data = instantiate(config, "data")
     if settings.overfit:
         data = FirstBatch(data)
-    if hasattr(data, "to"):
-        data.to(hardware.device)
+    if to := getattr(data, "to", None):
+        to(hardware.device)
     pace = attempt("steps", partial(paced, settings, data))
     torch.manual_seed(stream(settings.seed, "init"))
     model = instantiate(config, "model")
@@ -93,11 +93,13 @@ def supply(where: str, make: Callable[..., Any], *positional: Any, **by_name: An
 
 
 def paced(settings: Settings, data: Data) -> Cadence:
-    per_epoch = getattr(data, "steps_per_epoch", None)
-    if settings.steps is None and per_epoch is None:
-        raise ValueError(f"{type(data).__name__} has no steps_per_epoch to count epochs by; give steps=, or add it")
+    per_epoch: int | None = getattr(data, "steps_per_epoch", None)
+    if per_epoch is None:
+        if settings.steps is None:
+            raise ValueError(f"{type(data).__name__} has no steps_per_epoch to count epochs by; give steps=, or add it")
+        per_epoch = settings.steps
     steps = settings.steps or settings.epochs * per_epoch
-    return cadence(steps, per_epoch or steps, settings.eval_every, settings.save_every, settings.log_every)
+    return cadence(steps, per_epoch, settings.eval_every, settings.save_every, settings.log_every)
 
 
 def dry_step(run: Run) -> Any:

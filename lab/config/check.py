@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from lab.config.errors import ConfigError
 from lab.config.settings import SETTINGS, Settings
 from lab.config.targets import locate, trusted
-from lab.nearest import nearest
+from lab.names import nearest
 
 GROUPS = (
     "model",
@@ -22,7 +22,7 @@ GROUPS = (
     "hardware",
     "logger",
 )
-# what the runner hands to the callable of a partial node: so many arguments by position, others by name where it has them
+# what the runner hands to a partial node's callable: so many arguments by position, others by name where it has them
 SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
     "augment": (2, ()),  # batch, generator
     "optimizer": (1, ()),  # parameter groups
@@ -120,7 +120,7 @@ def kinds(group: str) -> tuple[type, ...]:
 def against(
     target: Any, arguments: Mapping[str, Any], path: Path, positional: int = 0, supplied: Sequence[str] = ()
 ) -> list[str]:
-    """What is wrong with calling `target` with these keyword arguments, beside `positional` ones and those `supplied`."""
+    """What is wrong with calling `target` with these arguments, beside `positional` ones and those `supplied`."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # written in C, without a signature

@@ -24,7 +24,8 @@ READ_WHOLE = 2**30  # bytes of a data set up to which its content counts, not on
 
 @dataclass(frozen=True)
 class Identity:
-    """config, code, data: hashes of the three parts.  files: fingerprint of each file or folder that the config names."""
+    """config, code: hashes of the two.  files: the fingerprint of each file or folder that the config names, which the
+    config's hash covers."""
 
     config: str
     code: str

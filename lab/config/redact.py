@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-SECRET = re.compile(r"(^|_)(api_?key|access_?key|secret|token|password|passwd|credentials?)($|_)", re.IGNORECASE)
+SECRET = re.compile(r"(^|[_.])(api_?key|access_?key|secret|token|password|passwd|credentials?)($|[_.])", re.IGNORECASE)
 
 
 def redacted(value: Any) -> Any:

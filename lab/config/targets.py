@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from lab.config.errors import ConfigError
-from lab.nearest import nearest
+from lab.names import nearest
 
 # functions that make what a config may ask for, and are neither ours nor annotated with what they make
 LISTED = {

@@ -4,6 +4,7 @@ Source: Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits (i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def digits(
 
     if list(shape) != [1, 8, 8] or num_classes != 10:
         raise ValueError(f"the digits are 10 classes of shape [1, 8, 8], not {num_classes} of {list(shape)}")
-    raw = load_digits()
+    raw: Any = load_digits()
     # 17 levels of gray, 0 to 16, spread over uint8
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     everything = Examples(images, torch.from_numpy(raw.target).long())

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from lab.data.decode import decode
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import split
 from lab.data.streamed import Indexable, Streamed
-from lab.nearest import nearest
+from lab.names import nearest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -60,7 +60,7 @@ def image_folder(
     return Streamed(*sets, batch_size=batch_size, seed=seed, workers=workers, mean=mean, std=std, classes=classes)
 
 
-class Images:
+class Images(Dataset):
     """(image uint8 (C, H, W), label) by index, of the files in `folder/<class>/`, sorted by name."""
 
     def __init__(self, folder: Path, classes: list[str], transform: Callable[[Tensor], Tensor]):

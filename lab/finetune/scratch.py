@@ -1,5 +1,7 @@
 """Train every parameter from a random start."""
 
+from typing import Any
+
 from torch import nn
 
 
@@ -10,8 +12,9 @@ def scratch(model: nn.Module) -> list[dict]:
     """
     if getattr(model, "pretrained", False):
         for name, module in model.named_modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset:
+                reset()
             elif any(True for _ in module.parameters(recurse=False)):
                 raise ValueError(
                     f"{name or type(model).__name__} cannot be reset to train from scratch; leave model.weights null"

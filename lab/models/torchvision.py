@@ -1,11 +1,13 @@
 """Any classification model of torchvision, its head fitted to the data's classes."""
 
+from copy import deepcopy
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from lab.models.weights import load_weights
-from lab.nearest import nearest
+from lab.models.weights import load_weights, mark_pretrained
+from lab.names import nearest
 
 
 def torchvision_model(
@@ -40,12 +42,12 @@ def torchvision_model(
         return fit_stem(model, shape)
     model = download(name, weights, options)
     if hasattr(model, "aux_logits"):
-        model.aux_logits = False
+        vars(model)["aux_logits"] = False
         for head in ("aux1", "aux2", "AuxLogits"):
             if hasattr(model, head):
                 setattr(model, head, None)
     fit_head(model, num_classes)
-    model.pretrained = True
+    mark_pretrained(model)
     return fit_stem(model, shape)
 
 
@@ -59,22 +61,23 @@ def download(name: str, weights: str, options: dict) -> nn.Module:
         return models.get_model(name, weights=weights, **options)
     except OSError as error:
         url = models.get_model_weights(name)[weights].url
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConnectionError(
-            f"the weights {weights} of {name} are not here and could not be downloaded ({error}). Fetch the file "
-            f"{url.rsplit('/', 1)[-1]} where there is a network and place it in torch's cache, or give its path as weights="
+            f"the weights {weights} of {name} are not here and could not be downloaded ({error}); fetch the file "
+            f"{url.rsplit('/', 1)[-1]} where there is a network and place it in {cache}, or give its path as weights="
         ) from error
 
 
 def fit_head(model: nn.Module, num_classes: int) -> None:
-    """Replace the last layer, a Linear or a 1x1 Conv2d, by a new one for `num_classes`, in place."""
+    """Replace the last layer, a Linear or a Conv2d, by a new one for `num_classes`, in place."""
     name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    parent = model.get_submodule(name.rpartition(".")[0])
-    bias = last.bias is not None
-    if isinstance(last, nn.Linear):
-        head: nn.Module = nn.Linear(last.in_features, num_classes, bias=bias)
-    else:
-        head = nn.Conv2d(last.in_channels, num_classes, last.kernel_size, bias=bias)
-    setattr(parent, name.rpartition(".")[2], head)
+    head = deepcopy(last)
+    head.weight = nn.Parameter(last.weight.new_empty(num_classes, *last.weight.shape[1:]))
+    if last.bias is not None:
+        head.bias = nn.Parameter(last.bias.new_empty(num_classes))
+    setattr(head, "out_features" if isinstance(last, nn.Linear) else "out_channels", num_classes)
+    head.reset_parameters()
+    model.set_submodule(name, head)
 
 
 def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
@@ -84,11 +87,7 @@ def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
         return model
     if stem.groups != 1 or shape[0] != 1:
         raise ValueError(f"images have {shape[0]} channels, the model takes {stem.in_channels}")
-    gray = nn.Conv2d(
-        1, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, stem.dilation, bias=stem.bias is not None
-    )
-    gray.weight.data = stem.weight.data.sum(1, keepdim=True)
-    if stem.bias is not None and gray.bias is not None:
-        gray.bias.data = stem.bias.data
-    setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], gray)
+    gray = deepcopy(stem)
+    gray.in_channels, gray.weight = 1, nn.Parameter(stem.weight.detach().sum(1, keepdim=True))
+    model.set_submodule(name, gray)
     return model

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load the state dict in `path` into `model`, in place, and mark the model as `pretrained`.
+    """Load the state dict in `path` into `model`, in place.
 
     Understood: a state dict, one under the key `state_dict` or `model`, and the prefix `module.` of DataParallel.
     Raises FileNotFoundError, or ValueError that names the keys or shapes that differ.
@@ -32,7 +32,12 @@ def load_weights(model: nn.Module, path: str) -> None:
     if said:
         raise ValueError(f"{path} does not fit {type(model).__name__}; {'; '.join(said)}")
     model.load_state_dict(state, strict=False)
-    model.pretrained = True
+    mark_pretrained(model)
+
+
+def mark_pretrained(model: nn.Module) -> None:
+    """Note on the model that its weights come from elsewhere; what is to train from scratch drops them."""
+    vars(model)["pretrained"] = True
 
 
 def unwrap(saved: dict) -> dict[str, Tensor]:

@@ -28,16 +28,17 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
     ):
         given = [group if isinstance(group, dict) else {"params": [group]} for group in params]
-        shared = {"weight_decay": weight_decay}
         matrices = divided(given, lambda p: p.dim() == 2, 1.0)
         others = divided(given, lambda p: p.dim() != 2, adamw_lr / lr)
         if not matrices:
             raise ValueError("no 2-D parameter for muon; use optimizer=adamw")
-        self.inner: list[Optimizer] = [torch.optim.Muon(matrices, lr=lr, momentum=momentum, **shared)]
+        inner: list[Optimizer] = [torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)]
         if others:
-            self.inner.append(torch.optim.AdamW(others, lr=adamw_lr, betas=tuple(betas), fused=True, **shared))
+            both = (betas[0], betas[1])
+            inner.append(torch.optim.AdamW(others, lr=adamw_lr, betas=both, weight_decay=weight_decay, fused=True))
         # the same dicts are groups here and there: a schedule that sets a group's lr sets the inner optimizer's
-        super().__init__([group for inner in self.inner for group in inner.param_groups], {})
+        super().__init__([group for part in inner for group in part.param_groups], {})
+        self.inner = inner
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def grid(images: Tensor, longest: int = 36) -> Image.Image | None:
-    """The first `longest` of images (B, 1 or 3, H, W), as the model sees them, each channel's range spread over 0 to 255.
+    """The first `longest` of images (B, 1 or 3, H, W), each channel's range spread over 0 to 255.
 
     None for inputs that are not images.
     """

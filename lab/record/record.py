@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lab.metrics import Scores, finite
+from lab.names import overall
 from lab.record import checkpoints, pictures
 from lab.record.console import Console
 from lab.record.tensorboard import NoTensorBoard, forget_after
@@ -24,7 +25,7 @@ class Writer(Protocol):
 
     def scalars(self, step: int, values: dict[str, float], /) -> None: ...
     def image(self, step: int, tag: str, png: bytes, size: tuple[int, int], /) -> None: ...
-    def hparams(self, values: dict[str, Any], /) -> None: ...
+    def hparams(self, trial: str, values: dict[str, Any], /) -> None: ...
     def close(self) -> None: ...
 
 
@@ -78,7 +79,7 @@ class Record:
         self.write(run, n, scores)
         for name, table in scores.tables.items():
             self.table(run, n, name, table)
-        self.console.line(n, run.cadence.epoch(n), main_scores(scores))
+        self.console.line(n, run.cadence.epoch(n), {name: value for name, value in scores.items() if overall(name)})
         if run.monitor.name.split("/")[0] in {name.split("/")[0] for name in scores}:
             self.last = {"step": n, "scores": dict(scores)}
             self.keep_best(run, n, scores)
@@ -130,11 +131,6 @@ def finite_loss(step: Step) -> float:
     if not math.isfinite(loss):
         raise Diverged(f"train/loss is {loss} after step {step.n}")
     return loss
-
-
-def main_scores(scores: Scores) -> dict[str, float]:
-    """Without the scores of single classes."""
-    return {name: value for name, value in scores.items() if "accuracy_" not in name}
 
 
 def keep_lines(path: Path, step: int) -> None:

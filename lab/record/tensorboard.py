@@ -1,5 +1,8 @@
 """TensorBoard event files, without the summary writer's cost: one event holds all of a step's scalars."""
 
+# protobuf makes its classes at import, where no type checker sees them
+# pyright: reportAttributeAccessIssue=false
+
 import struct
 import time
 from collections.abc import Iterator
@@ -29,20 +32,21 @@ class TensorBoard:
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         self.add(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
-    def hparams(self, values: dict[str, Any]) -> None:
-        """This run's row in the HPARAMS table; its metrics are the scalars."""
+    def hparams(self, trial: str, values: dict[str, Any]) -> None:
+        """This run's row in the HPARAMS table, named `trial`; its metrics are the scalars."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        self.add(0, as_proto(hparams_pb(plain(values), start_time_secs=time.time())))
+        self.add(0, as_proto(hparams_pb(plain(values), trial, start_time_secs=time.time())))
 
     def columns(self, values: list[dict[str, Any]], metrics: list[str]) -> None:
-        """The columns of a sweep's HPARAMS table.  values: of each run, as given to `hparams`."""
+        """The columns of a sweep's HPARAMS table, what varies first.  values: of each run, as given to `hparams`."""
         from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
 
         rows = [plain(row) for row in values]
         names = list(dict.fromkeys(name for row in rows for name in row))
         domains = {name: list(dict.fromkeys(row[name] for row in rows if name in row)) for name in names}
-        hparams = [HParam(n, Discrete(v) if len(set(map(type, v))) == 1 else None) for n, v in domains.items()]
+        names.sort(key=lambda name: len(domains[name]) == 1)
+        hparams = [HParam(n, Discrete(domains[n]) if len(set(map(type, domains[n]))) == 1 else None) for n in names]
         self.add(0, as_proto(hparams_config_pb(hparams, [Metric(tag) for tag in metrics])))
 
     def add(self, step: int, summary: Any) -> None:
@@ -66,7 +70,7 @@ class NoTensorBoard:
     def image(self, step: int, tag: str, png: bytes, size: tuple[int, int]) -> None:
         pass
 
-    def hparams(self, values: dict[str, Any]) -> None:
+    def hparams(self, trial: str, values: dict[str, Any]) -> None:
         pass
 
     def close(self) -> None:
@@ -74,7 +78,7 @@ class NoTensorBoard:
 
 
 def as_proto(summary: Any) -> Any:
-    """The hparams plugin builds tensorboard's or TensorFlow's class by what is installed; the writer takes the former."""
+    """The hparams plugin builds TensorFlow's class where that is installed; the writer takes tensorboard's."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     return Summary.FromString(summary.SerializeToString())

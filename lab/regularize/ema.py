@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA:
@@ -23,13 +24,13 @@ class EMA:
             raise ValueError(f"decay {decay} is not in [0, 1)")
         self.decay, self.taken = decay, 0
         self.average = deepcopy(model).requires_grad_(False)
-        self.parameters = list(self.average.parameters())
+        self.parameters: list[torch.Tensor] = list(self.average.parameters())
 
     @torch.no_grad()
     def step(self, model: nn.Module) -> None:
         self.taken += 1
         decay = min(self.decay, (1 + self.taken) / (10 + self.taken))
-        torch._foreach_lerp_(self.parameters, list(model.parameters()), 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.parameters, list(model.parameters()), None)
         for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 

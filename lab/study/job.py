@@ -127,7 +127,7 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path) -> dict[str, 
     try:
         with Console(run.cadence.steps) as console:
             record = Record(directory, console, writer)
-            writer.hparams(hparams(asked))
+            writer.hparams(directory.name[-8:], hparams(asked))
             record.inputs(batch)
             trainer = partial(profiled, directory=directory) if asked.config.get("profile") else train
             return execute(run, record, trainer)

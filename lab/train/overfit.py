@@ -13,8 +13,8 @@ class FirstBatch:
 
     def __init__(self, data: Data):
         self.batch = next(iter(data.batches(0)))
-        if hasattr(data, "prepare"):
-            self.prepare = data.prepare
+        if prepare := getattr(data, "prepare", None):
+            self.prepare = prepare
         self.classes = getattr(data, "classes", None)
 
     def batches(self, after: int = 0) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""The next thing to type: the known name nearest to a misspelt one."""
+"""Names that people type and read."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,3 +13,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there is: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else "there is none"
+
+
+def overall(metric: str) -> bool:
+    """Whether a metric is of its whole split: `test/accuracy` is, `test/accuracy/cat` is of one class."""
+    return metric.count("/") == 1
