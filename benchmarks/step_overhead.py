@@ -66,6 +66,8 @@ from lab.train.loop import execute
 SEED, WARMUP, LOG_EVERY = 0, 10, 20
 STEPS = {"mlp": 2000, "resnet20": 30}
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
+# glibc gives large tensors back to the system and faults them in again when it likes: 0 to 100 ms of a resnet20 step
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 CIFAR10 = Path(os.environ.get("LAB_DATA", "data")) / "cifar10"
 
 
@@ -241,6 +243,7 @@ def measure(contender: str, workload: str, steps: int, threads: int) -> Outcome:
 def compare(workload: str, contenders: list[str], repeats: int, steps: int, threads: int) -> dict[str, list[Outcome]]:
     """Outcomes of each contender, by repeat."""
     # a process each: what one leaves behind in its process must not slow the next one down
+    os.environ.update(KEEP_MEMORY)
     pools = {name: ProcessPoolExecutor(1, get_context("spawn")) for name in contenders}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in contenders}
     for repeat in range(repeats):

@@ -71,7 +71,7 @@ class Hardware:
                 batch = batch.contiguous(memory_format=torch.channels_last)
             return batch
         if isinstance(batch, tuple | list):
-            return type(batch)(self.move(part) for part in batch)
+            return type(batch)([self.move(part) for part in batch])
         if isinstance(batch, dict):
             return {key: self.move(part) for key, part in batch.items()}
         return batch

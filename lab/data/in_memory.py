@@ -61,9 +61,8 @@ class InMemory:
 
     def batches(self, after: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits["train"]
-        for indices in order.batches(len(labels), self.batch_size, self.seed, after):
-            indices = indices.to(labels.device)
-            yield inputs[indices], labels[indices]
+        for indices in order.batches(len(labels), self.batch_size, self.seed, after, labels.device):
+            yield inputs.index_select(0, indices), labels.index_select(0, indices)
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.in_order("val")

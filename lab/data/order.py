@@ -22,8 +22,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return max(1, num_examples // batch_size)
 
 
-def batches(num_examples: int, batch_size: int, seed: int, after: int) -> Iterator[Tensor]:
-    """Indices (batch_size,) of the batches that follow the first `after`, without end.
+def batches(
+    num_examples: int, batch_size: int, seed: int, after: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """Indices (batch_size,) on `device` of the batches that follow the first `after`, without end.
 
     Each epoch is a new permutation from the order stream. What an epoch leaves over after its last full batch is left
     out of it: every step sees as many examples, batch statistics and compiled code see one shape.
@@ -32,5 +34,5 @@ def batches(num_examples: int, batch_size: int, seed: int, after: int) -> Iterat
     epoch, first = divmod(after, per_epoch)
     while True:
         permutation = torch.randperm(num_examples, generator=generator(seed, "order", epoch))
-        yield from permutation.split(batch_size)[first:per_epoch]
+        yield from permutation.to(device).split(batch_size)[first:per_epoch]  # one transfer an epoch, not one a batch
         epoch, first = epoch + 1, 0

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from lab.augment.none import none
 from lab.run import Batch, Run
 from lab.streams import stream
 
@@ -21,9 +22,11 @@ def feed(run: Run, after: int) -> Iterator[Batch]:
     while position < steps:
         start = position
         for batch in run.data.batches(position):
-            generator.manual_seed(seed + position)
             position += 1
-            yield prepare(augment(move(batch), generator))
+            if augment is none:  # seeding a generator that nobody reads would be the dearest part of this
+                yield prepare(move(batch))
+            else:
+                yield prepare(augment(move(batch), generator.manual_seed(seed + position)))
             if position == steps:
                 return
         if position == start:

@@ -32,7 +32,8 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
         scaler.step(run.optimizer)
         scaler.update()
         run.schedule.step()
-        run.optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:  # as optimizer.zero_grad, at a tenth of its cost on small models
+            parameter.grad = None
         run.regularize.step(run.model)
         yield Step(n, loss.detach(), norm)  # outside every `with`: a suspended generator
         # would leave autocast on in its consumer
