@@ -1,12 +1,13 @@
 """Where and how the arithmetic is done: device, precision, memory format, compilation, threads, determinism."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,16 +66,23 @@ class Hardware:
 
     def move(self, batch: Any) -> Any:
         """The same nest of tuples, lists and dicts, with its tensors on the device."""
-        if isinstance(batch, torch.Tensor):
-            batch = batch.to(self.device, non_blocking=True)
-            if self.channels_last and batch.dim() == 4:
-                batch = batch.contiguous(memory_format=torch.channels_last)
-            return batch
-        if isinstance(batch, tuple | list):
-            return type(batch)([self.move(part) for part in batch])
-        if isinstance(batch, dict):
-            return {key: self.move(part) for key, part in batch.items()}
-        return batch
+        return mapped(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+
+    def arrange(self, batch: Any) -> Any:
+        """The same nest, with its images (4-D tensors) in channels-last memory format."""
+        return mapped(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
+
+
+def mapped(batch: Any, of: Callable[[Tensor], Tensor]) -> Any:
+    """A nest of tuples, lists and dicts, with `of` applied to its tensors."""
+    if isinstance(batch, Tensor):
+        return of(batch)
+    if isinstance(batch, tuple | list):
+        parts = [mapped(part, of) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    if isinstance(batch, dict):
+        return {key: mapped(part, of) for key, part in batch.items()}
+    return batch
 
 
 class Nothing(AbstractContextManager[None]):

@@ -5,9 +5,11 @@ does not shift the others, and two runs with the same seed are a true pair.
 """
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy
 import torch
 
 NAMES = ("init", "split", "order", "augment", "dropout")
@@ -26,7 +28,15 @@ def generator(seed: int, name: str, *position: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Code that draws from torch's global CPU generator draws from `seed` inside, and leaves no trace outside."""
+    """Code that draws from the global generators of torch (on the CPU), NumPy and Python draws from `seed` inside, and
+    leaves no trace outside."""
+    python, numpys = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        yield
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            numpy.random.set_state(numpys)

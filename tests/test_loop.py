@@ -14,7 +14,8 @@ from lab.metrics import Monitor
 from lab.models.mlp import MLP
 from lab.optim.clip import clipping
 from lab.optim.schedules import cosine
-from lab.record.record import Diverged, Record
+from lab.record.record import Record
+from lab.record.status import Diverged
 from lab.regularize.early_stop import EarlyStop
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
@@ -177,7 +178,7 @@ def test_channels_last_gives_the_same_numbers():
     expected = model(images)
     hardware = Hardware("cpu", channels_last=True)
     hardware.place(model)
-    moved = hardware.move((images, {"a": [images]}))
+    moved = hardware.arrange(hardware.move((images, {"a": [images]})))
     assert moved[0].is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(model(moved[1]["a"][0]), expected, atol=1e-5)
 

@@ -15,7 +15,7 @@ from lab.record import checkpoints
 from lab.record.files import Owned, owned, read_json, slug, write_json
 from lab.record.pictures import confusion_matrix, grid
 from lab.record.record import Record
-from lab.record.status import broken, is_done, read_status, seal, write_status
+from lab.record.status import Diverged, broken, is_done, read_status, seal, write_status
 from lab.record.tensorboard import TensorBoard, forget_after
 from lab.train.loop import execute, train
 from tests.test_loop import make, same, weights
@@ -72,9 +72,10 @@ def test_a_checkpoint_with_one_flipped_bit_is_corrupt(tmp_path):
 
 def test_a_run_goes_on_in_the_same_bits_after_a_crash_and_a_corrupt_checkpoint(tmp_path):
     unbroken = make(steps=70, dropout=0.2)
-    execute(unbroken, Record(tmp_path / "whole", writer=TensorBoard(tmp_path / "whole")))
-    writer = TensorBoard(tmp_path / "broken")
-    record = Record(tmp_path / "broken", writer=writer)
+    record = Record(tmp_path / "whole", writer=TensorBoard)
+    execute(unbroken, record)
+    record.close()
+    record = Record(tmp_path / "broken", writer=TensorBoard)
     broken_run = make(steps=70, dropout=0.2)
     for step in train(broken_run, record.restore(broken_run)):
         record.step(broken_run, step)
@@ -82,19 +83,30 @@ def test_a_run_goes_on_in_the_same_bits_after_a_crash_and_a_corrupt_checkpoint(t
             record.save(broken_run, step)
         if step.n == 55:
             break  # as if killed, with lines after the last checkpoint
-    writer.close()
+    record.close()
     last = tmp_path / "broken" / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:-1000])
-    resumed = make(steps=70, dropout=0.2)
-    writer = TensorBoard(tmp_path / "broken")
-    record = Record(tmp_path / "broken", writer=writer)
-    execute(resumed, record)
-    writer.close()
+    for _ in range(2):  # the second time as if killed after scoring the test set, before the seal
+        resumed, record = make(steps=70, dropout=0.2), Record(tmp_path / "broken", writer=TensorBoard)
+        execute(resumed, record)
+        record.close()
+        assert same(weights(unbroken), weights(resumed))
+        whole, again = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "broken"))
+        for kind in ("train/loss", "test/accuracy"):
+            assert [line for line in whole if kind in line] == [line for line in again if kind in line]
+        for tag in ("train/loss", "test/accuracy"):
+            assert scalars(tmp_path / "whole")[tag] == scalars(tmp_path / "broken")[tag]
+
+
+def test_the_step_of_a_lost_checkpoint_is_told(tmp_path):
+    run, record = make(), Record(tmp_path)
+    for step in train(run, record.restore(run)):
+        if step.n in (20, 40):
+            record.save(run, step)
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"PK")
+    record = Record(tmp_path)
+    assert record.restore(make()) == 20
     assert "last.pt" in record.lost[0]
-    assert same(weights(unbroken), weights(resumed))
-    whole, again = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "broken"))
-    assert [line for line in whole if "train/loss" in line] == [line for line in again if "train/loss" in line]
-    assert scalars(tmp_path / "whole")["train/loss"] == scalars(tmp_path / "broken")["train/loss"]
 
 
 def scalars(directory) -> dict[str, list[tuple[int, float]]]:
@@ -120,14 +132,14 @@ def test_a_status_says_done_only_with_the_hashes_of_what_it_seals(tmp_path):
     checkpoints.save(tmp_path / "checkpoints" / "best.pt", {})
     write_status(tmp_path, "done", sealed=seal(tmp_path))
     assert is_done(tmp_path)
-    assert broken(tmp_path) == []
+    assert broken(tmp_path, checkpoints=True) == []
     (tmp_path / "results.json").write_text("better")
-    assert broken(tmp_path) == ["results.json"]
+    assert broken(tmp_path, checkpoints=False) == ["results.json"]
 
 
 def test_scores_that_are_not_finite_are_never_best(tmp_path):
     run, record = make(), Record(tmp_path)
-    with pytest.raises(Exception, match="val/accuracy is nan after step 3"):
+    with pytest.raises(Diverged, match="val/accuracy is nan after step 3"):
         record.scores(run, 3, Scores({"val/accuracy": float("nan")}))
     assert not (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / "checkpoints" / "best.pt").exists()

@@ -26,5 +26,7 @@ def flip_crop(batch: Batch, generator: torch.Generator, *, padding: int, flip: b
     padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)  # channels last: a pixel is gathered in one piece
     device = images.device
     example = torch.arange(num, device=device)[:, None, None]
-    cropped = padded[example, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
-    return cropped.permute(0, 3, 1, 2).contiguous(), labels
+    cropped = padded[
+        example, rows.to(device, non_blocking=True)[:, :, None], columns.to(device, non_blocking=True)[:, None, :]
+    ]
+    return cropped.permute(0, 3, 1, 2), labels

@@ -42,14 +42,14 @@ def evaluated(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
     state = read_status(directory)["state"]
     if state != "done":
         raise ConfigError(f"{directory} is {state}, not done; the command that started it goes on with it")
-    if changed := broken(directory):
+    if changed := broken(directory, checkpoints=True):
         raise ConfigError(f"{directory} is not as it was sealed: {', '.join(changed)} changed")
     config = overridden(read_config(directory), overrides)
     from lab.config.build import build, dry_step
     from lab.config.check import check
     from lab.train.loop import evaluate
 
-    check(config, "")
+    check(config, (directory / ".hydra" / "config.yaml").read_text())
     run = build(config)
     restore_final(run, directory)
     dry_step(run)

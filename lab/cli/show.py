@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,14 +14,16 @@ from lab.record.status import broken, read_status
 from lab.study.diff import differences, flat, read_config
 from lab.study.ledger import MARKS, find_runs, row, rows
 
+OUTPUTS = os.environ.get("LAB_OUTPUTS", "outputs")
+
 
 def ls(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lab ls", description="List runs, the one started last at the end.")
-    parser.add_argument("dir", nargs="?", default="outputs", type=Path, help="a folder of runs or a sweep (outputs)")
+    parser.add_argument("dir", nargs="?", default=OUTPUTS, type=Path, help=f"a folder of runs or a sweep ({OUTPUTS})")
     parser.add_argument("--json", action="store_true", help="as a JSON list, whole")
     given = parser.parse_args(arguments)
     if not given.dir.is_dir():
-        return missing(given.dir, "no folder", "lab train makes runs in outputs/")
+        return missing(given.dir, "no folder", "lab train makes runs in outputs/, or in $LAB_OUTPUTS")
     if given.json:
         print(json.dumps(rows(given.dir), indent=2))
     else:
@@ -64,7 +67,7 @@ def show(arguments: list[str]) -> int:
         lines.append(["took", f"{ended - started:.1f} s"])
     if error := found["status"].get("error"):
         lines.append(["error", error])
-    if changed := broken(directory):
+    if changed := broken(directory, checkpoints=False):
         lines.append(["changed since it was sealed", ", ".join(changed)])
     lines += [[name, number(value)] for name, value in found["metrics"].items()]
     lines += [[f"config.{name}", str(value)] for name, value in flat(found["config"]).items()]
@@ -98,7 +101,7 @@ def find(given: Path) -> Path | None:
     text = str(given)
     if "/" in text or len(text) < 4:
         return None
-    return next((run for run in find_runs(Path("outputs")) if run.name[-8:].startswith(text)), None)
+    return next((run for run in find_runs(Path(OUTPUTS)) if run.name[-8:].startswith(text)), None)
 
 
 def missing(path: Path, what: str, hint: str) -> int:

@@ -48,8 +48,8 @@ class Session:
         try:
             asked = Asked(
                 config=plain_config(config),
-                source=OmegaConf.to_yaml(config),
-                hydra=OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+                source=container(config),
+                hydra=container(hydra),
                 experiment=experiment(hydra.runtime.choices),
                 overrides=list(hydra.overrides.task),
                 choices=dict(hydra.runtime.choices),
@@ -58,6 +58,9 @@ class Session:
         except (ConfigError, Refused, Owned) as error:
             remove_if_empty(directory)
             self.unable.append(complain(error, self.traceback))
+        except KeyboardInterrupt:
+            remove_if_empty(directory)
+            raise
         else:
             self.ended.append(outcome)
             self.hparams.append(hparams(asked))
@@ -95,6 +98,7 @@ def main(arguments: list[str]) -> int:
         register()
         hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(session.task)()
     except KeyboardInterrupt:
+        session.close()
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     except ConfigError as error:
@@ -148,10 +152,19 @@ def relative(path: Path) -> Path:
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Hydra made it before the run could be refused."""
-    while directory.is_dir() and not any(directory.iterdir()) and directory.name != "outputs":
-        directory.rmdir()
-        directory = directory.parent
+    """Remove a run directory that Hydra made before the run was refused, and what above it is ours and empty."""
+    outputs = Path(os.environ.get("LAB_OUTPUTS", "outputs")).resolve()
+    here = directory.resolve()
+    while here != Path.cwd() and here.is_dir() and not any(here.iterdir()):
+        here.rmdir()
+        here = here.parent
+        if outputs not in here.parents:
+            return
+
+
+def container(config: Any) -> dict[str, Any]:
+    """Plain values, interpolations left as they are, as YAML can hold them."""
+    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)  # type: ignore[return-value]
 
 
 def remove_unstarted(sweep: Path) -> None:

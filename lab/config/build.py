@@ -25,11 +25,12 @@ def build(config: Mapping[str, Any]) -> Run:
     monitor = attempt("monitor", partial(Monitor, settings.monitor, settings.mode))
     hardware: Hardware = instantiate(config, "hardware")
     hardware.setup()
+    torch.manual_seed(stream(settings.seed, "init"))  # a data set of one's own may draw while it is made
     data: Data = instantiate(config, "data")
+    if to := getattr(data, "to", None):
+        attempt("data", partial(to, hardware.device))
     if settings.overfit:
         data = FirstBatch(data)
-    if to := getattr(data, "to", None):
-        to(hardware.device)
     pace = attempt("steps", partial(paced, settings, data))
     torch.manual_seed(stream(settings.seed, "init"))
     model = instantiate(config, "model")
@@ -37,7 +38,7 @@ def build(config: Mapping[str, Any]) -> Run:
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
     strategy = instantiate(config, "finetune_strategy")
     groups = attempt("finetune_strategy", partial(strategy, model))
-    hardware.place(model)
+    attempt("hardware", partial(hardware.place, model))
     optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
     schedule = supply("schedule", instantiate(config, "schedule"), optimizer, steps=pace.steps)
     regularize = supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
@@ -68,8 +69,14 @@ def instantiate(config: Mapping[str, Any], group: str) -> Any:
 
     assert group in GROUPS
     made = attempt(group, partial(hydra_instantiate, dict(config[group]), _convert_="all"))
-    # Hydra's own partial runs its target policy at every call (270 us) and does not pickle in 1.4
-    return partial(made.func, *made.args, **made.keywords) if isinstance(made, partial) else made
+    return plain_partials(made)
+
+
+def plain_partials(made: Any) -> Any:
+    """Hydra's own partial runs its target policy at every call (270 us) and does not pickle in 1.4: functools' instead."""
+    if isinstance(made, partial):
+        return partial(made.func, *made.args, **{name: plain_partials(part) for name, part in made.keywords.items()})
+    return [plain_partials(part) for part in made] if isinstance(made, list) else made
 
 
 def attempt(where: str, make: Callable[[], Any]) -> Any:
@@ -113,6 +120,10 @@ def dry_step(run: Run) -> Any:
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise ConfigError(f"task: its loss is {shapes(loss)}; expected is a scalar tensor")
         first = attempt("data", lambda: next(iter(scored(run, run.data.val())), None))
+        if first is None and hasattr(run.regularize, "monitor"):
+            raise ConfigError(
+                "regularize: there is no validation set to watch; give data.val_share, or regularize=none"
+            )
         if first is not None:
             scores = attempt("task", lambda: run.task.score(model, [first]))
             if run.monitor.name not in (names := [f"val/{name}" for name in scores]):

@@ -7,21 +7,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lab.config.errors import ConfigError
 from lab.config.settings import SETTINGS, Settings
-from lab.config.targets import locate, trusted
+from lab.config.targets import OWN, locate, trusted
 from lab.names import nearest
 
-GROUPS = (
-    "model",
-    "data",
-    "augment",
-    "task",
-    "optimizer",
-    "schedule",
-    "finetune_strategy",
-    "regularize",
-    "hardware",
-    "logger",
-)
+GROUPS = tuple(OWN)
 # what the runner hands to a partial node's callable: so many arguments by position, others by name where it has them
 SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
     "augment": (2, ()),  # batch, generator
@@ -91,30 +80,14 @@ def check_node(group: str, node: Mapping[str, Any], path: Path) -> list[str]:
         target = locate(str(node["_target_"]))
     except ConfigError as error:
         return [f"{where}: {problem}" for problem in error.problems]
-    if not trusted(target, kinds(group)):
-        wanted = " or ".join(kind.__name__ for kind in kinds(group)) or "code of lab"
+    if not trusted(target, group):
         return [
-            f"{where}: _target_ {node['_target_']} is not one to be run from a config: it must be {wanted}, a function "
-            f"annotated to return one, or code of the project in the working directory"
+            f"{where}: _target_ {node['_target_']} is not one to be run from a config: it must be one of {OWN[group]}, "
+            f"or a class that makes a {group}, or a function annotated to return one, or lie in the working directory"
         ]
     arguments = {key: value for key, value in node.items() if key not in SPECIAL}
     positional, supplied = SUPPLIED.get(group, (0, ())) if node.get("_partial_") else (0, ())
     return against(target, arguments, path, positional + len(node.get("_args_") or ()), supplied)
-
-
-def kinds(group: str) -> tuple[type, ...]:
-    """The classes that a group's objects are, where they have one in common."""
-    from torch import nn
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
-    return {
-        "model": (nn.Module,),
-        "augment": (nn.Module,),
-        "task": (nn.Module,),
-        "optimizer": (Optimizer,),
-        "schedule": (LRScheduler,),
-    }.get(group, ())
 
 
 def against(
@@ -133,7 +106,9 @@ def against(
     hints = annotations(target)
     for name, value in arguments.items():
         dotted = ".".join((*path, name))
-        if name not in names and not open_ended:
+        if name in taken:
+            problems.append(f"{dotted} is for the runner to give; leave it out")
+        elif name not in names and not open_ended:
             problems.append(f"{dotted}: {called(target)} takes no {name!r}; {nearest(name, set(names) - taken)}")
         elif value == "???":
             problems.append(f"{dotted} is missing; give {dotted}=...")

@@ -4,6 +4,8 @@ import ast
 import hashlib
 import importlib.util
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +14,18 @@ from typing import Any
 
 from lab import __version__
 from lab.config.check import nodes
+from lab.config.redact import SECRET
+from lab.config.targets import is_project_source
 
 # keys that change where a run is written and how it is shown, not what it computes
 BOOKKEEPING = {
-    *((name,) for name in ("paths", "logger", "log_every", "save_every", "again", "profile")),
+    *((name,) for name in ("paths", "logger", "log_every", "save_every", "again")),
     *(("data", name) for name in ("workers", "download", "in_memory_mb")),
     ("hardware", "threads"),
 }
-READ_WHOLE = 2**30  # bytes of a data set up to which its content counts, not only names, sizes and times
+READ_WHOLE = 2**30  # bytes of a data set up to which all of its content counts
+SAMPLE = 2**16  # bytes at either end of each file that count above that
+PATH_KEY = re.compile(r"(^|_)(folder|dir|root|path|file|weights)$")
 
 
 @dataclass(frozen=True)
@@ -53,27 +59,52 @@ def digest(*parts: str | bytes) -> str:
 
 
 def stripped(value: Any, path: tuple[str, ...], files: dict[str, str]) -> Any:
-    """The config without bookkeeping, a path to something that exists replaced by what lies there."""
+    """The config without bookkeeping and secrets, a path to something that exists replaced by what lies there."""
     if isinstance(value, Mapping):
-        return {key: stripped(v, (*path, key), files) for key, v in value.items() if (*path, key) not in BOOKKEEPING}
+        # what its publisher's hash checks when it is downloaded is the same before and after
+        fetched = {"folder"} if path == ("data",) and value.get("download") else set()
+        return {
+            key: "fetched" if key in fetched else stripped(part, (*path, key), files)
+            for key, part in value.items()
+            if (*path, key) not in BOOKKEEPING and not SECRET.search(str(key))
+        }
     if isinstance(value, list):
         return [stripped(part, path, files) for part in value]
-    if isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
+    if isinstance(value, str) and is_path(value, path):
         files[value] = fingerprint(Path(value))
         return f"file:{files[value]}"
     return value
 
 
+def is_path(value: str, path: tuple[str, ...]) -> bool:
+    looks = PATH_KEY.search(path[-1]) or "/" in value or Path(value).suffix
+    return len(path) > 1 and bool(value and looks) and Path(value).exists()
+
+
 def fingerprint(path: Path) -> str:
-    """Of the content below `path`; where it is more than READ_WHOLE bytes, of names, sizes and times instead."""
-    found = sorted(p for p in path.glob("**/*") if p.is_file()) if path.is_dir() else [path]
-    stats = [p.stat() for p in found]
-    whole = sum(stat.st_size for stat in stats) <= READ_WHOLE
+    """Of the names and the content below `path`; of files that are more than READ_WHOLE bytes together, of their
+    names, sizes and both ends."""
+    found = sorted(files_below(path)) if path.is_dir() else [path]
+    sizes = [file.stat().st_size for file in found]
+    whole = sum(sizes) <= READ_WHOLE
     parts: list[str | bytes] = []
-    for file, stat in zip(found, stats, strict=True):
-        parts.append(file.relative_to(path).as_posix())
-        parts.append(hashlib.sha256(file.read_bytes()).digest() if whole else f"{stat.st_size} {stat.st_mtime_ns}")
+    for file, size in zip(found, sizes, strict=True):
+        parts += [file.relative_to(path).as_posix(), str(size), content(file, size, whole)]
     return digest(*parts)
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(path, followlinks=True):
+        yield from (Path(folder, name) for name in names)
+
+
+def content(file: Path, size: int, whole: bool) -> bytes:
+    with open(file, "rb") as handle:
+        if whole or size <= 2 * SAMPLE:
+            return hashlib.file_digest(handle, "sha256").digest()
+        head = handle.read(SAMPLE)
+        handle.seek(-SAMPLE, os.SEEK_END)
+        return hashlib.sha256(head + handle.read()).digest()
 
 
 def code(config: Mapping[str, Any]) -> str:
@@ -81,16 +112,16 @@ def code(config: Mapping[str, Any]) -> str:
     targets = sorted({str(node["_target_"]) for _, node in nodes(config, ())})
     sources: dict[str, bytes] = {}
     for target in [*targets, "lab.train.loop"]:
-        parts = target.split(".")
-        for end in range(len(parts), 0, -1):
-            collect(".".join(parts[:end]), sources)
+        collect(target, sources)
     return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
 
 
 def collect(module: str, sources: dict[str, bytes]) -> None:
-    """Add the source of `module`, and of what it imports, to `sources`, following nothing into installed packages."""
+    """Add the sources of `module`, of its parent packages and of what they import, but of no installed package."""
     if module in sources:
         return
+    if "." in module:
+        collect(module.rpartition(".")[0], sources)
     path = local_source(module)
     if path is None:
         return
@@ -135,8 +166,3 @@ def local_source(module: str) -> Path | None:
             if is_project_source(path):
                 return path
     return None
-
-
-def is_project_source(path: Path) -> bool:
-    installed = {"site-packages", "dist-packages"}
-    return path.suffix == ".py" and not installed & set(path.parts) and path.is_file()

@@ -4,20 +4,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-SECRET = re.compile(r"(^|[_.])(api_?key|access_?key|secret|token|password|passwd|credentials?)($|[_.])", re.IGNORECASE)
+WORDS = r"api_?keys?|access_?keys?|secrets?|tokens?|passwords?|passwd|credentials?"
+SECRET = re.compile(rf"(^|[_.])({WORDS})($|[_.])", re.IGNORECASE)
 
 
-def redacted(value: Any) -> Any:
-    """The same nest, with the values of keys that name a secret replaced."""
+def redacted(value: Any, secret: bool = False) -> Any:
+    """The same nest, with the values below keys that name a secret replaced.  secret: whether all of it is one."""
     if isinstance(value, Mapping):
-        return {
-            key: "<redacted>" if SECRET.search(str(key)) and isinstance(part, str) else redacted(part)
-            for key, part in value.items()
-        }
-    return [redacted(part) for part in value] if isinstance(value, list) else value
+        return {key: redacted(part, secret or names_secret(str(key), part)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [redacted(part, secret) for part in value]
+    return "<redacted>" if secret and value is not None else value
+
+
+def names_secret(key: str, value: Any) -> bool:
+    # a number of tokens is no secret
+    return bool(SECRET.search(key)) and not ("token" in key.lower() and isinstance(value, int | float))
 
 
 def redacted_text(text: str) -> str:
     """Text, such as an override or a diff, with what follows the name of a secret replaced, to the end of its line."""
-    pattern = r"(?im)([\w.]*(?:api_?key|access_?key|secret|token|password|passwd|credential)s?[\"']?\s*[=:]\s*).+$"
-    return re.sub(pattern, r"\1<redacted>", text)
+    return re.sub(rf"(?im)([\w.]*(?:{WORDS})[\"']?\s*[=:]\s*).+$", r"\1<redacted>", text)

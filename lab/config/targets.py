@@ -12,13 +12,23 @@ from typing import Any, get_type_hints
 from lab.config.errors import ConfigError
 from lab.names import nearest
 
-# functions that make what a config may ask for, and are neither ours nor annotated with what they make
-LISTED = {
-    "torchvision.models.get_model",
-    "timm.create_model",
-    "timm.models.create_model",
-    "torch.optim.swa_utils.get_ema_multi_avg_fn",
+# where lab's own things of each group are defined
+OWN = {
+    "model": "lab.models",
+    "data": "lab.data",
+    "augment": "lab.augment",
+    "task": "lab.tasks",
+    "optimizer": "lab.optim",
+    "schedule": "lab.optim",
+    "finetune_strategy": "lab.finetune",
+    "regularize": "lab.regularize",
+    "hardware": "lab.hardware",
+    "logger": "lab.record.tensorboard",
 }
+# what a class must have to be of a group that has no base class
+METHODS = {"data": ("batches", "val", "test"), "task": ("loss", "score"), "regularize": ("step", "scored", "seen")}
+# functions that make what a config may ask for, and are neither ours nor annotated with what they make
+LISTED = {"torchvision.models._api.get_model", "timm.models._factory.create_model"}
 
 
 def locate(target: str) -> Any:
@@ -55,28 +65,51 @@ def import_longest(target: str) -> tuple[ModuleType, list[str]]:
     raise ConfigError(f"_target_ {target}: no module {parts[0]!r}; {nearest(parts[0], [*here, 'lab', 'torch'])}")
 
 
-def trusted(found: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether calling `found` gives one of `kinds`, or is code of lab or of the project in the working directory.
+def trusted(found: Any, group: str) -> bool:
+    """Whether a config may have `found` called for `group`.
 
-    kinds: the classes that the slot takes. A config from someone else is data: it may choose among things that make
-    models, optimizers and so on, but name no function that opens files or unpickles.
+    That is what gives an object of the group's kind, lab's own code for the group, and code of the project in the
+    working directory. A config from someone else is data: it may choose among things that make models, optimizers and
+    so on, but name no function that opens files, starts programs or unpickles.
     """
-    module = getattr(found, "__module__", "") or ""
-    if module.partition(".")[0] == "lab" or f"{module}.{found.__qualname__}" in LISTED:
+    module = str(getattr(found, "__module__", ""))
+    if f"{module}.".startswith(f"{OWN[group]}.") or is_local(module):
+        return True
+    if f"{module}.{getattr(found, '__qualname__', '')}" in LISTED:
         return True
     if inspect.isclass(found):
-        return issubclass(found, kinds) or is_local(module)
+        return makes(found, group)
     try:
         made = get_type_hints(found).get("return")
     except Exception:  # annotations that cannot be evaluated say nothing
-        made = None
-    return is_local(module) or (inspect.isclass(made) and issubclass(made, kinds))
+        return False
+    return inspect.isclass(made) and makes(made, group)
+
+
+def makes(made: type, group: str) -> bool:
+    """Whether objects of the class `made` are what `group` takes."""
+    methods = METHODS.get(group)
+    return issubclass(made, kinds(group)) or (methods is not None and all(hasattr(made, name) for name in methods))
+
+
+def kinds(group: str) -> tuple[type, ...]:
+    """The base classes of a group's objects, where they have one."""
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    bases = {"optimizer": Optimizer, "schedule": LRScheduler} | dict.fromkeys(("model", "augment", "task"), nn.Module)
+    return (bases[group],) if group in bases else ()
 
 
 def is_local(module: str) -> bool:
-    """Whether the module's file lies in the working directory, outside its virtual environments."""
+    """Whether the module's file lies in the working directory, and in no installed package or standard library there."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
+    if file is None or module.partition(".")[0] in sys.stdlib_module_names or module.partition(".")[0] == "lab":
         return False
-    path = Path(file).resolve()
-    return path.is_relative_to(Path.cwd().resolve()) and "site-packages" not in path.parts
+    return is_project_source(Path(file)) and Path(file).resolve().is_relative_to(Path.cwd().resolve())
+
+
+def is_project_source(path: Path) -> bool:
+    """Whether `path` is Python source that is not part of an installed package."""
+    return path.suffix == ".py" and not {"site-packages", "dist-packages"} & set(path.parts) and path.is_file()

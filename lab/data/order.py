@@ -11,7 +11,7 @@ from lab.streams import generator
 def split(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the training and the validation examples, drawn from the seed's split stream, each sorted."""
     if not 0 <= val_share < 1:
-        raise ValueError(f"val_share is the share of the training examples held out; {val_share} is not in [0, 1)")
+        raise ValueError(f"{val_share} is not a share of the examples to hold out; give a number in [0, 1)")
     shuffled = torch.randperm(num_examples, generator=generator(seed, "split"))
     num_val = round(num_examples * val_share)
     return shuffled[num_val:].sort().values, shuffled[:num_val].sort().values
@@ -19,6 +19,8 @@ def split(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tenso
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Full batches in one pass; a set smaller than one batch is one batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not a positive number")
     return max(1, num_examples // batch_size)
 
 

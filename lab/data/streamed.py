@@ -66,7 +66,8 @@ class Streamed:
 
     def in_order(self, split: str) -> Iterator[list[Tensor]]:
         keys = torch.arange(len(self.splits[split])).split(self.batch_size)
-        return self.load(self.splits[split], [indices.tolist() for indices in keys if len(indices)])
+        seeded_keys = [[(0, index) for index in indices.tolist()] for indices in keys if len(indices)]
+        return self.load(Seeded(self.splits[split], self.seed), seeded_keys)
 
     def load(self, examples: Any, keys: Iterable[list[Any]]) -> Iterator[list[Tensor]]:
         pinned = torch.cuda.is_available()

@@ -92,7 +92,8 @@ def one_cycle(
     Source: Smith & Topin 2019, arXiv:1708.07120; the numbers are torch's OneCycleLR's, div_factor 25 and
     final_div_factor 1e4, there of the initial rate.
     """
-    peak = max(1.0, float(warmup_share * steps) - 1)
+    in_steps(warmup_share, steps)  # refuses what is no share
+    peak = max(1.0, warmup_share * steps - 1)
 
     def multiplier(taken: int) -> float:
         if taken <= peak:

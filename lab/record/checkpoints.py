@@ -1,7 +1,9 @@
 """States on disk: written whole, verified before they are trusted, loaded without running code."""
 
 import os
+import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,15 @@ def load(path: Path) -> dict[str, Any]:
         if damaged:
             raise Corrupt(f"{path}: {damaged} has changed since it was written")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+    ) as error:
         raise Corrupt(f"{path}: {error}") from error
 
 

@@ -76,6 +76,18 @@ def owned(directory: Path) -> Iterator[None]:
         yield
 
 
+def has_owner(directory: Path) -> bool:
+    """Whether a live process holds `directory`."""
+    try:
+        with open(directory / ".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, or a file system without locks
+        return False
+    return False
+
+
 def slug(text: str, longest: int = 80) -> str:
     """A file name that says `text`: letters, digits and `._=,+-`, never hidden, never a path."""
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).strip("._-")[:longest].rstrip("._-,")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,14 +11,11 @@ from lab.metrics import Scores, finite
 from lab.names import overall
 from lab.record import checkpoints, pictures
 from lab.record.console import Console
+from lab.record.status import Diverged
 from lab.record.tensorboard import NoTensorBoard, forget_after
 from lab.run import Run, Step
 from lab.train.loop import due
 from lab.train.state import restore, snapshot
-
-
-class Diverged(Exception):
-    """A loss or a score that is not finite."""
 
 
 class Writer(Protocol):
@@ -32,13 +30,21 @@ class Writer(Protocol):
 class Record:
     """Writes metrics.jsonl, TensorBoard events and checkpoints below `directory`, and shows progress.
 
-    best: the best monitored score so far, its step and the scores that came with it.
+    writer: opened once the files are at the step from which the run goes on.  introduce: called then, where that is the
+    beginning.  best: the best monitored score so far, its step and the scores that came with it.
     """
 
-    def __init__(self, directory: Path, console: Console | None = None, writer: Writer | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        console: Console | None = None,
+        writer: Callable[[Path], Writer] = NoTensorBoard,
+        introduce: Callable[["Record"], None] = lambda record: None,
+    ):
         self.directory, self.console = directory, console or Console(steps=0, quiet=True)
         directory.mkdir(parents=True, exist_ok=True)
-        self.writer = writer or NoTensorBoard(directory)
+        self.open_writer, self.introduce = writer, introduce
+        self.writer: Writer = NoTensorBoard(directory)
         self.best: dict[str, Any] = {"score": None, "step": 0, "scores": {}}
         self.last: dict[str, Any] = {"step": 0, "scores": {}}
         self.lost: list[str] = []  # checkpoints that could not be read
@@ -59,6 +65,9 @@ class Record:
             self.console.note(f"{problem}; going on from step {step}")
         keep_lines(self.directory / "metrics.jsonl", step)
         forget_after(self.directory, step)
+        self.writer = self.open_writer(self.directory)
+        if step == 0:
+            self.introduce(self)
         return step
 
     def step(self, run: Run, step: Step) -> None:
@@ -67,7 +76,11 @@ class Record:
             for number, group in enumerate(run.optimizer.param_groups[1:], start=1):
                 values[f"train/lr_{number}"] = group["lr"]
             if step.norm is not None:
-                values["train/grad_norm"] = float(step.norm)
+                norm = float(step.norm)
+                if math.isfinite(norm):
+                    values["train/grad_norm"] = norm
+                elif not run.hardware.scaler.is_enabled():  # which skips such a step and goes on
+                    raise Diverged(f"train/grad_norm is {norm} at step {step.n}")
             self.write(run, step.n, {name: float(value) for name, value in values.items()})
             self.console.advance(step.n, run.cadence.epoch(step.n), {"loss": values["train/loss"]})
 
@@ -102,11 +115,17 @@ class Record:
 
     def recall(self, run: Run) -> tuple[int, Scores]:
         """The final weights into the scored model; their step and validation scores."""
-        chosen = self.last if run.final == "last" or not self.best["step"] else self.best
-        if chosen is self.best and self.best["step"] != self.last["step"]:
+        chosen = self.last
+        if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
             best = checkpoints.load(self.checkpoints / "best.pt")
+            if best["step"] != self.best["step"]:
+                raise checkpoints.Corrupt(f"best.pt is of step {best['step']}, the best was {self.best['step']}")
             run.regularize.scored(run.model).load_state_dict(best["model"])
+            chosen = self.best
         return chosen["step"] or run.cadence.steps, Scores(chosen["scores"])
+
+    def close(self) -> None:
+        self.writer.close()
 
     def write(self, run: Run, n: int, values: dict[str, float]) -> None:
         line = json.dumps({"step": n, "epoch": run.cadence.epoch(n), **values}, allow_nan=False)
@@ -134,10 +153,11 @@ def finite_loss(step: Step) -> float:
 
 
 def keep_lines(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and a last line that is torn."""
+    """Drop the lines of later steps, of the end that is still to come, and a last line that is torn."""
     path.touch()
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= step and '"test/' not in line]
     if kept != lines:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text("".join(kept))

@@ -6,15 +6,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab.record.files import read_json, sha256, write_json
+from lab.record.files import has_owner, read_json, sha256, write_json
+
+
+class Diverged(Exception):
+    """A loss, a gradient or a score that is not finite."""
+
 
 STATES = ("pending", "running", "done", "failed", "diverged", "interrupted")
 SEALED = ("config.yaml", "manifest.json", "metrics.jsonl", "results.json")
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """The content of status.json; of a directory without one, that it is pending."""
-    return read_json(directory / "status.json", {"state": "pending"})
+    """The content of status.json; `pending` for a directory without one, `interrupted` for a run that says it is
+    running but whose process has ended."""
+    status = read_json(directory / "status.json", {"state": "pending"})
+    if status["state"] == "running" and not has_owner(directory):
+        status["state"] = "interrupted"
+    return status
 
 
 def write_status(directory: Path, state: str, **more: Any) -> None:
@@ -34,11 +43,12 @@ def is_done(directory: Path) -> bool:
     return read_status(directory)["state"] == "done"
 
 
-def broken(directory: Path) -> list[str]:
-    """The files of a finished run that are not what was sealed."""
+def broken(directory: Path, checkpoints: bool) -> list[str]:
+    """The files of a finished run that are not what was sealed.  checkpoints: whether to read those, which are large."""
     sealed = read_status(directory).get("sealed", {})
     return [
         name
         for name, digest in sealed.items()
-        if not (directory / name).is_file() or sha256(directory / name) != digest
+        if (checkpoints or not name.startswith("checkpoints/"))
+        and not ((directory / name).is_file() and sha256(directory / name) == digest)
     ]

@@ -89,8 +89,8 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()}
 
 
-def records(path: Path) -> Iterator[tuple[bytes, int]]:
-    """(the record as it lies in the file, its step) of each event up to the first that is torn."""
+def records(path: Path) -> Iterator[tuple[bytes, Any]]:
+    """(the record as it lies in the file, the event) of each event up to the first that is torn."""
     from tensorboard.compat.proto.event_pb2 import Event
 
     content, at = path.read_bytes(), 0
@@ -98,14 +98,22 @@ def records(path: Path) -> Iterator[tuple[bytes, int]]:
         end = at + 12 + struct.unpack_from("<Q", content, at)[0] + 4
         if end > len(content):
             return
-        yield content[at:end], Event.FromString(content[at + 12 : end - 4]).step
+        yield content[at:end], Event.FromString(content[at + 12 : end - 4])
         at = end
 
 
 def forget_after(directory: Path, step: int) -> None:
-    """Drop the events of later steps, which a resumed run writes again."""
+    """Drop the events of later steps and of the end that is still to come, which a resumed run writes again; with step
+    0 all of them. No writer may have the files open."""
     for path in directory.glob("events.out.tfevents.*"):
-        kept = b"".join(record for record, n in records(path) if n <= step)
+        if step == 0:
+            path.unlink()
+            continue
+        kept = b"".join(
+            record
+            for record, event in records(path)
+            if event.step <= step and not any(value.tag.startswith("test/") for value in event.summary.value)
+        )
         temporary = path.with_name(f".{path.name}")
         temporary.write_bytes(kept)
         replace(temporary, path)

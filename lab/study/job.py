@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lab.config.check import check
-from lab.config.errors import ConfigError
 from lab.config.identity import Identity, identify
 from lab.config.redact import redacted, redacted_text
 from lab.record.files import owned, read_json, write_json
 from lab.record.manifest import surroundings
-from lab.record.status import is_done, read_status, seal, write_status
+from lab.record.status import Diverged, broken, is_done, seal, write_status
 
 if TYPE_CHECKING:
     from lab.run import Run
@@ -40,8 +39,8 @@ class Asked:
     """
 
     config: Mapping[str, Any]
-    source: str
-    hydra: str
+    source: Mapping[str, Any]
+    hydra: Mapping[str, Any]
     experiment: str
     overrides: list[str]
     choices: Mapping[str, Any]
@@ -67,7 +66,7 @@ def do(asked: Asked, directory: Path) -> Outcome:
     identity = identify(asked.config)
     if found := done(identity, directory):
         return found
-    check(asked.config, asked.source)
+    check(asked.config, str(asked.source))
     from lab.config.build import build, dry_step
 
     run = build(asked.config)
@@ -78,18 +77,22 @@ def do(asked: Asked, directory: Path) -> Outcome:
 
 
 def done(identity: Identity, directory: Path) -> Outcome | None:
-    """The outcome of a run that is done already."""
+    """The outcome of a run that is done already, None for one that is not. Raises Refused as `do` does."""
     other = read_json(directory / "manifest.json", {}).get("id", identity.id)
     if other != identity.id:
         raise Refused(f"{directory} holds the run {other}, this is {identity.id}; choose another directory")
     if not is_done(directory):
         return None
+    if changed := broken(directory, checkpoints=False):
+        names = ", ".join(changed)
+        raise Refused(f"{directory} is done, but {names} changed since; move it away, or give again=true")
     return Outcome(directory, "done", read_json(directory / "results.json", {}), new=False)
 
 
 def recorded(run: "Run", batch: Any, asked: Asked, identity: Identity, directory: Path) -> Outcome:
     """Train the run and leave its end in status.json, whatever that end is."""
     started = time.time()
+    (directory / "error.txt").unlink(missing_ok=True)  # of an earlier try
     write_asked(asked, directory)
     write_json(directory / "manifest.json", manifest(run, asked, identity, directory, started))
     write_status(directory, "running", id=identity.id, started=started)
@@ -106,7 +109,7 @@ def recorded(run: "Run", batch: Any, asked: Asked, identity: Identity, directory
         finish("interrupted", ended=time.time())
         raise
     except BaseException as error:  # SystemExit as well: one bad run never stops a sweep
-        state = "diverged" if type(error).__name__ == "Diverged" else "failed"
+        state = "diverged" if isinstance(error, Diverged) else "failed"
         (directory / "error.txt").write_text(traceback.format_exc())
         said = f"{type(error).__name__}: {error}" if state == "failed" else str(error)
         finish(state, ended=time.time(), error=said, traceback="error.txt")
@@ -123,16 +126,17 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path) -> dict[str, 
     from lab.train.loop import execute, train
     from lab.train.profile import profiled
 
-    writer = instantiate(asked.config, "logger")(directory)
-    try:
-        with Console(run.cadence.steps) as console:
-            record = Record(directory, console, writer)
-            writer.hparams(directory.name[-8:], hparams(asked))
-            record.inputs(batch)
+    def introduce(record: Record) -> None:
+        record.writer.hparams(directory.name[-8:], hparams(asked))
+        record.inputs(batch)
+
+    with Console(run.cadence.steps) as console:
+        record = Record(directory, console, instantiate(asked.config, "logger"), introduce)
+        try:
             trainer = partial(profiled, directory=directory) if asked.config.get("profile") else train
             return execute(run, record, trainer)
-    finally:
-        writer.close()
+        finally:
+            record.close()
 
 
 def hparams(asked: Asked) -> dict[str, Any]:
@@ -161,8 +165,8 @@ def write_asked(asked: Asked, directory: Path) -> None:
     (directory / "config.yaml").write_text(dump(redacted(asked.config)))
     folder = directory / ".hydra"
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(redacted_text(asked.source))
-    (folder / "hydra.yaml").write_text(redacted_text(asked.hydra))
+    (folder / "config.yaml").write_text(dump(redacted(asked.source)))
+    (folder / "hydra.yaml").write_text(redacted_text(dump({"hydra": asked.hydra})))
     (folder / "overrides.yaml").write_text(dump([redacted_text(override) for override in asked.overrides]))
 
 
@@ -208,6 +212,3 @@ def end_segment(directory: Path) -> None:
     found = read_json(directory / "manifest.json")
     found["segments"][-1]["ended"] = time.time()
     write_json(directory / "manifest.json", found)
-
-
-__all__ = ["Asked", "ConfigError", "Outcome", "Refused", "do", "read_status"]

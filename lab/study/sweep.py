@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lab.record.files import slug
-from lab.study.ledger import row
 
 
 def sweep_name(overrides: Sequence[str]) -> str:
@@ -23,15 +22,11 @@ def link(sweep: Path, number: int, run: Path) -> None:
     """`<n>-<id8>` in the sweep's directory, pointing to a run that lies elsewhere."""
     if run.resolve().is_relative_to(sweep.resolve()):
         return
+    for old in sweep.glob(f"{number}-*"):
+        if old.is_symlink():  # of other code or other data
+            old.unlink()
     place = sweep / f"{number}-{run.name[-8:]}"
-    place.unlink(missing_ok=True)
     place.symlink_to(os.path.relpath(run, sweep), target_is_directory=True)
-
-
-def runs(sweep: Path) -> list[dict[str, Any]]:
-    """The sweep's runs as rows, in order of their number."""
-    here = [p for p in sweep.iterdir() if p.is_dir() and p.name.partition("-")[0].isdigit()]
-    return [row(path) for path in sorted(here, key=lambda path: int(path.name.partition("-")[0]))]
 
 
 def write_columns(sweep: Path, hparams: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Batches on their way from the data set to the model: to the device, augmented, prepared."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -15,7 +15,7 @@ def feed(run: Run, after: int) -> Iterator[Batch]:
     Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter.
     Raises ValueError where the data set has none left.
     """
-    prepare = getattr(run.data, "prepare", unprepared)
+    prepare = preparation(run)
     augment, move, steps = run.augment, run.hardware.move, run.cadence.steps
     generator, seed = torch.Generator(), stream(run.seed, "augment")
     position = after
@@ -37,9 +37,15 @@ def feed(run: Run, after: int) -> Iterator[Batch]:
 
 def scored(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches to be scored: on the device and prepared, never augmented."""
-    prepare = getattr(run.data, "prepare", unprepared)
+    prepare = preparation(run)
     for batch in batches:
         yield prepare(run.hardware.move(batch))
+
+
+def preparation(run: Run) -> Callable[[Batch], Batch]:
+    """The data set's own `prepare`, where it has one, then the hardware's memory format."""
+    prepare = getattr(run.data, "prepare", unprepared)
+    return (lambda batch: run.hardware.arrange(prepare(batch))) if run.hardware.channels_last else prepare
 
 
 def unprepared(batch: Batch) -> Batch:

@@ -82,16 +82,19 @@ def due(n: int, every: int, steps: int) -> bool:
 def evaluate(run: Run, split: str = "val") -> Scores:
     """Scores on `val` or `test`, named `split/name`, of the weights that the run's regularizer wants scored."""
     model = run.regularize.scored(run.model).eval()
-    with torch.inference_mode(), run.hardware.autocast():
+    # not inference_mode: what a model caches while it is scored may be needed in training
+    with torch.no_grad(), run.hardware.autocast():
         scores = run.task.score(model, scored(run, getattr(run.data, split)()))
     training_mode(run.model)
     return (scores if isinstance(scores, Scores) else Scores(scores)).of(split)
 
 
 def training_mode(model: nn.Module) -> None:
-    """`model.train()`, but for normalisations whose weights are frozen: their running statistics are frozen too."""
+    """`model.train()`, but normalisations below a module that is frozen whole keep their running statistics."""
     model.train()
     for module in model.modules():
-        own = list(module.parameters(recurse=False))
-        if hasattr(module, "running_mean") and own and not any(p.requires_grad for p in own):
-            module.eval()
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            for part in module.modules():
+                if hasattr(part, "running_mean"):
+                    part.eval()

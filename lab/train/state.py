@@ -14,6 +14,8 @@ def snapshot(run: Run) -> dict[str, Any]:
     state["generators"] = {"cpu": torch.get_rng_state()}
     if run.hardware.device.startswith("cuda"):
         state["generators"]["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
+    if run.hardware.device == "mps":
+        state["generators"]["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -25,6 +27,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     torch.set_rng_state(state["generators"]["cpu"])
     if "cuda" in state["generators"] and run.hardware.device.startswith("cuda"):
         torch.cuda.set_rng_state(state["generators"]["cuda"], run.hardware.device)
+    if "mps" in state["generators"] and run.hardware.device == "mps":
+        torch.mps.set_rng_state(state["generators"]["mps"])
 
 
 STATEFUL = ("model", "optimizer", "schedule", "regularize")
