@@ -35,6 +35,8 @@ class Hardware:
         device = first_device() if self.device == "auto" else self.device
         if device.split(":")[0] not in devices():
             raise ValueError(f"device {device!r} is not on this machine; it has: {', '.join(devices())}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} is not a positive number; null keeps torch's choice")
         object.__setattr__(self, "device", device)
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=self.precision == "fp16")
         object.__setattr__(self, "scaler", scaler)

@@ -65,7 +65,8 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("optimizer.lrr=3", "no key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ("optimizer.lrr=3", "no key 'optimizer.lrr'; did you mean 'lr'?"),
+        ("model.hidden=3", "no key 'model.hidden'; there is: channels, num_classes, shape"),
         ("+optimizer.lrr=3", "optimizer.lrr: Adam takes no 'lrr'; did you mean 'lr'?"),
         ("+experimnt=x", "nothing reads the key 'experimnt'; did you mean 'experiment'?"),
         ("modle=mlp", "no key 'modle'; did you mean 'model'?"),
@@ -80,7 +81,18 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ("epochs=0", "epochs=0 is not a positive number"),
         ("final=first", "final 'first' is not best or last"),
         ("monitor=val/acc", "no score 'val/acc' to monitor; did you mean 'val/accuracy'?"),
-        ("model=mlp model.hidden=3", "model.hidden=3 is not list[int]"),
+        ("model=mlp model.hidden=3", "model.hidden=3 is not a list of whole numbers"),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9] is not a list of 2 numbers"),
+        ("optimizer.lr=null", "optimizer.lr=null is not a number"),
+        ("hardware.threads=0", "threads=0 is not a positive number"),
+        ("data.batch_size=0", "batch_size 0 is not a positive number"),
+        ("optimizer={_target_:torch.optim.LBFGS,_partial_:true}", "takes no 'fused'"),
+        ("schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "ReduceLROnPlateau.step needs metrics"),
+        ("regularize=early_stop data.val_share=0", "there is no validation set to watch"),
+        ("paths.outputs=/dev/null", "cannot write /dev/null"),
+        ("model._target_=lab.config.targets.locate", "is not one to be run from a config"),
+        ("model._target_=lab.record.manifest.output", "is not one to be run from a config"),
+        ("model._target_=subprocess.run", "is not one to be run from a config"),
         ("model._target_=lab.models.mlp.MPL", "no 'MPL' in lab.models.mlp; did you mean 'MLP'?"),
         ("model._target_=lab.modles.mlp.MLP", "no 'modles' in lab; did you mean 'models'?"),
         ("model._target_=torch.hub.load", "torch.hub.load is not one to be run from a config"),
@@ -100,7 +112,8 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ("hardware=cuda", "device 'cuda' is not on this machine"),
         ("finetune_strategy=last_blocks finetune_strategy.num_blocks=9", "num_blocks 9 is not from 0 to 1"),
         ("augment=randaugment augment.magnitude=99", "magnitude 99 is not in [0, 30]"),
-        ("x", "missing EQUAL"),
+        ("x", "cannot read the override 'x': missing EQUAL"),
+        ("optimizer.lr=[1", "cannot read the override 'optimizer.lr=[1'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(lab, tmp_path, arguments, said):
@@ -290,6 +303,66 @@ def test_secrets_stay_out_of_a_run(lab, tmp_path):
     for path in tmp_path.rglob("*"):
         assert "hunter2" not in str(path)
         assert path.is_dir() or b"hunter2" not in path.read_bytes(), path
+
+
+def test_a_done_run_whose_results_changed_is_refused(lab, tmp_path):
+    lab("train", *QUICK)
+    (only_run(tmp_path) / "results.json").write_text("{}")
+    ended = lab("train", *QUICK)
+    assert ended.code == 3
+    assert "results.json changed since" in ended.err
+
+
+def test_changed_images_are_another_run(lab, tmp_path):
+    from tests.test_conf import pictures
+
+    pictures(tmp_path / "flowers")
+    asked = ("train", "data=image_folder", "data.folder=flowers", "data.shape=[3,8,8]", "steps=2")
+    assert lab(*asked).code == 0
+    assert "done before" in lab(*asked).out
+    (tmp_path / "flowers" / "train" / "dots" / "0.png").unlink()
+    assert "done before" not in lab(*asked).out
+
+
+def test_a_killed_run_is_not_shown_as_running(tmp_path, lab_process, lab):
+    asked = [sys.executable, "-m", "lab", "train", "steps=100000", "model=mlp", "save_every=50"]
+    process = subprocess.Popen(asked, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("outputs/runs/**/last.pt")) and time.time() < deadline:
+        time.sleep(0.05)
+    assert json.loads(lab("ls", "--json").out)[0]["state"] == "running"
+    process.kill()
+    process.wait()
+    assert json.loads(lab("ls", "--json").out)[0]["state"] == "interrupted"
+
+
+def test_refused_jobs_leave_no_trace_in_their_sweep(lab, tmp_path):
+    ended = lab("train", "-m", "optimizer.lr=0.01,abc", "steps=2")
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert ended.code == 1
+    assert "1 done, 1 not started" in ended.out
+    assert all(path.exists() for path in sweep.iterdir())
+
+
+def test_a_folder_of_the_users_own_is_never_removed(lab, tmp_path):
+    (tmp_path / "mine" / "keep").mkdir(parents=True)
+    assert lab("train", "optimizer.lr=abc", "paths.outputs=mine/keep").code == 2
+    assert lab("train", "optimizer.lr=abc", "hydra.run.dir=.").code == 2
+    assert (tmp_path / "mine" / "keep").is_dir()
+
+
+def test_a_schedule_of_torchs_needs_one_yaml(lab, tmp_path):
+    (tmp_path / "conf" / "schedule").mkdir(parents=True)
+    yaml_file = tmp_path / "conf" / "schedule" / "annealing.yaml"
+    yaml_file.write_text("_target_: torch.optim.lr_scheduler.CosineAnnealingLR\n_partial_: true\n")
+    assert lab("train", "schedule=annealing", *QUICK, "log_every=1", "hydra.run.dir=run").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/lr"] for line in lines if "train/lr" in line][-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_config_with_a_key_that_it_interpolates_itself_is_scored_again(lab, tmp_path):
+    assert lab("train", *QUICK, "model=mlp", "+width=9", "model.hidden=[${width}]", "hydra.run.dir=run").code == 0
+    assert lab("eval", "run").code == 0
 
 
 def test_doctor_says_what_there_is(lab):

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Session:
 
     traceback: whether errors show theirs.  ended: the runs that started or were done.  hparams: of those, for the
     sweep's table.  unable: exit codes of runs that did not start.  sweep: the sweep's directory, if it is one.
+    interrupted: the run that was.
     """
 
     def __init__(self, traceback: bool) -> None:
@@ -37,6 +39,7 @@ class Session:
         self.hparams: list[dict[str, Any]] = []
         self.unable: list[int] = []
         self.sweep: Path | None = None
+        self.interrupted: Path | None = None
 
     def task(self, config: DictConfig) -> None:
         """Hydra's task function. In a sweep one bad run does not stop the others."""
@@ -56,15 +59,23 @@ class Session:
             )
             outcome = do(asked, directory)
         except (ConfigError, Refused, Owned) as error:
-            remove_if_empty(directory)
+            self.forget(directory)
             self.unable.append(complain(error, self.traceback))
         except KeyboardInterrupt:
-            remove_if_empty(directory)
+            self.forget(directory)
+            self.interrupted = directory if directory.exists() else None
             raise
         else:
             self.ended.append(outcome)
             self.hparams.append(hparams(asked))
             show(outcome)
+
+    def forget(self, directory: Path) -> None:
+        """Leave nothing of a run that did not start."""
+        remove_if_empty(directory)
+        for path in self.sweep.iterdir() if self.sweep else ():
+            if path.is_symlink() and not path.exists():
+                path.unlink()
 
     def exit_code(self) -> int:
         if self.unable and not self.ended:
@@ -80,6 +91,8 @@ class Session:
         metrics = dict.fromkeys(name for outcome in self.ended for name in outcome.results if overall(name))
         write_columns(self.sweep, self.hparams, sorted(metrics, key=lambda name: not name.startswith("test/")))
         print(table(self.sweep))
+        states = Counter(outcome.state for outcome in self.ended) + Counter({"not started": len(self.unable)})
+        print(", ".join(f"{number} {state}" for state, number in states.items()))
         print(f"{self.sweep} has the sweep; look at it with: tensorboard --logdir {self.sweep}")
 
 
@@ -99,12 +112,16 @@ def main(arguments: list[str]) -> int:
         hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(session.task)()
     except KeyboardInterrupt:
         session.close()
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        said = "the same command goes on from its last checkpoint" if session.interrupted else "nothing had started"
+        print(f"interrupted; {said}", file=sys.stderr)
         return INTERRUPTED
     except ConfigError as error:
         return complain(error, session.traceback)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: flags that exclude each other
         return complain(ConfigError(explain(error, overrides)).with_traceback(error.__traceback__), session.traceback)
+    except OSError as error:  # Hydra makes directories before it calls the task
+        said = f"cannot write {error.filename}: {error.strerror}; paths.outputs= or LAB_OUTPUTS= moves the outputs"
+        return complain(ConfigError(said).with_traceback(error.__traceback__), session.traceback)
     session.close()
     return session.exit_code()
 
@@ -178,7 +195,8 @@ def remove_unstarted(sweep: Path) -> None:
 def show(outcome: Outcome) -> None:
     if outcome.state != "done":
         print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
-        print(f"{outcome.directory} holds the run; its traceback is in error.txt", file=sys.stderr)
+        hint = "; a lower optimizer.lr or max_norm=1 may help" if outcome.state == "diverged" else ""
+        print(f"{outcome.directory} holds the run, its traceback is in error.txt{hint}", file=sys.stderr)
         return
     shown = {name: value for name, value in outcome.results.items() if overall(name)}
     width = max(map(len, shown), default=0)

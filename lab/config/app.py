@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.errors import OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -115,16 +116,26 @@ def run_slug(root: DictConfig) -> str:
     """What makes this run another than its neighbours: data and model, then what was overridden, by its last name."""
     choices = root.hydra.runtime.choices
     named = ("experiment", "again") if choices.get("experiment") else ("again", "data", "model")
-    given = dict(override.lstrip("+~").partition("=")[::2] for override in root.hydra.overrides.task)
+    given = {o.lstrip("+~").partition("=")[0]: o for o in root.hydra.overrides.task}
     named += tuple(key for key in given if SECRET.search(key.rpartition(".")[2]))
     parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
-    parts += [f"{key.rpartition('.')[2]}={value}" for key, value in given.items() if key not in named]
+    parts += [short(override) for key, override in given.items() if key not in named]
     return slug("_".join(parts)) or "default"
+
+
+def short(override: str) -> str:
+    """`lr=0.1` for optimizer.lr=0.1, `no_lr` for ~optimizer.lr."""
+    key, _, value = override.lstrip("+~").partition("=")
+    name = key.rpartition(".")[2]
+    return f"no_{name}" if override.startswith("~") else f"{name}={value}"
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
     """A composition error as the next thing to type. `overrides` are those of the command line."""
     text = readable(error)
+    if isinstance(error, OverrideParseException):
+        quote = "quote a value with spaces, brackets, commas or letters beyond ASCII: 'key=\"value\"'"
+        return f"cannot read the override {error.override!r}: {text.splitlines()[1]}; {quote}"
     if match := re.search(r"Could not find '([^']+)'", text):
         wanted = match[1]
         group, _, option = wanted.partition("/") if wanted.startswith("experiment/") else wanted.rpartition("/")
@@ -146,12 +157,12 @@ def nearest_key(key: str, overrides: list[str]) -> str:
                 config = compose("train", overrides=[o for o in kept if not o.startswith("hydra")])
         except Exception:  # the other overrides are wrong as well: suggest from the defaults
             continue
-        parent, _, _ = key.rpartition(".")
+        parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
         if not OmegaConf.is_dict(node):
             return nearest(key, keys(config))
-        names = [f"{parent}.{name}" if parent else str(name) for name in node]
-        return nearest(key, names if parent else [*names, "experiment", "debug", "local"])
+        names = [str(name) for name in node if not str(name).startswith("_")]
+        return nearest(last, names if parent else [*names, "experiment", "debug", "local"])
     return "lab train --cfg job shows what there is"
 
 

@@ -21,17 +21,17 @@ from lab.train.overfit import FirstBatch
 
 def build(config: Mapping[str, Any]) -> Run:
     """The run that a checked config describes. Raises ConfigError where a part cannot be made as asked."""
-    settings = attempt("config", partial(Settings, **{name: config[name] for name in SETTINGS}))
-    monitor = attempt("monitor", partial(Monitor, settings.monitor, settings.mode))
+    settings = attempt("", partial(Settings, **{name: config[name] for name in SETTINGS}))
+    monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
     hardware: Hardware = instantiate(config, "hardware")
-    hardware.setup()
+    attempt("hardware", hardware.setup)
     torch.manual_seed(stream(settings.seed, "init"))  # a data set of one's own may draw while it is made
     data: Data = instantiate(config, "data")
     if to := getattr(data, "to", None):
         attempt("data", partial(to, hardware.device))
     if settings.overfit:
         data = FirstBatch(data)
-    pace = attempt("steps", partial(paced, settings, data))
+    pace = attempt("", partial(paced, settings, data))
     torch.manual_seed(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
@@ -40,10 +40,19 @@ def build(config: Mapping[str, Any]) -> Run:
     groups = attempt("finetune_strategy", partial(strategy, model))
     attempt("hardware", partial(hardware.place, model))
     optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
-    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, steps=pace.steps)
+    schedule = supply(
+        "schedule",
+        instantiate(config, "schedule"),
+        optimizer,
+        steps=pace.steps,
+        T_max=pace.steps,
+        total_steps=pace.steps,
+    )
+    steps_alone("optimizer", optimizer)
+    steps_alone("schedule", schedule)
     regularize = supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
     return attempt(
-        "config",
+        "",
         partial(
             Run,
             model=model,
@@ -56,7 +65,7 @@ def build(config: Mapping[str, Any]) -> Run:
             augment=instantiate(config, "augment"),
             regularize=regularize,
             hardware=hardware,
-            clip=attempt("max_norm", partial(clipping, settings.max_norm)),
+            clip=attempt("", partial(clipping, settings.max_norm)),
             monitor=monitor,
             final=settings.final,
         ),
@@ -73,7 +82,7 @@ def instantiate(config: Mapping[str, Any], group: str) -> Any:
 
 
 def plain_partials(made: Any) -> Any:
-    """Hydra's own partial runs its target policy at every call (270 us) and does not pickle in 1.4: functools' instead."""
+    """functools' partials for Hydra's, which run its target policy at each call (270 us) and do not pickle in 1.4."""
     if isinstance(made, partial):
         return partial(made.func, *made.args, **{name: plain_partials(part) for name, part in made.keywords.items()})
     return [plain_partials(part) for part in made] if isinstance(made, list) else made
@@ -89,14 +98,29 @@ def attempt(where: str, make: Callable[[], Any]) -> Any:
         # Hydra wraps what the target raised, with the whole node in the message
         cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
         kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
-        raise ConfigError(f"{where}: {kind}{cause}") from cause
+        said = str(cause).strip()
+        if "Original Traceback" in said:  # of a loader worker, whose last line is the message
+            kind, said = "", said.splitlines()[-1].partition(": ")[2]
+        raise ConfigError(f"{where}: {kind}{said}" if where else f"{kind}{said}") from cause
 
 
 def supply(where: str, make: Callable[..., Any], *positional: Any, **by_name: Any) -> Any:
-    """Call with the positional arguments, and those by name that the callable takes."""
+    """Call with the positional arguments, and those by name that the callable takes and the config does not give."""
     parameters = inspect.signature(make).parameters
-    wanted = {name: value for name, value in by_name.items() if name in parameters}
+    given = make.keywords if isinstance(make, partial) else {}
+    wanted = {name: value for name, value in by_name.items() if name in parameters and name not in given}
     return attempt(where, partial(make, *positional, **wanted))
+
+
+def steps_alone(group: str, part: Any) -> None:
+    """The loop calls step() without arguments; what cannot do so is refused before it starts."""
+    parameters = list(inspect.signature(type(part).step).parameters.values())[1:]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    needed = [p.name for p in named if p.default is p.empty]
+    if needed:
+        raise ConfigError(
+            f"{group}: {type(part).__name__}.step needs {', '.join(needed)}, which the loop does not give"
+        )
 
 
 def paced(settings: Settings, data: Data) -> Cadence:
@@ -127,7 +151,8 @@ def dry_step(run: Run) -> Any:
         if first is not None:
             scores = attempt("task", lambda: run.task.score(model, [first]))
             if run.monitor.name not in (names := [f"val/{name}" for name in scores]):
-                raise ConfigError(f"no score {run.monitor.name!r} to monitor; {nearest(run.monitor.name, names)}")
+                said = f"no score {run.monitor.name!r} to monitor; {nearest(run.monitor.name, names)}"
+                raise ConfigError(f"{said} Give monitor= and mode=max or min")
     return batch
 
 

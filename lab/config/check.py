@@ -1,6 +1,7 @@
 """Everything that can be said against a config before a data set is read or a model is built."""
 
 import inspect
+import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -15,7 +16,7 @@ GROUPS = tuple(OWN)
 SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
     "augment": (2, ()),  # batch, generator
     "optimizer": (1, ()),  # parameter groups
-    "schedule": (1, ("steps",)),  # optimizer
+    "schedule": (1, ("steps", "T_max", "total_steps")),  # optimizer; by torch's names for the run's length
     "finetune_strategy": (1, ()),  # model
     "regularize": (0, ("model", "monitor")),
     "logger": (1, ()),  # directory
@@ -106,14 +107,14 @@ def against(
     hints = annotations(target)
     for name, value in arguments.items():
         dotted = ".".join((*path, name))
-        if name in taken:
+        if name in names[:positional]:
             problems.append(f"{dotted} is for the runner to give; leave it out")
         elif name not in names and not open_ended:
             problems.append(f"{dotted}: {called(target)} takes no {name!r}; {nearest(name, set(names) - taken)}")
         elif value == "???":
             problems.append(f"{dotted} is missing; give {dotted}=...")
         elif name in hints and not fits(value, hints[name]):
-            problems.append(f"{dotted}={value!r} is not {spelled(hints[name])}")
+            problems.append(f"{dotted}={shown(value)} is not {spelled(hints[name])}")
     for p in named:
         if p.default is p.empty and p.name not in arguments and p.name not in taken:
             problems.append(f"{'.'.join((*path, p.name))} is missing; {called(target)} needs it")
@@ -160,14 +161,35 @@ def fits(value: Any, hint: Any) -> bool:
     return container.__name__ != "Tensor"
 
 
-def spelled(hint: Any) -> str:
-    words = {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "str": "a string",
-        "NoneType": "null",
-    }
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(spelled(option) for option in get_args(hint) if getattr(option, "__name__", "") != "Tensor")
-    return words.get(getattr(hint, "__name__", ""), str(hint)) if get_origin(hint) is None else str(hint)
+def shown(value: Any) -> str:
+    """A value as one types it."""
+    return repr(value) if isinstance(value, str) else json.dumps(value)
+
+
+WORDS = {
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "str": "string",
+    "NoneType": "null",
+    "Any": "value",
+    "dict": "mapping",
+}
+
+
+def spelled(hint: Any, many: bool = False) -> str:
+    """An annotation in words.  many: in the plural, without an article."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        options = [option for option in inner if getattr(option, "__name__", "") != "Tensor"]
+        return " or ".join(spelled(option, many) for option in options)
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        item = spelled(inner[0], many=True) if inner else "values"
+        count = f"{len(inner)} " if origin is tuple and inner[-1] is not Ellipsis else ""
+        return f"lists of {count}{item}" if many else f"a list of {count}{item}"
+    word = WORDS.get(getattr(origin or hint, "__name__", ""), str(hint))
+    if word in ("true or false", "null") or word not in WORDS.values():
+        return word
+    return f"{word}s" if many else f"a {word}"

@@ -103,7 +103,7 @@ def kinds(group: str) -> tuple[type, ...]:
 
 
 def is_local(module: str) -> bool:
-    """Whether the module's file lies in the working directory, and in no installed package or standard library there."""
+    """Whether the module's file lies in the working directory, in no installed package and no standard library."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or module.partition(".")[0] in sys.stdlib_module_names or module.partition(".")[0] == "lab":
         return False

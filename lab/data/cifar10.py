@@ -38,6 +38,8 @@ def cifar10(
     """
     if list(shape) != [3, 32, 32] or num_classes != 10:
         raise ValueError(f"CIFAR-10 is 10 classes of shape [3, 32, 32], not {num_classes} of {list(shape)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} is not a positive number; null reads all images")
     read = from_parquet if (Path(folder) / "train.parquet").is_file() else from_archive
     train, test = (read(Path(folder), split, limit, download) for split in ("train", "test"))
     return InMemory(

@@ -40,6 +40,11 @@ def image_folder(
     root = Path(folder)
     if len(classes) != num_classes:
         raise ValueError(f"num_classes is {num_classes}, but {root / 'train'} has {len(classes)}: {', '.join(classes)}")
+    if shape[0] not in (1, 3) or not len(mean) == len(std) == shape[0]:
+        raise ValueError(
+            f"shape {list(shape)} has {shape[0]} channels, mean and std have {len(mean)} and {len(std)}; give 1 (gray) "
+            f"or 3 channels and as many numbers, such as data.mean=[0.5] data.std=[0.25]"
+        )
     middle = Middle(shape)
     test = Images(root / "test", classes, middle)
     train = Images(root / "train", classes, Crop(shape) if random_crop else middle)

