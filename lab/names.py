@@ -4,14 +4,17 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?`, or the list of what there is (its first 20) where nothing is near."""
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`did you mean X?`, or the list of what there is (its first 20) where nothing is near.
+
+    prefix: what goes before the name when it is typed.
+    """
     names = sorted(known)
     close = get_close_matches(word, names, n=3, cutoff=0.6)
     # letters swapped are the commonest slip: the same letters in another order come first
     close.sort(key=lambda name: sorted(name) != sorted(word))
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {prefix + close[0]!r}?"
     return f"there is: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else "there is none"
 
 

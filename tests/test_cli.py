@@ -65,7 +65,7 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("optimizer.lrr=3", "no key 'optimizer.lrr'; did you mean 'lr'?"),
+        ("optimizer.lrr=3", "no key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         ("model.hidden=3", "no key 'model.hidden'; there is: channels, num_classes, shape"),
         ("+optimizer.lrr=3", "optimizer.lrr: Adam takes no 'lrr'; did you mean 'lr'?"),
         ("+experimnt=x", "nothing reads the key 'experimnt'; did you mean 'experiment'?"),

@@ -1,6 +1,7 @@
 """Hydra, set up for lab: where configs are looked for, what run directories are called, what errors say."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -34,6 +35,7 @@ class LabSearchPath(SearchPathPlugin):
 
 def register() -> None:
     """Tell Hydra about lab. To be called once, before Hydra composes."""
+    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # Hydra 1.4; 1.3 wants it
     Plugins.instance().register(LabSearchPath)
     for name, path in experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")
@@ -41,10 +43,13 @@ def register() -> None:
         store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
         # Hydra lists only the options that lie in a group itself; under this name glob(*) and completion find them too
         store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
-    OmegaConf.register_new_resolver("lab.run_dir", lambda *, _root_: str(run_directory(_root_)), replace=True)
-    OmegaConf.register_new_resolver("lab.job_dir", lambda *, _root_: str(job_directory(_root_)), replace=True)
-    OmegaConf.register_new_resolver("lab.subfolders", subfolders, replace=True)
-    OmegaConf.register_new_resolver("lab.len", len, replace=True)
+    resolver = getattr(
+        OmegaConf, "register_resolver", OmegaConf.register_new_resolver
+    )  # its name from OmegaConf 2.4 on
+    resolver("lab.run_dir", lambda *, _root_: str(run_directory(_root_)), replace=True)
+    resolver("lab.job_dir", lambda *, _root_: str(job_directory(_root_)), replace=True)
+    resolver("lab.subfolders", subfolders, replace=True)
+    resolver("lab.len", len, replace=True)
 
 
 def experiments() -> dict[str, Path]:
@@ -162,7 +167,9 @@ def nearest_key(key: str, overrides: list[str]) -> str:
         if not OmegaConf.is_dict(node):
             return nearest(key, keys(config))
         names = [str(name) for name in node if not str(name).startswith("_")]
-        return nearest(last, names if parent else [*names, "experiment", "debug", "local"])
+        if parent:
+            return nearest(last, names, prefix=f"{parent}.")
+        return nearest(last, [*names, "experiment", "debug", "local"])
     return "lab train --cfg job shows what there is"
 
 
