@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +35,8 @@ class LabSearchPath(SearchPathPlugin):
 
 def register() -> None:
     """Tell Hydra about lab. To be called once, before Hydra composes."""
-    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # Hydra 1.4; 1.3 wants it
+    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 wants it
+    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # by OmegaConf 2.4; 2.3 has no other
     Plugins.instance().register(LabSearchPath)
     for name, path in experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")
@@ -43,13 +44,8 @@ def register() -> None:
         store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
         # Hydra lists only the options that lie in a group itself; under this name glob(*) and completion find them too
         store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
-    resolver = getattr(
-        OmegaConf, "register_resolver", OmegaConf.register_new_resolver
-    )  # its name from OmegaConf 2.4 on
-    resolver("lab.run_dir", lambda *, _root_: str(run_directory(_root_)), replace=True)
-    resolver("lab.job_dir", lambda *, _root_: str(job_directory(_root_)), replace=True)
-    resolver("lab.subfolders", subfolders, replace=True)
-    resolver("lab.len", len, replace=True)
+    for name, function in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def experiments() -> dict[str, Path]:
@@ -133,6 +129,14 @@ def short(override: str) -> str:
     key, _, value = override.lstrip("+~").partition("=")
     name = key.rpartition(".")[2]
     return f"no_{name}" if override.startswith("~") else f"{name}={value}"
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "lab.run_dir": lambda *, _root_: str(run_directory(_root_)),
+    "lab.job_dir": lambda *, _root_: str(job_directory(_root_)),
+    "lab.subfolders": subfolders,
+    "lab.len": len,
+}
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
