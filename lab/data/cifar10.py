@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lab.data.decode import decode
+from lab.data.decode import decode, watched
 from lab.data.in_memory import Examples, InMemory
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -55,7 +55,7 @@ def from_parquet(folder: Path, split: str, limit: int | None, download: bool) ->
         raise FileNotFoundError(f"{path} is missing beside {folder / 'train.parquet'}; place it there")
     table = parquet.read_table(path).slice(0, limit)
     encoded = table.column("img").combine_chunks().field("bytes").to_pylist()
-    images = torch.stack([decode(io.BytesIO(image)) for image in encoded])
+    images = torch.stack([decode(io.BytesIO(image)) for image in watched(encoded, len(encoded))])
     return Examples(images, torch.from_numpy(table.column("label").to_numpy().copy()).long())
 
 

@@ -1,12 +1,15 @@
 """An image file to a tensor."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def decode(source: Path | BinaryIO) -> Tensor:
@@ -17,3 +20,12 @@ def decode(source: Path | BinaryIO) -> Tensor:
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{source} is not an image that can be read: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def watched(items: Iterable[T], total: int) -> Iterator[T]:
+    """The items, with a progress bar on a terminal while they are read."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, "reading images", total, console=console, transient=True, disable=not console.is_terminal)

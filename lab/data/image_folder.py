@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lab.data.decode import decode
+from lab.data.decode import decode, watched
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import split
 from lab.data.streamed import Indexable, Streamed
@@ -127,6 +127,6 @@ class Crop:
 def load(examples: Indexable, shape: list[int]) -> Examples:
     images = torch.empty(len(examples), *shape, dtype=torch.uint8)
     labels = torch.empty(len(examples), dtype=torch.int64)
-    for index in range(len(examples)):
+    for index in watched(range(len(examples)), len(examples)):
         images[index], labels[index] = examples[index]
     return Examples(images, labels)

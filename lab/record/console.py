@@ -1,5 +1,6 @@
 """What a person at a terminal sees of a run: a bar on a terminal, plain lines elsewhere."""
 
+import time
 from typing import Any
 
 from rich.console import Console as Rich
@@ -10,7 +11,7 @@ class Console:
     """Progress on standard error.  quiet: show nothing."""
 
     def __init__(self, steps: int, quiet: bool = False):
-        self.steps, self.quiet = steps, quiet
+        self.steps, self.printed = steps, 0.0
         self.rich = Rich(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -36,6 +37,11 @@ class Console:
         self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", said=short(values))
 
     def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
+        """A line of scores, at most one a second before the last step."""
+        now = time.monotonic()
+        if step < self.steps and now - self.printed < 1:
+            return
+        self.printed = now
         self.rich.print(f"step {step}/{self.steps}  epoch {epoch:.4g}  {short(values)}", soft_wrap=True)
 
     def note(self, text: str) -> None:
