@@ -94,7 +94,10 @@ def cadence(
 class Run:
     """One training run, ready to start. Its parts are live: training changes the model, the optimizer, the schedule.
 
-    final: which weights are scored on the test set at the end, `best` on the monitored score or `last`.
+    model, task, data, augment, regularize: what is trained, for what, on what, and how it is kept from overfitting.
+    optimizer: over the parameters that are to be trained.  schedule: of its learning rates.  clip: of the gradients,
+    in place.  seed: of all that is random but the model's start, which is the caller's.  monitor: the score that
+    chooses the best weights.  final: the weights scored on the test set at the end, `best` on that score or `last`.
     """
 
     model: nn.Module

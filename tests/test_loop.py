@@ -13,7 +13,7 @@ from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.models.mlp import MLP
 from lab.optim.clip import clipping
-from lab.optim.schedules import cosine
+from lab.optim.schedules import Schedule, cosine
 from lab.record.record import Record
 from lab.record.status import Diverged
 from lab.regularize.early_stop import EarlyStop
@@ -121,11 +121,19 @@ def test_between_two_steps_the_loop_itself_fetches_nothing(monkeypatch):
 
 
 def test_execute_scores_validation_on_the_way_and_test_once(tmp_path):
-    run = make(steps=60)
     asked = []
-    for split in ("val", "test"):
-        monkeyed = getattr(run.data, split)
-        setattr(run.data, split, lambda split=split, call=monkeyed: (asked.append(split), call())[1])
+
+    class Watched:
+        def __init__(self, data):
+            self.data = data
+
+        def __getattr__(self, name):
+            if name in ("val", "test"):
+                asked.append(name)
+            return getattr(self.data, name)
+
+    run = make(steps=60)
+    run = replace(run, data=Watched(run.data))
     results = execute(run, Record(tmp_path))
     assert asked == ["val", "val", "val", "test"]
     assert results["test/accuracy"] > 0.9
@@ -133,17 +141,13 @@ def test_execute_scores_validation_on_the_way_and_test_once(tmp_path):
 
 
 def test_the_final_weights_are_the_best_or_the_last(tmp_path):
-    def bad_end(final: str) -> tuple[Run, dict[str, float]]:
+    def bad_end(final: str) -> dict[str, float]:
         run = make(steps=40, final=final)
-        optimizer = run.optimizer
         # the second half climbs: the best weights are those of the first
-        climb = lambda n: [group.update(lr=-0.05) for group in optimizer.param_groups] if n >= 20 else None  # noqa: E731
-        schedule = run.schedule
-        original = schedule.step
-        schedule.step = lambda: (original(), climb(schedule.taken))
-        return run, execute(run, Record(tmp_path / final))
+        climbing = Schedule(run.optimizer, lambda taken: 1.0 if taken < 20 else -5.0)
+        return execute(replace(run, schedule=climbing), Record(tmp_path / final))
 
-    (_, best), (_, last) = bad_end("best"), bad_end("last")
+    best, last = bad_end("best"), bad_end("last")
     assert best["val/accuracy"] > last["val/accuracy"]
     assert best["test/accuracy"] > last["test/accuracy"]
 

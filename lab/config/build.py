@@ -25,51 +25,47 @@ def build(config: Mapping[str, Any]) -> Run:
     monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
     hardware: Hardware = instantiate(config, "hardware")
     attempt("hardware", hardware.setup)
+    data = build_data(config, settings, hardware)
+    pace = attempt("", partial(paced, settings, data))
+    model, groups = build_model(config, settings, hardware)
+    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+    lengths = dict.fromkeys(("steps", "T_max", "total_steps"), pace.steps)
+    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, **lengths)
+    steps_alone("optimizer", optimizer)
+    steps_alone("schedule", schedule)
+    parts = {
+        "augment": instantiate(config, "augment"),
+        "regularize": supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor),
+        "hardware": hardware,
+        "clip": attempt("", partial(clipping, settings.max_norm)),
+        "monitor": monitor,
+        "final": settings.final,
+    }
+    task = instantiate(config, "task")
+    return attempt("", partial(Run, model, task, data, optimizer, schedule, pace, settings.seed, **parts))
+
+
+def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware) -> Data:
     torch.manual_seed(stream(settings.seed, "init"))  # a data set of one's own may draw while it is made
     data: Data = instantiate(config, "data")
     if to := getattr(data, "to", None):
         attempt("data", partial(to, hardware.device))
-    if settings.overfit:
-        data = FirstBatch(data)
-    pace = attempt("", partial(paced, settings, data))
+    return FirstBatch(data) if settings.overfit else data
+
+
+def build_model(
+    config: Mapping[str, Any], settings: Settings, hardware: Hardware
+) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+    """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
     torch.manual_seed(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
-    strategy = instantiate(config, "finetune_strategy")
-    groups = attempt("finetune_strategy", partial(strategy, model))
+    groups = attempt("finetune_strategy", partial(instantiate(config, "finetune_strategy"), model))
+    if not any(len(group["params"]) for group in groups):
+        raise ConfigError("finetune_strategy: it trains no parameter of the model")
     attempt("hardware", partial(hardware.place, model))
-    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
-    schedule = supply(
-        "schedule",
-        instantiate(config, "schedule"),
-        optimizer,
-        steps=pace.steps,
-        T_max=pace.steps,
-        total_steps=pace.steps,
-    )
-    steps_alone("optimizer", optimizer)
-    steps_alone("schedule", schedule)
-    regularize = supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
-    return attempt(
-        "",
-        partial(
-            Run,
-            model=model,
-            task=instantiate(config, "task"),
-            data=data,
-            optimizer=optimizer,
-            schedule=schedule,
-            cadence=pace,
-            seed=settings.seed,
-            augment=instantiate(config, "augment"),
-            regularize=regularize,
-            hardware=hardware,
-            clip=attempt("", partial(clipping, settings.max_norm)),
-            monitor=monitor,
-            final=settings.final,
-        ),
-    )
+    return model, groups
 
 
 def instantiate(config: Mapping[str, Any], group: str) -> Any:

@@ -37,7 +37,19 @@ def image_folder(
     and held in memory; larger ones, and those with random crops, stream through `workers` processes.
     Raises FileNotFoundError for a missing folder, ValueError where the classes are not those of the folders.
     """
-    root = Path(folder)
+    check_facts(Path(folder), num_classes, shape, mean, std, classes)
+    sets = splits(Path(folder), classes, shape, val_share, random_crop, seed)
+    facts = {"batch_size": batch_size, "seed": seed, "mean": mean, "std": std, "classes": classes}
+    megabytes = sum(map(len, sets)) * torch.Size(shape).numel() / 1e6
+    if megabytes > in_memory_mb or random_crop:
+        return Streamed(*sets, workers=workers, **facts)
+    train, val, test = (load(examples, shape) for examples in sets)
+    return InMemory(train, test, val=val, **facts)
+
+
+def check_facts(
+    root: Path, num_classes: int, shape: list[int], mean: list[float], std: list[float], classes: list[str]
+):
     if len(classes) != num_classes:
         raise ValueError(f"num_classes is {num_classes}, but {root / 'train'} has {len(classes)}: {', '.join(classes)}")
     if shape[0] not in (1, 3) or not len(mean) == len(std) == shape[0]:
@@ -45,24 +57,19 @@ def image_folder(
             f"shape {list(shape)} has {shape[0]} channels, mean and std have {len(mean)} and {len(std)}; give 1 (gray) "
             f"or 3 channels and as many numbers, such as data.mean=[0.5] data.std=[0.25]"
         )
+
+
+def splits(
+    root: Path, classes: list[str], shape: list[int], val_share: float, random_crop: bool, seed: int
+) -> tuple[Indexable, Indexable, Indexable]:
+    """Training, validation and test images."""
     middle = Middle(shape)
-    test = Images(root / "test", classes, middle)
     train = Images(root / "train", classes, Crop(shape) if random_crop else middle)
-    plain = Images(root / "train", classes, middle)
+    test = Images(root / "test", classes, middle)
     if (root / "val").is_dir():
-        train_set: Indexable = train
-        val_set: Indexable = Images(root / "val", classes, middle)
-    else:
-        kept, held_out = (part.tolist() for part in split(len(train), val_share, seed))
-        train_set, val_set = Subset(train, kept), Subset(plain, held_out)
-    sets = (train_set, val_set, test)
-    megabytes = sum(map(len, sets)) * torch.Size(shape).numel() / 1e6
-    if megabytes <= in_memory_mb and not random_crop:
-        held = [load(examples, shape) for examples in sets]
-        return InMemory(
-            held[0], held[2], val=held[1], batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes
-        )
-    return Streamed(*sets, batch_size=batch_size, seed=seed, workers=workers, mean=mean, std=std, classes=classes)
+        return train, Images(root / "val", classes, middle), test
+    kept, held_out = (part.tolist() for part in split(len(train), val_share, seed))
+    return Subset(train, kept), Subset(Images(root / "train", classes, middle), held_out), test
 
 
 class Images(Dataset):
