@@ -44,7 +44,9 @@ class Session:
     def task(self, config: DictConfig) -> None:
         """Hydra's task function. In a sweep one bad run does not stop the others."""
         hydra = HydraConfig.get()
-        directory = relative(Path(hydra.runtime.output_dir))
+        directory = Path(hydra.runtime.output_dir)
+        if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it
+            directory = relative(directory)
         if hydra.mode is RunMode.MULTIRUN:
             self.sweep = Path(hydra.sweep.dir)
             link(self.sweep, hydra.job.num, directory)

@@ -39,13 +39,16 @@ class TensorBoard:
         self.add(0, as_proto(hparams_pb(plain(values), trial, start_time_secs=time.time())))
 
     def columns(self, values: list[dict[str, Any]], metrics: list[str]) -> None:
-        """The columns of a sweep's HPARAMS table, what varies first.  values: of each run, as given to `hparams`."""
+        """The columns of a sweep's HPARAMS table: what varies in it, or all where nothing does.
+
+        values: of each run, as given to `hparams`.
+        """
         from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
 
         rows = [plain(row) for row in values]
         names = list(dict.fromkeys(name for row in rows for name in row))
         domains = {name: list(dict.fromkeys(row[name] for row in rows if name in row)) for name in names}
-        names.sort(key=lambda name: len(domains[name]) == 1)
+        names = [name for name in names if len(domains[name]) > 1] or names
         hparams = [HParam(n, Discrete(domains[n]) if len(set(map(type, domains[n]))) == 1 else None) for n in names]
         self.add(0, as_proto(hparams_config_pb(hparams, [Metric(tag) for tag in metrics])))
 
