@@ -164,3 +164,14 @@ def test_pictures_show_every_image_and_every_count():
     colours = {colour for _, colour in picture.getcolors(10_000)}
     assert (8, 48, 107) in colours, "a row that is all right is darkest"
     assert confusion_matrix([[1] * 100] * 100, [str(n) for n in range(100)]).size[0] < 1100
+
+
+def test_a_run_leaves_about_ten_confusion_matrices_and_the_last_one(tmp_path):
+    record = Record(tmp_path, writer=TensorBoard)
+    execute(make(steps=600), record)
+    record.close()
+    events = EventAccumulator(str(tmp_path), {"images": 100}).Reload()
+    steps = [event.step for event in events.Images("val/confusion")]
+    assert 10 <= len(steps) <= 11
+    assert steps[-1] == 600
+    assert len(events.Images("test/confusion")) == 1

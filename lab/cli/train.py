@@ -67,6 +67,12 @@ class Session:
             self.forget(directory)
             self.interrupted = directory if directory.exists() else None
             raise
+        except BrokenPipeError:  # who reads has gone
+            raise
+        except Exception:  # nobody foresaw it; the other runs of a sweep go on
+            traceback.print_exc()
+            self.forget(directory)
+            self.unable.append(FAILED)
         else:
             self.ended.append(outcome)
             self.hparams.append(hparams(asked))
@@ -121,6 +127,8 @@ def main(arguments: list[str]) -> int:
         return complain(error, session.traceback)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: flags that exclude each other
         return complain(ConfigError(explain(error, overrides)).with_traceback(error.__traceback__), session.traceback)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # Hydra makes directories before it calls the task
         said = f"cannot write {error.filename}: {error.strerror}; paths.outputs= or LAB_OUTPUTS= moves the outputs"
         return complain(ConfigError(said).with_traceback(error.__traceback__), session.traceback)

@@ -13,7 +13,7 @@ from lab.record import checkpoints, pictures
 from lab.record.console import Console
 from lab.record.status import Diverged
 from lab.record.tensorboard import NoTensorBoard, forget_after
-from lab.run import Run, Step
+from lab.run import Cadence, Run, Step
 from lab.train.loop import due
 from lab.train.state import restore, snapshot
 
@@ -92,7 +92,8 @@ class Record:
             raise Diverged(f"{bad} is {scores[bad]} after step {n}")
         self.write(run, n, scores)
         for name, table in scores.tables.items():
-            self.table(run, n, name, table)
+            if name.startswith("test/") or new_tenth(run.cadence, n):
+                self.table(run, n, name, table)
         self.console.line(n, run.cadence.epoch(n), {name: value for name, value in scores.items() if overall(name)})
         if run.monitor.name.split("/")[0] in {name.split("/")[0] for name in scores}:
             self.last = {"step": n, "scores": dict(scores)}
@@ -148,6 +149,11 @@ class Record:
         picture = pictures.grid(batch[0]) if isinstance(batch, tuple | list) else None
         if picture:
             self.writer.image(0, "inputs", pictures.png(picture), picture.size)
+
+
+def new_tenth(cadence: Cadence, n: int) -> bool:
+    """Whether step n is the first to be scored in its tenth of the run: a picture takes 10 ms, ten are enough."""
+    return n * 10 // cadence.steps > (n - cadence.eval_every) * 10 // cadence.steps
 
 
 def finite_loss(step: Step) -> float:
