@@ -29,4 +29,4 @@ def flip_crop(batch: Batch, generator: torch.Generator, *, padding: int, flip: b
     cropped = padded[
         example, rows.to(device, non_blocking=True)[:, :, None], columns.to(device, non_blocking=True)[:, None, :]
     ]
-    return cropped.permute(0, 3, 1, 2), labels
+    return cropped.permute(0, 3, 1, 2).contiguous(), labels  # the memory format is the hardware's to choose
