@@ -344,6 +344,11 @@ def test_refused_jobs_leave_no_trace_in_their_sweep(lab, tmp_path):
     assert all(path.exists() for path in sweep.iterdir())
 
 
+def test_a_sweep_that_does_not_compose_leaves_nothing(lab, tmp_path):
+    assert lab("train", "-m", "model=mlp,nope", "steps=2").code == 2
+    assert not list(tmp_path.glob("outputs/**/*"))
+
+
 def test_a_folder_of_the_users_own_is_never_removed(lab, tmp_path):
     (tmp_path / "mine" / "keep").mkdir(parents=True)
     assert lab("train", "optimizer.lr=abc", "paths.outputs=mine/keep").code == 2

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.cli.show import table
+from lab.cli.show import OUTPUTS, table
 from lab.config.app import experiment, explain, plain_config, register
 from lab.config.errors import ConfigError
 from lab.names import overall
@@ -126,6 +126,8 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return complain(error, session.traceback)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: flags that exclude each other
+        if multirun:
+            remove_unstarted(Path(OUTPUTS, "sweeps", os.environ["LAB_SWEEP"]))
         return complain(ConfigError(explain(error, overrides)).with_traceback(error.__traceback__), session.traceback)
     except BrokenPipeError:
         raise
@@ -180,7 +182,7 @@ def relative(path: Path) -> Path:
 
 def remove_if_empty(directory: Path) -> None:
     """Remove a run directory that Hydra made before the run was refused, and what above it is ours and empty."""
-    outputs = Path(os.environ.get("LAB_OUTPUTS", "outputs")).resolve()
+    outputs = Path(OUTPUTS).resolve()
     here = directory.resolve()
     while here != Path.cwd() and here.is_dir() and not any(here.iterdir()):
         here.rmdir()
@@ -195,11 +197,10 @@ def container(config: Any) -> dict[str, Any]:
 
 
 def remove_unstarted(sweep: Path) -> None:
-    """A sweep's directory of which nothing came: Hydra's own file, and links to runs that did not start."""
-    for path in sweep.iterdir():
-        if path.name == "multirun.yaml" or (path.is_symlink() and not path.exists()):
-            path.unlink()
-    remove_if_empty(sweep)
+    """Remove a sweep's directory of which nothing came but Hydra's own file."""
+    if sweep.is_dir() and [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
+        (sweep / "multirun.yaml").unlink()
+        remove_if_empty(sweep)
 
 
 def show(outcome: Outcome) -> None:
