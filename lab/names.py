@@ -21,3 +21,9 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
 def overall(metric: str) -> bool:
     """Whether a metric is of its whole split: `test/accuracy` is, `test/accuracy/cat` is of one class."""
     return metric.count("/") == 1
+
+
+def key_and_value(override: str) -> tuple[str, str]:
+    """`optimizer.lr` and `0.1` of optimizer.lr=0.1, ++optimizer.lr=0.1 and the like; no value where there is none."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab.config.errors import ConfigError
 from lab.config.identity import identify
 from lab.config.redact import SECRET
-from lab.names import nearest
+from lab.names import key_and_value, nearest
 from lab.record.files import slug
 from lab.record.status import is_done
 
@@ -117,7 +117,7 @@ def run_slug(root: DictConfig) -> str:
     """What makes this run another than its neighbours: data and model, then what was overridden, by its last name."""
     choices = root.hydra.runtime.choices
     named = ("experiment", "again") if choices.get("experiment") else ("again", "data", "model")
-    given = {o.lstrip("+~").partition("=")[0]: o for o in root.hydra.overrides.task}
+    given = {key_and_value(override)[0]: override for override in root.hydra.overrides.task}
     named += tuple(key for key in given if SECRET.search(key.rpartition(".")[2]))
     parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
     parts += [short(override) for key, override in given.items() if key not in named]
@@ -126,7 +126,7 @@ def run_slug(root: DictConfig) -> str:
 
 def short(override: str) -> str:
     """`lr=0.1` for optimizer.lr=0.1, `no_lr` for ~optimizer.lr."""
-    key, _, value = override.lstrip("+~").partition("=")
+    key, value = key_and_value(override)
     name = key.rpartition(".")[2]
     return f"no_{name}" if override.startswith("~") else f"{name}={value}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lab.config.check import GROUPS
+from lab.config.check import GROUPS, SUPPLIED
 from lab.config.errors import ConfigError
 from lab.config.settings import SETTINGS, Settings
 from lab.hardware import Hardware
@@ -29,7 +29,7 @@ def build(config: Mapping[str, Any]) -> Run:
     pace = attempt("", partial(paced, settings, data))
     model, groups = build_model(config, settings, hardware)
     optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
-    lengths = dict.fromkeys(("steps", "T_max", "total_steps"), pace.steps)
+    lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
     schedule = supply("schedule", instantiate(config, "schedule"), optimizer, **lengths)
     steps_alone("optimizer", optimizer)
     steps_alone("schedule", schedule)

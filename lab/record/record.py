@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -11,6 +10,7 @@ from lab.metrics import Scores, finite
 from lab.names import overall
 from lab.record import checkpoints, pictures
 from lab.record.console import Console
+from lab.record.files import write_atomically
 from lab.record.status import Diverged
 from lab.record.tensorboard import NoTensorBoard, forget_after
 from lab.run import Cadence, Run, Step
@@ -170,6 +170,4 @@ def keep_lines(path: Path, step: int) -> None:
     whole = [line for line in lines if line.endswith("\n")]
     kept = [line for line in whole if json.loads(line)["step"] <= step and '"test/' not in line]
     if kept != lines:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        write_atomically(path, "".join(kept).encode())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.record.files import replace
+from lab.record.files import write_atomically
 
 
 class TensorBoard:
@@ -117,6 +117,4 @@ def forget_after(directory: Path, step: int) -> None:
             for record, event in records(path)
             if event.step <= step and not any(value.tag.startswith("test/") for value in event.summary.value)
         )
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(kept)
-        replace(temporary, path)
+        write_atomically(path, kept)

@@ -14,6 +14,7 @@ import yaml
 from lab.config.check import check
 from lab.config.identity import Identity, identify
 from lab.config.redact import redacted, redacted_text
+from lab.names import key_and_value
 from lab.record.files import owned, read_json, write_json
 from lab.record.manifest import surroundings
 from lab.record.status import Diverged, broken, is_done, seal, write_status
@@ -150,7 +151,7 @@ def overridden(asked: Asked) -> dict[str, Any]:
     """The values that single keys were overridden with, resolved."""
     found = {}
     for override in asked.overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key, _ = key_and_value(override)
         value: Any = asked.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

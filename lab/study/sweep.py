@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.names import key_and_value
 from lab.record.files import slug
 
 
 def sweep_name(overrides: Sequence[str]) -> str:
     """`<name>-<id8>`, the same for the same overrides in any order."""
-    pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
+    pairs = [key_and_value(override) for override in overrides]
     swept = [key.rpartition(".")[2] for key, value in pairs if any(sign in value for sign in ",(*")]
     chosen = [value for key, value in pairs if key == "experiment"]
     name = slug("_".join([*chosen, *swept])) or "sweep"
