@@ -16,9 +16,12 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 class Hardware:
     """device: `auto` takes the first of cuda, mps, cpu that is there.  precision: `float32`, `bf16` or `fp16`; the
     last two are mixed precision by autocast (Micikevicius et al. 2018, arXiv:1710.03740), fp16 with a loss scaler.
-    threads: of the CPU's operators; None keeps torch's choice.
+    threads: of the CPU's operators; None keeps torch's choice.  micro_batch: examples in one forward and backward pass,
+    at most; None: the whole batch. Gradients are accumulated to the whole batch's (`train.micro.in_parts`), but batch
+    normalisation sees the statistics of a micro-batch.
 
-    Raises ValueError for a device that this machine lacks or a precision that is not one of the three.
+    Raises ValueError for a device that this machine lacks, a precision that is not one of the three, or a number that
+    is not positive.
     """
 
     device: str = "auto"
@@ -27,6 +30,7 @@ class Hardware:
     channels_last: bool = False
     threads: int | None = None
     deterministic: bool = False
+    micro_batch: int | None = None
     scaler: torch.amp.GradScaler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -37,6 +41,8 @@ class Hardware:
             raise ValueError(f"device {device!r} is not on this machine; it has: {', '.join(devices())}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not a positive number; null keeps torch's choice")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch={self.micro_batch} is not a positive number; null takes the whole batch")
         object.__setattr__(self, "device", device)
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=self.precision == "fp16")
         object.__setattr__(self, "scaler", scaler)
@@ -105,3 +111,26 @@ def devices() -> list[str]:
 
 def first_device() -> str:
     return devices()[0]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or one that its traceback shows as its cause, is memory that did not suffice, of any device."""
+    seen: set[int] = set()
+    shown: BaseException | None = error
+    while shown is not None and id(shown) not in seen:
+        if isinstance(shown, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(shown, RuntimeError) and any(said in str(shown) for said in NO_MEMORY):
+            return True
+        seen.add(id(shown))
+        shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+    return False
+
+
+# what comes as a plain RuntimeError: the CPU's allocator on POSIX and on Windows, MPS, and CUDA outside its allocator
+NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+)

@@ -23,6 +23,15 @@ def overall(metric: str) -> bool:
     return metric.count("/") == 1
 
 
+def in_units(number: float) -> str:
+    """Three digits and the prefix of a unit: `12.3 M`."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 1000:
+            return f"{number:.3g} {prefix}"
+        number /= 1000
+    return f"{number:.3g} P"
+
+
 def key_and_value(override: str) -> tuple[str, str]:
     """`optimizer.lr` and `0.1` of optimizer.lr=0.1, ++optimizer.lr=0.1 and the like; no value where there is none."""
     key, _, value = override.lstrip("+~").partition("=")

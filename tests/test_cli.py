@@ -336,12 +336,11 @@ def test_a_killed_run_is_not_shown_as_running(tmp_path, lab_process, lab):
     assert json.loads(lab("ls", "--json").out)[0]["state"] == "interrupted"
 
 
-def test_refused_jobs_leave_no_trace_in_their_sweep(lab, tmp_path):
+def test_one_wrong_job_keeps_the_whole_sweep_from_starting(lab, tmp_path):
     ended = lab("train", "-m", "optimizer.lr=0.01,abc", "steps=2")
-    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    assert ended.code == 1
-    assert "1 done, 1 not started" in ended.out
-    assert all(path.exists() for path in sweep.iterdir())
+    assert ended.code == 2
+    assert ended.err == "lab: optimizer.lr='abc' is not a number (job 1)\n"
+    assert not list(tmp_path.glob("outputs/**/*"))
 
 
 def test_a_sweep_that_does_not_compose_leaves_nothing(lab, tmp_path):

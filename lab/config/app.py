@@ -1,6 +1,7 @@
 """Hydra, set up for lab: where configs are looked for, what run directories are called, what errors say."""
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
@@ -17,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.errors import ConfigError
-from lab.config.identity import identify
-from lab.config.redact import SECRET
-from lab.names import key_and_value, nearest
-from lab.record.files import slug
-from lab.record.status import is_done
+from lab.names import nearest
+
+PLUGINS = str(Path(__file__).parent.parent / "_hydra")
+if PLUGINS not in sys.path:  # where Hydra finds the package hydra_plugins with lab's sweeper and launcher
+    sys.path.append(PLUGINS)
 
 
 class LabSearchPath(SearchPathPlugin):
@@ -33,8 +34,8 @@ class LabSearchPath(SearchPathPlugin):
             search_path.prepend("working directory", f"file://{own}", anchor=SearchPathQuery(provider="main"))
 
 
-def register() -> None:
-    """Tell Hydra about lab. To be called once, before Hydra composes."""
+def register(resolvers: Mapping[str, Callable[..., Any]] = {}) -> None:
+    """Tell Hydra about lab. To be called before Hydra composes.  resolvers: beside RESOLVERS, by their names."""
     warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 wants it
     warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # by OmegaConf 2.4; 2.3 has no other
     Plugins.instance().register(LabSearchPath)
@@ -44,7 +45,7 @@ def register() -> None:
         store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
         # Hydra lists only the options that lie in a group itself; under this name glob(*) and completion find them too
         store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
-    for name, function in RESOLVERS.items():
+    for name, function in {**RESOLVERS, **resolvers}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
 
 
@@ -85,55 +86,7 @@ def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
         yield prefix.removesuffix(".")
 
 
-def run_directory(root: DictConfig) -> Path:
-    """`<outputs>/runs/<experiment>/<slug>-<id8>`; with again=true the next one that is not done."""
-    config = plain_config(root)
-    name = experiment(root.hydra.runtime.choices)
-    base = Path(config["paths"]["outputs"]) / "runs" / name / run_slug(root)
-    identity = identify(config).id
-    directory = base.with_name(f"{base.name}-{identity}")
-    again = 1
-    while config.get("again") and is_done(directory):
-        again += 1
-        directory = base.with_name(f"{base.name}-again{again}-{identity}")
-    return directory
-
-
-def job_directory(root: DictConfig) -> Path:
-    """A sweep's run: where a single run would be, unless hydra.sweep.dir was moved; then `<n>-<id8>` inside it."""
-    sweeps = Path(root.paths.outputs) / "sweeps"
-    if Path(root.hydra.sweep.dir).is_relative_to(sweeps):
-        return run_directory(root).resolve()  # joining an absolute path to the sweep's gives that path
-    return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
-
-
-def experiment(choices: Mapping[str, Any]) -> str:
-    """The chosen experiment, `<study>/<name>`, or `train` where there is none.  choices: the option of each group."""
-    chosen = choices.get("experiment")
-    return "/".join(slug(part) for part in chosen.split("/")) if chosen else "train"
-
-
-def run_slug(root: DictConfig) -> str:
-    """What makes this run another than its neighbours: data and model, then what was overridden, by its last name."""
-    choices = root.hydra.runtime.choices
-    named = ("experiment", "again") if choices.get("experiment") else ("again", "data", "model")
-    given = {key_and_value(override)[0]: override for override in root.hydra.overrides.task}
-    named += tuple(key for key in given if SECRET.search(key.rpartition(".")[2]))
-    parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
-    parts += [short(override) for key, override in given.items() if key not in named]
-    return slug("_".join(parts)) or "default"
-
-
-def short(override: str) -> str:
-    """`lr=0.1` for optimizer.lr=0.1, `no_lr` for ~optimizer.lr."""
-    key, value = key_and_value(override)
-    name = key.rpartition(".")[2]
-    return f"no_{name}" if override.startswith("~") else f"{name}={value}"
-
-
 RESOLVERS: dict[str, Callable[..., Any]] = {
-    "lab.run_dir": lambda *, _root_: str(run_directory(_root_)),
-    "lab.job_dir": lambda *, _root_: str(job_directory(_root_)),
     "lab.subfolders": subfolders,
     "lab.len": len,
 }

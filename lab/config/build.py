@@ -14,7 +14,7 @@ from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.names import nearest
 from lab.optim.clip import clipping
-from lab.run import Cadence, Data, Run, cadence
+from lab.run import Cadence, Data, Run, Schedule, cadence
 from lab.streams import seeded, stream
 from lab.train.overfit import FirstBatch
 
@@ -28,11 +28,7 @@ def build(config: Mapping[str, Any]) -> Run:
     data = build_data(config, settings, hardware)
     pace = attempt("", partial(paced, settings, data))
     model, groups = build_model(config, settings, hardware)
-    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
-    lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
-    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, **lengths)
-    steps_alone("optimizer", optimizer)
-    steps_alone("schedule", schedule)
+    optimizer, schedule = build_optimizer(config, groups, pace)
     parts = {
         "augment": instantiate(config, "augment"),
         "regularize": supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor),
@@ -66,6 +62,17 @@ def build_model(
         raise ConfigError("finetune_strategy: it trains no parameter of the model")
     attempt("hardware", partial(hardware.place, model))
     return model, groups
+
+
+def build_optimizer(
+    config: Mapping[str, Any], groups: list[dict[str, Any]], pace: Cadence
+) -> tuple[torch.optim.Optimizer, Schedule]:
+    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+    lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
+    schedule = supply("schedule", instantiate(config, "schedule"), optimizer, **lengths)
+    steps_alone("optimizer", optimizer)
+    steps_alone("schedule", schedule)
+    return optimizer, schedule
 
 
 def instantiate(config: Mapping[str, Any], group: str) -> Any:

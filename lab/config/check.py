@@ -3,11 +3,11 @@
 import inspect
 import json
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lab.config.errors import ConfigError
-from lab.config.settings import SETTINGS, Settings
+from lab.config.settings import POLICY, SETTINGS, Policy, Settings
 from lab.config.targets import OWN, locate, trusted
 from lab.names import nearest
 
@@ -21,33 +21,35 @@ SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
     "regularize": (0, ("model", "monitor")),
     "logger": (1, ()),  # directory
 }
-OPEN_NODES = ("paths",)
+OPEN_NODES = ("paths", "search", "sweep")
 SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
 Path = tuple[str, ...]
 
 
-def check(config: Mapping[str, Any], source: str) -> None:
+def check(config: Mapping[str, Any], source: str, of_group: Callable[[str, Any], list[str]] | None = None) -> None:
     """Raises ConfigError with every problem found.
 
     config: resolved, as plain values.  source: the same as YAML before interpolations were resolved; a key at the top
-    level that is neither ours nor interpolated somewhere is one that nothing reads.
+    level that is neither ours nor interpolated somewhere is one that nothing reads.  of_group: check_group, or the same
+    with a memory, where many configs share their groups.
     """
+    of_group = of_group or check_group
     problems = list(unread(config, source))
     problems += [
         f"the config has no group {name!r}; add it to the defaults list" for name in GROUPS if name not in config
     ]
-    settings = {name: config[name] for name in SETTINGS if name in config}
-    problems += against(Settings, settings, ())
+    for kind, names in ((Settings, SETTINGS), (Policy, POLICY)):
+        problems += against(kind, {name: config[name] for name in names if name in config}, ())
     for name in GROUPS:
         if name in config:
-            problems += check_group(name, config[name])
+            problems += of_group(name, config[name])
     if problems:
         raise ConfigError(*problems)
 
 
 def unread(config: Mapping[str, Any], source: str) -> Iterator[str]:
-    known = (*GROUPS, *OPEN_NODES, *SETTINGS)
+    known = (*GROUPS, *OPEN_NODES, *SETTINGS, *POLICY)
     for name in config:
         if name not in known and f"${{{name}" not in source:
             yield f"nothing reads the key {name!r}; {nearest(name, (*known, 'experiment', 'debug', 'local'))}"
@@ -127,7 +129,9 @@ def called(target: Any) -> str:
 
 def annotations(target: Any) -> dict[str, Any]:
     try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) and target is not Settings else target)
+        return get_type_hints(
+            target.__init__ if inspect.isclass(target) and target not in (Settings, Policy) else target
+        )
     except Exception:  # names that exist for the type checker alone say nothing here
         return {}
 

@@ -9,17 +9,19 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lab import __version__
 from lab.config.check import nodes
 from lab.config.redact import SECRET
+from lab.config.settings import POLICY
 from lab.config.targets import is_project_source
 
 # keys that change where a run is written and how it is shown, not what it computes
 BOOKKEEPING = {
-    *((name,) for name in ("paths", "logger", "log_every", "save_every", "again")),
+    *((name,) for name in ("paths", "logger", "log_every", "save_every", "again", "sweep", "search", *POLICY)),
     *(("data", name) for name in ("workers", "download", "in_memory_mb")),
     ("hardware", "threads"),
 }
@@ -42,11 +44,90 @@ class Identity:
         return digest(self.config, self.code)[:8]
 
 
+class Identifier:
+    """The identities of configs as the code and the data are when first met: each source and file is read once.
+
+    sources: the content of each module that counts, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[str, bytes] = {}
+        self.fingerprint = cache(fingerprint)
+        self.code = cache(self.code_of)
+
+    def __call__(self, config: Mapping[str, Any]) -> Identity:
+        """config: resolved, as plain values."""
+        files: dict[str, str] = {}
+        canonical = json.dumps(self.stripped(config, (), files), sort_keys=True, ensure_ascii=True)
+        return Identity(digest(canonical), self.code(targets(config)), files)
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each source that counted so far, for a CodeWatch."""
+        return {name: hashlib.sha256(source).hexdigest() for name, source in self.sources.items()}
+
+    def code_of(self, targets: tuple[str, ...]) -> str:
+        """lab's version, and the sources outside installed packages that these targets import."""
+        sources: dict[str, bytes] = {}
+        for target in [*targets, "lab.train.loop"]:
+            collect(target, sources)
+        self.sources |= sources
+        return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
+
+    def stripped(self, value: Any, path: tuple[str, ...], files: dict[str, str]) -> Any:
+        """The config without bookkeeping and secrets, a path to something that exists replaced by what lies there."""
+        if isinstance(value, Mapping):
+            # what its publisher's hash checks when it is downloaded is the same before and after
+            fetched = {"folder"} if path == ("data",) and value.get("download") else set()
+            return {
+                key: "fetched" if key in fetched else self.stripped(part, (*path, key), files)
+                for key, part in value.items()
+                if (*path, key) not in BOOKKEEPING and not SECRET.search(str(key))
+            }
+        if isinstance(value, list):
+            return [self.stripped(part, path, files) for part in value]
+        if isinstance(value, str) and is_path(value, path):
+            files[value] = self.fingerprint(Path(value))
+            return f"file:{files[value]}"
+        return value
+
+
 def identify(config: Mapping[str, Any]) -> Identity:
-    """config: resolved, as plain values."""
-    files: dict[str, str] = {}
-    canonical = json.dumps(stripped(config, (), files), sort_keys=True, ensure_ascii=True)
-    return Identity(digest(canonical), code(config), files)
+    return Identifier()(config)
+
+
+def bookkeeping(key: str) -> bool:
+    """Whether a dotted key changes where a run is written and how it is shown, not what it computes."""
+    parts = tuple(key.split("."))
+    return any(parts[: len(name)] == name for name in BOOKKEEPING)
+
+
+def targets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted({str(node["_target_"]) for _, node in nodes(config, ())}))
+
+
+class CodeWatch:
+    """Whether the code is still what it was.  sources: the SHA-256 of each module that counts, by its name."""
+
+    def __init__(self, sources: Mapping[str, str]):
+        self.sources = sources
+        self.paths = {name: local_source(name) for name in sources}
+        self.seen: dict[str, tuple[int, int]] = {}
+
+    def changed(self) -> list[str]:
+        """The modules whose files no longer hold what they did; those whose times are the same are not read again."""
+        return [name for name, path in self.paths.items() if path is None or self.differs(name, path)]
+
+    def differs(self, name: str, path: Path) -> bool:
+        try:
+            now = path.stat()
+            if self.seen.get(name) == (now.st_mtime_ns, now.st_size):
+                return False
+            same = hashlib.sha256(path.read_bytes()).hexdigest() == self.sources[name]
+        except OSError:
+            return True
+        if same:
+            self.seen[name] = (now.st_mtime_ns, now.st_size)
+        return not same
 
 
 def digest(*parts: str | bytes) -> str:
@@ -56,24 +137,6 @@ def digest(*parts: str | bytes) -> str:
         content = part.encode() if isinstance(part, str) else part
         total.update(len(content).to_bytes(8, "big") + content)
     return total.hexdigest()
-
-
-def stripped(value: Any, path: tuple[str, ...], files: dict[str, str]) -> Any:
-    """The config without bookkeeping and secrets, a path to something that exists replaced by what lies there."""
-    if isinstance(value, Mapping):
-        # what its publisher's hash checks when it is downloaded is the same before and after
-        fetched = {"folder"} if path == ("data",) and value.get("download") else set()
-        return {
-            key: "fetched" if key in fetched else stripped(part, (*path, key), files)
-            for key, part in value.items()
-            if (*path, key) not in BOOKKEEPING and not SECRET.search(str(key))
-        }
-    if isinstance(value, list):
-        return [stripped(part, path, files) for part in value]
-    if isinstance(value, str) and is_path(value, path):
-        files[value] = fingerprint(Path(value))
-        return f"file:{files[value]}"
-    return value
 
 
 def is_path(value: str, path: tuple[str, ...]) -> bool:
@@ -105,15 +168,6 @@ def content(file: Path, size: int, whole: bool) -> bytes:
         head = handle.read(SAMPLE)
         handle.seek(-SAMPLE, os.SEEK_END)
         return hashlib.sha256(head + handle.read()).digest()
-
-
-def code(config: Mapping[str, Any]) -> str:
-    """lab's version, and the sources outside installed packages that the config's targets import."""
-    targets = sorted({str(node["_target_"]) for _, node in nodes(config, ())})
-    sources: dict[str, bytes] = {}
-    for target in [*targets, "lab.train.loop"]:
-        collect(target, sources)
-    return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
 
 
 def collect(module: str, sources: dict[str, bytes]) -> None:

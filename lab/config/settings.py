@@ -34,4 +34,38 @@ class Settings:
                 raise ValueError(f"{name}={value} is not a positive number")
 
 
+@dataclass(frozen=True)
+class Policy:
+    """How a command goes on when something goes wrong. Nothing here changes what a run computes.
+
+    on_error: what a failed run means for a sweep's others, `continue` or `stop`.  max_retries: of a run that failed.
+    max_failures: the sweep stops after so many.  step_timeout: seconds in which a step must end, or the run has failed.
+    time_limit: seconds after which the command saves and stops, to be resumed.  oom: `fail`, or `shrink` to halve the
+    micro-batch when memory does not suffice.  on_change: `stop` or `ignore` when the code changes below a sweep.
+    """
+
+    on_error: str
+    max_retries: int
+    max_failures: int | None
+    step_timeout: float | None
+    time_limit: float | None
+    oom: str
+    on_change: str
+
+    def __post_init__(self) -> None:
+        for name, options in (("on_error", ("continue", "stop")), ("oom", OOM), ("on_change", ("stop", "ignore"))):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name}={getattr(self, name)} is not {' or '.join(options)}")
+        for name, least in (("max_retries", 0), ("max_failures", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is not a number from {least} on")
+        for name in ("step_timeout", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} is not a positive number of seconds; null is without")
+
+
+OOM = ("fail", "shrink")
 SETTINGS = tuple(field.name for field in fields(Settings))
+POLICY = tuple(field.name for field in fields(Policy))

@@ -1,6 +1,5 @@
 """States on disk: written whole, verified before they are trusted, loaded without running code."""
 
-import os
 import pickle
 import zipfile
 import zlib
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lab.record.files import replace, sync_directory
+from lab.record.files import replacing
 
 
 class Corrupt(Exception):
@@ -19,16 +18,8 @@ class Corrupt(Exception):
 def save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
     """Write `state` to `path`.  keep: where the file that was there before stays."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    with replacing(path, keep) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if keep and path.exists():
-        keep.unlink(missing_ok=True)
-        os.link(path, keep)
-        sync_directory(path.parent)
-    replace(temporary, path)
 
 
 def load(path: Path) -> dict[str, Any]:

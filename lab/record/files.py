@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class Owned(Exception):
@@ -17,17 +17,38 @@ class Owned(Exception):
 
 def write_atomically(path: Path, content: bytes) -> None:
     """After a crash at any instruction `path` holds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    with replacing(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    replace(temporary, path)
 
 
-def replace(temporary: Path, path: Path) -> None:
+@contextmanager
+def replacing(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` once it is whole and on the disk.
+
+    keep: where the file that was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if keep and path.exists():
+        keep.unlink(missing_ok=True)
+        os.link(path, keep)
+        sync_directory(path.parent)
     os.replace(temporary, path)
     sync_directory(path.parent)
+
+
+def remove_torn(directory: Path) -> None:
+    """Remove what `replacing` left half-written in `directory` when its process was killed."""
+    for path in directory.glob(".*.*"):
+        if path.suffix[1:].isdigit():
+            path.unlink()
 
 
 def sync_directory(directory: Path) -> None:
@@ -72,10 +93,25 @@ def owned(directory: Path) -> Iterator[None]:
             raise Owned(
                 f"process {lock.read().strip() or 'of unknown number'} is working in {directory}; wait for it to end"
             ) from None
+        LOCKS.add(lock.fileno())
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            LOCKS.discard(lock.fileno())
+
+
+def let_go() -> None:
+    """A forked child, such as a loader's worker, may outlive the owner and must not keep its locks."""
+    for lock in LOCKS:
+        os.close(lock)
+    LOCKS.clear()
+
+
+LOCKS: set[int] = set()
+os.register_at_fork(after_in_child=let_go)
 
 
 def has_owner(directory: Path) -> bool:

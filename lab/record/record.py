@@ -27,6 +27,16 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class Progress(Protocol):
+    """As lab.record.console.Console: who is told how a run goes."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: object) -> None: ...
+    def advance(self, step: int, epoch: float, values: dict[str, Any], /) -> None: ...
+    def line(self, step: int, epoch: float, values: dict[str, Any], /) -> None: ...
+    def note(self, text: str, /) -> None: ...
+
+
 class Record:
     """Writes metrics.jsonl, TensorBoard events and checkpoints below `directory`, and shows progress.
 
@@ -37,11 +47,12 @@ class Record:
     def __init__(
         self,
         directory: Path,
-        console: Console | None = None,
+        console: Progress | None = None,
         writer: Callable[[Path], Writer] = NoTensorBoard,
         introduce: Callable[["Record"], None] = lambda record: None,
     ):
-        self.directory, self.console = directory, console or Console(steps=0, quiet=True)
+        self.directory = directory
+        self.console: Progress = console or Console(steps=0, quiet=True)
         directory.mkdir(parents=True, exist_ok=True)
         self.open_writer, self.introduce = writer, introduce
         self.writer: Writer = NoTensorBoard(directory)
@@ -62,8 +73,10 @@ class Record:
         if state:
             restore(run, state["run"])
             self.best, self.last, step = state["best"], state["last"], state["step"]
-        for problem in self.lost:
-            self.console.note(f"{problem}; going on from step {step}")
+        if self.lost:
+            reached = last_step(self.directory / "metrics.jsonl")
+            for problem in self.lost:
+                self.console.note(f"{problem}; lost {max(0, reached - step)} steps, going on from step {step}")
         keep_lines(self.directory / "metrics.jsonl", step)
         forget_after(self.directory, step)
         self.writer = self.open_writer(self.directory)
@@ -161,6 +174,15 @@ def finite_loss(step: Step) -> float:
     if not math.isfinite(loss):
         raise Diverged(f"train/loss is {loss} after step {step.n}")
     return loss
+
+
+def last_step(path: Path) -> int:
+    """The last step of which metrics.jsonl tells; 0 where it tells of none."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except OSError:
+        return 0
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
 def keep_lines(path: Path, step: int) -> None:

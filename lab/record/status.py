@@ -13,16 +13,20 @@ class Diverged(Exception):
     """A loss, a gradient or a score that is not finite."""
 
 
+HANG = "Timeout ("  # how faulthandler begins to say that time is up
+CRASH = "Fatal Python error: "
 STATES = ("pending", "running", "done", "failed", "diverged", "interrupted")
 SEALED = ("config.yaml", "manifest.json", "metrics.jsonl", "results.json")
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """The content of status.json; `pending` for a directory without one, `interrupted` for a run that says it is
-    running but whose process has ended."""
+    """The content of status.json; `pending` for a directory without one. A run that says it is running but whose
+    process has ended is `failed` where that left word of a crash, else `interrupted`."""
     status = read_json(directory / "status.json", {"state": "pending"})
     if status["state"] == "running" and not has_owner(directory):
-        status["state"] = "interrupted"
+        said = crashed(directory / "error.txt", status.get("step_timeout"))
+        end = {"state": "failed", "error": said, "outside": True} if said else {"state": "interrupted"}
+        return {**status, **end}
     return status
 
 
@@ -52,3 +56,18 @@ def broken(directory: Path, checkpoints: bool) -> list[str]:
         if (checkpoints or not name.startswith("checkpoints/"))
         and not ((directory / name).is_file() and sha256(directory / name) == digest)
     ]
+
+
+def crashed(path: Path, step_timeout: float | None = None) -> str | None:
+    """What the file that faulthandler wrote to says of how its process ended; None where it says nothing."""
+    try:
+        said = path.read_text(errors="replace")
+    except OSError:
+        return None
+    for line in said.splitlines():
+        if line.startswith(HANG):
+            within = f" in {step_timeout:g} s" if step_timeout else ""
+            return f"hung: a step did not end{within} (step_timeout); what it was doing is in {path.name}"
+        if line.startswith(CRASH):
+            return f"crashed: {line.removeprefix(CRASH)}; what it was doing is in {path.name}"
+    return None

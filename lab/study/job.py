@@ -3,27 +3,33 @@
 import logging
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lab.config.asked import Asked
 from lab.config.check import check
-from lab.config.identity import Identity, identify
+from lab.config.identity import Identity
 from lab.config.redact import redacted, redacted_text
+from lab.config.settings import POLICY, Policy
 from lab.names import key_and_value
-from lab.record.files import owned, read_json, write_json
+from lab.record.files import owned, read_json, remove_torn, write_json
 from lab.record.manifest import surroundings
 from lab.record.status import Diverged, broken, is_done, seal, write_status
+from lab.study.pulse import Pulse
 
 if TYPE_CHECKING:
+    from lab.record.record import Progress
     from lab.run import Run
 
 FAILED = 1
 INTERRUPTED = 130
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is
 
 
 class Refused(Exception):
@@ -31,50 +37,52 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run was asked for with.
-
-    config: resolved, as plain values.  source: its YAML before interpolations were resolved.  hydra: Hydra's own node
-    as YAML.  experiment: `<study>/<name>` or `train`.  overrides: of the command line.  choices: the option chosen of
-    each group.
-    """
-
-    config: Mapping[str, Any]
-    source: Mapping[str, Any]
-    hydra: Mapping[str, Any]
-    experiment: str
-    overrides: list[str]
-    choices: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """How a run ended.  new: whether it was this call that did it.  error: what went wrong, in a line or a few."""
+    """How a run ended.
+
+    new: whether it was this call that did it.  error: what went wrong, in a line or a few.  outside: whether that came
+    from outside of the run (a signal, a full disk, memory), so that the same code may well end otherwise.
+    """
 
     directory: Path
     state: str
     results: dict[str, float]
     new: bool = True
     error: str | None = None
+    outside: bool = False
 
 
-def do(asked: Asked, directory: Path) -> Outcome:
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a run is done.  pulse: says when to stop.  show: makes what shows progress, from the number of
+    steps; None for a bar on a terminal.  around: the surroundings that go into the manifest.  checked: whether the
+    config has been checked already.
+    """
+
+    pulse: Pulse = field(default_factory=Pulse)
+    show: "Callable[[int], Progress] | None" = None
+    around: Mapping[str, Any] | None = None
+    checked: bool = False
+
+
+def do(asked: Asked, identity: Identity, directory: Path, terms: Terms | None = None) -> Outcome:
     """Bring the run in `directory` to its end, from its newest checkpoint where there is one; or find it done.
 
     Raises ConfigError before anything has started, Refused where `directory` holds another run, Owned where another
     process is at it, KeyboardInterrupt when it was interrupted and recorded as such.
     """
-    identity = identify(asked.config)
+    terms = terms or Terms()
     if found := done(identity, directory):
         return found
-    check(asked.config, str(asked.source))
+    if not terms.checked:
+        check(asked.config, str(asked.source))
     from lab.config.build import build, dry_step
 
     run = build(asked.config)
     batch = dry_step(run)
     with owned(directory):
         # another process may have done it since
-        return done(identity, directory) or recorded(run, batch, asked, identity, directory)
+        return done(identity, directory) or recorded(run, batch, asked, identity, directory, terms)
 
 
 def done(identity: Identity, directory: Path) -> Outcome | None:
@@ -90,37 +98,92 @@ def done(identity: Identity, directory: Path) -> Outcome | None:
     return Outcome(directory, "done", read_json(directory / "results.json", {}), new=False)
 
 
-def recorded(run: "Run", batch: Any, asked: Asked, identity: Identity, directory: Path) -> Outcome:
+def recorded(run: "Run", batch: Any, asked: Asked, identity: Identity, directory: Path, terms: Terms) -> Outcome:
     """Train the run and leave its end in status.json, whatever that end is."""
+    from lab.train.loop import Stopped
+
     started = time.time()
-    (directory / "error.txt").unlink(missing_ok=True)  # of an earlier try
+    for folder in (directory, directory / "checkpoints"):
+        remove_torn(folder)
     write_asked(asked, directory)
-    write_json(directory / "manifest.json", manifest(run, asked, identity, directory, started))
-    write_status(directory, "running", id=identity.id, started=started)
+    write_json(directory / "manifest.json", manifest(run, asked, identity, directory, started, terms.around))
+    write_status(directory, "running", id=identity.id, started=started, step_timeout=terms.pulse.step_timeout)
     finish = partial(write_status, directory, id=identity.id, started=started)
-    log = logging.FileHandler(directory / "run.log")
-    logging.getLogger().addHandler(log)
+    error_file = directory / "error.txt"  # of an earlier try, or of this one's crash
     try:
-        results = trained(run, batch, asked, directory)
+        with terms.pulse.watch(error_file), logged(directory):
+            results = trained_or_shrunk(run, batch, asked, directory, terms)
         write_json(directory / "results.json", results)
         end_segment(directory)
         finish("done", ended=time.time(), sealed=seal(directory))
         return Outcome(directory, "done", results)
     except KeyboardInterrupt:
-        finish("interrupted", ended=time.time())
+        finish("interrupted", ended=time.time(), reason="keyboard")
         raise
+    except Stopped as stop:
+        finish("interrupted", ended=time.time(), reason=str(stop))
+        return Outcome(directory, "interrupted", {}, error=str(stop))
     except BaseException as error:  # SystemExit as well: one bad run never stops a sweep
         state = "diverged" if isinstance(error, Diverged) else "failed"
-        (directory / "error.txt").write_text(traceback.format_exc())
-        said = f"{type(error).__name__}: {error}" if state == "failed" else str(error)
-        finish(state, ended=time.time(), error=said, traceback="error.txt")
-        return Outcome(directory, state, {}, error=said)
+        said, outside = cause(error)
+        outcome = Outcome(directory, state, {}, error=said, outside=outside)
+        leave_error(error_file, error)
+        finish(state, ended=time.time(), error=said, outside=outside, traceback=error_file.name)
+        return outcome
+
+
+def cause(error: BaseException) -> tuple[str, bool]:
+    """What went wrong, with what to type next, and whether it came from outside of the run."""
+    from lab.hardware import out_of_memory
+
+    if isinstance(error, Diverged):
+        return str(error), False
+    if out_of_memory(error):
+        lower = "lower data.batch_size, give hardware.micro_batch= (examples at once), or oom=shrink"
+        return f"out of memory: {lower}; {str(error).splitlines()[0] if str(error) else type(error).__name__}", True
+    return f"{type(error).__name__}: {error}", isinstance(error, OSError)
+
+
+def leave_error(path: Path, error: BaseException) -> None:
+    try:
+        path.write_text("".join(traceback.format_exception(error)))
+    except OSError:  # the disk is full, which is what the error says too
+        pass
+
+
+@contextmanager
+def logged(directory: Path) -> Iterator[None]:
+    """What is logged meanwhile goes to run.log too."""
+    log = logging.FileHandler(directory / "run.log")
+    logging.getLogger().addHandler(log)
+    try:
+        yield
     finally:
         logging.getLogger().removeHandler(log)
         log.close()
 
 
-def trained(run: "Run", batch: Any, asked: Asked, directory: Path) -> dict[str, float]:
+def trained_or_shrunk(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms) -> dict[str, float]:
+    """With oom=shrink, a run that memory does not suffice for goes on from its checkpoint with half the micro-batch."""
+    from lab.config.build import build
+    from lab.hardware import out_of_memory
+    from lab.train.micro import halved
+
+    while True:
+        try:
+            return trained(run, batch, asked, directory, terms)
+        except BaseException as error:
+            micro = halved(batch, run.hardware.micro_batch)
+            if asked.config["oom"] != "shrink" or not out_of_memory(error) or micro is None:
+                raise
+            said = f"micro-batch {micro}, memory did not suffice for more"
+        del run
+        run = build({**asked.config, "hardware": {**asked.config["hardware"], "micro_batch": micro}})
+        not_exact(directory, said)
+        logging.getLogger(__name__).warning("%s: %s", directory, said)
+
+
+def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms) -> dict[str, float]:
     from lab.config.build import instantiate
     from lab.record.console import Console
     from lab.record.record import Record
@@ -131,13 +194,18 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path) -> dict[str, 
         record.writer.hparams(directory.name[-8:], hparams(asked))
         record.inputs(batch)
 
-    with Console(run.cadence.steps) as console:
+    with (terms.show or Console)(run.cadence.steps) as console:
         record = Record(directory, console, instantiate(asked.config, "logger"), introduce)
         try:
             trainer = partial(profiled, directory=directory) if asked.config.get("profile") else train
-            return execute(run, record, trainer)
+            return execute(run, record, trainer, terms.pulse)
         finally:
             record.close()
+
+
+def policy(config: Mapping[str, Any]) -> Policy:
+    """How a command with this config goes on when something goes wrong. Raises ValueError for what is no option."""
+    return Policy(**{name: config[name] for name in POLICY})
 
 
 def hparams(asked: Asked) -> dict[str, Any]:
@@ -162,7 +230,7 @@ def overridden(asked: Asked) -> dict[str, Any]:
 
 def write_asked(asked: Asked, directory: Path) -> None:
     """config.yaml, resolved and without secrets, and .hydra/ as Hydra writes it."""
-    dump = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
+    dump = partial(yaml.dump, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
     (directory / "config.yaml").write_text(dump(redacted(asked.config)))
     folder = directory / ".hydra"
     folder.mkdir(exist_ok=True)
@@ -171,22 +239,22 @@ def write_asked(asked: Asked, directory: Path) -> None:
     (folder / "overrides.yaml").write_text(dump([redacted_text(override) for override in asked.overrides]))
 
 
-def manifest(run: "Run", asked: Asked, identity: Identity, directory: Path, started: float) -> dict[str, Any]:
-    import torch
-
+def manifest(
+    run: "Run",
+    asked: Asked,
+    identity: Identity,
+    directory: Path,
+    started: float,
+    around: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     from lab.streams import NAMES, stream
 
-    around = surroundings()
-    around["command"] = list(map(redacted_text, around["command"]))
-    if around["git"]:
-        around["git"] = {**around["git"], "diff": redacted_text(around["git"]["diff"])}
-    segment = {
-        "started": started,
-        "host": around["host"],
-        "device": run.hardware.device,
-        "threads": torch.get_num_threads(),
-    }
+    found = dict(around or surroundings())
+    found["command"] = list(map(redacted_text, found["command"]))
+    if found["git"]:
+        found["git"] = {**found["git"], "diff": redacted_text(found["git"]["diff"])}
     before = read_json(directory / "manifest.json", {})
+    segment, exactness = next_segment(run, started, found, before.get("segments", []))
     data = str(asked.config["data"].get("folder", ""))
     return {
         "id": identity.id,
@@ -201,12 +269,50 @@ def manifest(run: "Run", asked: Asked, identity: Identity, directory: Path, star
         "seeds": {name: stream(run.seed, name) for name in NAMES},
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "trainable": sum(p.numel() for p in run.trainable),
-        "device": run.hardware.device,
+        "device": segment["device"],
         "threads": segment["threads"],
         "started": before.get("started", started),
         "segments": [*before.get("segments", []), segment],
-        **redacted(around),
+        **inexact(before, exactness),
+        **redacted(found),
     }
+
+
+def next_segment(
+    run: "Run", started: float, around: Mapping[str, Any], before: list[dict[str, Any]]
+) -> tuple[dict[str, Any], str | None]:
+    """The facts of this process that decide about the last bits, and what of them keeps a run that an earlier one
+    began from ending in the same bits."""
+    import torch
+
+    if before and run.hardware.threads is None:
+        torch.set_num_threads(before[0]["threads"])  # another number of threads adds up in another order
+    facts = {
+        "host": around["host"],
+        "device": run.hardware.device,
+        "threads": torch.get_num_threads(),
+        "torch": around["packages"].get("torch"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    said = [
+        f"{name} {before[-1].get(name)} then {facts[name]}"
+        for name in ("device", "threads", "torch", "cpu")
+        if before and before[-1].get(name) != facts[name]
+    ]
+    if before and run.hardware.device != "cpu" and not run.hardware.deterministic:
+        said.append(f"resumed on {run.hardware.device} without hardware.deterministic=true")
+    return {"started": started, **facts}, "; ".join(said) or None
+
+
+def inexact(before: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+    """`exact`, whether the run ends in the bits of an unbroken one, and `inexact` with the reasons why not."""
+    reasons = [*before.get("inexact", []), *([reason] if reason else [])]
+    return {"exact": not reasons, "inexact": reasons}
+
+
+def not_exact(directory: Path, reason: str) -> None:
+    found = read_json(directory / "manifest.json")
+    write_json(directory / "manifest.json", {**found, **inexact(found, reason)})
 
 
 def end_segment(directory: Path) -> None:

@@ -1,41 +1,200 @@
-"""A sweep's own directory: a link to each of its runs, the columns of its HPARAMS table, a table of its results."""
+"""A sweep under way: jobs to workers as slots fall free, each ending kept, nothing that one run does felt by another."""
 
-import hashlib
-import os
+import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lab.names import key_and_value
-from lab.record.files import slug
+from lab.config.errors import ConfigError
+from lab.config.identity import CodeWatch
+from lab.config.settings import Policy
+from lab.record.files import Owned, has_owner, owned
+from lab.record.status import crashed, is_done, read_status, write_status
+from lab.study.job import Outcome, Refused, done
+from lab.study.plan import Job, Plan, link, results, state, waits
+from lab.study.pool import Event, Pool, how
+from lab.study.pulse import Pulse
 
-
-def sweep_name(overrides: Sequence[str]) -> str:
-    """`<name>-<id8>`, the same for the same overrides in any order."""
-    pairs = [key_and_value(override) for override in overrides]
-    swept = [key.rpartition(".")[2] for key, value in pairs if any(sign in value for sign in ",(*")]
-    chosen = [value for key, value in pairs if key == "experiment"]
-    name = slug("_".join([*chosen, *swept])) or "sweep"
-    return f"{name}-{hashlib.sha256(chr(0).join(sorted(overrides)).encode()).hexdigest()[:8]}"
-
-
-def link(sweep: Path, number: int, run: Path) -> None:
-    """`<n>-<id8>` in the sweep's directory, pointing to a run that lies elsewhere."""
-    if run.resolve().is_relative_to(sweep.resolve()):
-        return
-    for old in sweep.glob(f"{number}-*"):
-        if old.is_symlink():  # of other code or other data
-            old.unlink()
-    place = sweep / f"{number}-{run.name[-8:]}"
-    place.symlink_to(os.path.relpath(run, sweep), target_is_directory=True)
+POLL = 0.2  # seconds between two looks at signals, time limits and other owners
 
 
-def write_columns(sweep: Path, hparams: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
-    """Tell TensorBoard what the sweep's HPARAMS table has for columns, once."""
-    from lab.record.tensorboard import TensorBoard
+class Source(Protocol):
+    """Where the next job comes from."""
 
-    for old in sweep.glob("events.out.tfevents.*"):
-        old.unlink()
-    writer = TensorBoard(sweep)
-    writer.columns([dict(values) for values in hparams], list(metrics))
-    writer.close()
+    def next(self) -> Job | None:
+        """None where there is none now; after an ending there may be."""
+        ...
+
+    def scored(self, job: Job, step: int, scores: Mapping[str, float], /) -> str | None:
+        """A reason to stop the job, or None."""
+        ...
+
+    def ended(self, job: Job, outcome: Outcome, /) -> None: ...
+
+
+class View(Protocol):
+    """Who watches."""
+
+    def started(self, job: Job, /) -> None: ...
+    def progress(self, job: Job, step: int, steps: int, values: Mapping[str, float], /) -> None: ...
+    def ended(self, job: Job, outcome: Outcome, /) -> None: ...
+    def note(self, text: str, /) -> None: ...
+
+
+class Listed:
+    """The jobs of a list, in order."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = deque(jobs)
+
+    def next(self) -> Job | None:
+        return self.jobs.popleft() if self.jobs else None
+
+    def scored(self, job: Job, step: int, scores: Mapping[str, float]) -> str | None:
+        return None
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        pass
+
+
+class Sweep:
+    """outcomes: of the jobs that ended, by number.  reason: why no more are started, where that is so.  changed: the
+    modules that changed below it.
+    """
+
+    def __init__(
+        self, sweep: Path, source: Source, pool: Pool, policy: Policy, view: View, code: CodeWatch, pulse: Pulse
+    ):
+        self.sweep, self.source, self.pool, self.policy, self.view = sweep, source, pool, policy, view
+        self.code, self.pulse = code, pulse
+        self.outcomes: dict[int, Outcome] = {}
+        self.again: deque[Job] = deque()  # to be tried once more
+        self.elsewhere: list[Job] = []  # another process is at them
+        self.tries: Counter[int] = Counter()
+        self.reason: str | None = None
+        self.changed: list[str] = []
+
+    def run(self) -> None:
+        while True:
+            self.fill()
+            if not self.pool.busy and (self.reason or not (self.again or self.elsewhere)):
+                return
+            for event in self.pool.events(POLL):
+                self.take(event)
+            if reason := self.pulse(0):
+                self.stop(reason)
+            self.look_elsewhere()
+
+    def stop(self, reason: str, running: bool = True) -> None:
+        """Start no more jobs.  running: ask those that run to save and stop."""
+        self.reason = self.reason or reason
+        if running:
+            self.pool.stop(reason)
+
+    def fill(self) -> None:
+        while not self.reason and self.pool.free:
+            if self.policy.on_change == "stop" and (changed := self.code.changed()):
+                self.changed = changed
+                self.stop("the code changed", running=False)
+                return
+            job = self.again.popleft() if self.again else self.source.next()
+            if job is None:
+                return
+            self.begin(job)
+
+    def begin(self, job: Job) -> None:
+        link_first = not job.directory.exists()
+        try:
+            if found := done(job.identity, job.directory):  # by another sweep, since this one was planned
+                self.end(job, found)
+                return
+        except Refused as error:
+            self.end(job, Outcome(job.directory, "failed", {}, error=str(error)))
+            return
+        if has_owner(job.directory):
+            self.elsewhere.append(job)
+            self.view.note(f"{job.directory} is being done by another process")
+            return
+        if link_first:
+            job.directory.mkdir(parents=True, exist_ok=True)
+        link(self.sweep, job)
+        self.tries[job.number] += 1
+        self.view.started(job)
+        self.pool.start(job)
+
+    def take(self, event: Event) -> None:
+        job, content = event.job, event.content
+        match event.kind:
+            case "progress":
+                self.view.progress(job, *content)
+            case "scores":
+                step, steps, scores = content
+                self.view.progress(job, step, steps, scores)
+                if reason := self.source.scored(job, step, scores):
+                    self.pool.stop(reason, job)
+            case "note":
+                self.view.note(f"#{job.number}: {content}")
+            case "died":
+                self.end(job, self.buried(job, *content))
+            case "ended" if isinstance(content, Owned):
+                self.elsewhere.append(job)
+            case "ended" if isinstance(content, Exception):
+                self.end(job, Outcome(job.directory, "failed", {}, error=str(content)))
+            case "ended":
+                self.end(job, content)
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        if outcome.state == "failed" and not self.reason and self.tries[job.number] <= self.policy.max_retries:
+            self.view.note(f"#{job.number} {outcome.error}; trying again")
+            self.again.append(job)
+            return
+        self.outcomes[job.number] = outcome
+        self.source.ended(job, outcome)
+        self.view.ended(job, outcome)
+        bad = sum(outcome.state in ("failed", "diverged") for outcome in self.outcomes.values() if outcome.new)
+        if bad and self.policy.on_error == "stop":
+            self.stop("a run failed and on_error=stop", running=False)
+        if self.policy.max_failures and bad >= self.policy.max_failures:
+            self.stop(f"{bad} runs failed, max_failures={self.policy.max_failures}", running=False)
+
+    def buried(self, job: Job, exitcode: int | None, scratch: Path) -> Outcome:
+        """Leave in the run's directory how its process ended."""
+        error_file = job.directory / "error.txt"
+        if not crashed(error_file) and crashed(scratch):
+            error_file.write_bytes(scratch.read_bytes())  # before the run was its own
+        said = crashed(error_file, self.policy.step_timeout) or how(exitcode)
+        if not error_file.exists() or not error_file.stat().st_size:
+            error_file.write_text(said + "\n")
+        with owned(job.directory):
+            before = read_status(job.directory)
+            ended = {
+                "started": before.get("started"),
+                "ended": time.time(),
+                "error": said,
+                "traceback": error_file.name,
+            }
+            write_status(job.directory, "failed", id=job.identity.id, outside=True, **ended)
+        return Outcome(job.directory, "failed", {}, error=said, outside=True)
+
+    def look_elsewhere(self) -> None:
+        """Take up what another process has left: its results, or the run where it was killed."""
+        for job in list(self.elsewhere):
+            if not has_owner(job.directory):
+                self.elsewhere.remove(job)
+                self.again.append(job)
+
+
+def missing(plan: Plan, retry: bool) -> tuple[list[Job], dict[int, Outcome]]:
+    """The jobs that are to be done, and the outcomes of those that are not. Raises Refused for a run that changed."""
+    wanted, found = [], {}
+    for job in plan.own:
+        status = state(job)
+        if is_done(job.directory) and (outcome := done(job.identity, job.directory)):
+            found[job.number] = outcome
+        elif waits(status, retry):
+            wanted.append(job)
+        else:
+            error = status.get("error")
+            found[job.number] = Outcome(job.directory, status["state"], results(job), new=False, error=error)
+    return wanted, found

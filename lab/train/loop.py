@@ -1,6 +1,7 @@
 """The loop: `train` yields steps, `execute` consumes them."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,8 +11,10 @@ from lab.metrics import Scores
 from lab.run import Run, Step
 from lab.streams import stream
 from lab.train.feed import feed, scored
+from lab.train.micro import at_once, in_parts
 
 Trainer = Callable[[Run, int], Iterator[Step]]
+Pulse = Callable[[int], str | None]
 
 
 def train(run: Run, after: int = 0) -> Iterator[Step]:
@@ -19,14 +22,13 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
 
     after: the last step already taken; `run` must hold the state saved at that step.
     """
-    autocast, scaler, parameters = run.hardware.autocast, run.hardware.scaler, run.trainable
+    scaler, size, parameters = run.hardware.scaler, run.hardware.micro_batch, run.trainable
+    backward = at_once if size is None else partial(in_parts, size=size)
     training_mode(run.model)
     if after == 0:
         torch.manual_seed(stream(run.seed, "dropout"))  # what the model itself draws, on any device
     for n, batch in enumerate(feed(run, after), start=after + 1):
-        with autocast():
-            loss = run.task.loss(run.model, batch)
-        scaler.scale(loss).backward()
+        loss = backward(run, batch)
         scaler.unscale_(run.optimizer)
         norm = run.clip(parameters)
         scaler.step(run.optimizer)
@@ -35,8 +37,11 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
         for parameter in parameters:  # as optimizer.zero_grad, at a tenth of its cost on small models
             parameter.grad = None
         run.regularize.step(run.model)
-        yield Step(n, loss.detach(), norm)  # outside every `with`: a suspended generator
-        # would leave autocast on in its consumer
+        yield Step(n, loss.detach(), norm)
+
+
+def unasked(step: int) -> None:
+    return None
 
 
 class Record(Protocol):
@@ -55,8 +60,15 @@ class Record(Protocol):
         ...
 
 
-def execute(run: Run, record: Record, trainer: Trainer = train) -> dict[str, float]:
-    """Train to the end and score it: the validation set on the way, the test set once, with the final weights."""
+class Stopped(Exception):
+    """A run was asked to stop; its state is saved, and it goes on from there."""
+
+
+def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = unasked) -> dict[str, float]:
+    """Train to the end and score it: the validation set on the way, the test set once, with the final weights.
+
+    pulse: asked after every step; a reason to stop saves the state and raises Stopped.
+    """
     after = record.restore(run)
     for step in () if run.regularize.stopped else trainer(run, after):
         record.step(run, step)
@@ -64,10 +76,13 @@ def execute(run: Run, record: Record, trainer: Trainer = train) -> dict[str, flo
             scores = evaluate(run)
             run.regularize.seen(scores)
             record.scores(run, step.n, scores)
-        if due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped:
+        reason = pulse(step.n)
+        if due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped or reason:
             record.save(run, step)
         if run.regularize.stopped:
             break
+        if reason and step.n < run.cadence.steps:
+            raise Stopped(f"{reason} after step {step.n}")
     n, val = record.recall(run)
     test = evaluate(run, "test")
     record.scores(run, n, test)

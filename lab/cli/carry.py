@@ -1,0 +1,180 @@
+"""A planned sweep, carried out: what is missing is checked and done, the rest is shown. For `train -m` and `resume`."""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lab.cli.live import LiveView, label
+from lab.cli.show import aligned
+from lab.config.axes import swept_keys
+from lab.config.identity import CodeWatch
+from lab.names import in_units, overall
+from lab.record.status import read_status
+from lab.study.job import Outcome, hparams, policy
+from lab.study.plan import Job, Plan, link, results, state, write_plan
+from lab.study.pool import Pool, pool_for
+from lab.study.pulse import Pulse
+from lab.study.sweep import Listed, Source, Sweep, missing
+from lab.study.table import table, write_columns
+
+FAILED, USAGE, REFUSED, STOPPED, INTERRUPTED = 1, 2, 3, 75, 130
+
+Launcher = Callable[[Plan, Sequence[Job]], None]
+
+
+def carry_out(
+    plan: Plan, workers: Mapping[str, Any], *, verb: str = "train", retry: bool = False, by: Launcher | None = None
+) -> int:
+    """The exit code.
+
+    workers: of the pool, as hydra/launcher=lab has it.  verb: `train`; `plan` and `check` start nothing.  retry: whether
+    failed jobs are taken again.  by: another launcher, instead of the pool.
+    """
+    wanted, outcomes = missing(plan, retry)
+    if verb == "plan":
+        show_jobs(plan)
+    pool = pool_for([job.asked.config for job in wanted], workers) if wanted else None
+    try:
+        if pool and (code := checked(plan, wanted, pool, verb)) is not None:
+            return code
+        if verb != "train":
+            print("nothing is to be done" if not wanted else "nothing is wrong; nothing was started")
+            return 0
+        write_plan(plan)
+        for job in plan.own:
+            if job.directory.exists():
+                link(plan.directory, job)
+        code = 0
+        if pool and by:
+            pool.close()
+            by(plan, wanted)
+            outcomes |= {job.number: outcome_of(job) for job in wanted}
+            for job in wanted:
+                link(plan.directory, job)
+        elif pool:
+            code = done_by_pool(plan, wanted, pool, outcomes)
+    finally:
+        if pool:
+            pool.close()
+    conclude(plan, outcomes)
+    return code or exit_code(outcomes)
+
+
+def checked(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | None:
+    """The exit code where the jobs are not to be started; else None, the pool made fit for the machine's GPUs."""
+    try:
+        report = pool.check(wanted)
+    except RuntimeError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return USAGE
+    by_problem: dict[str, list[int]] = {}
+    for number, problems in report.problems.items():
+        for problem in problems:
+            by_problem.setdefault(problem, []).append(number)
+    for problem, numbers in by_problem.items():
+        jobs = f"job {numbers[0]}" if len(numbers) == 1 else f"jobs {some(numbers)}"
+        print(f"lab: {problem}" + (f" ({jobs})" if len(plan.jobs) > 1 else ""), file=sys.stderr)
+    if by_problem:
+        return USAGE
+    if verb != "train":
+        for graph in report.graphs:
+            print(f"{graph.label}: {len(graph.jobs)} {'job' if len(graph.jobs) == 1 else 'jobs'}, {graph.cost}")
+    needed = sum(len(graph.jobs) * graph.disk for graph in report.graphs)
+    free = shutil.disk_usage(existing(plan)).free
+    if needed > free:
+        print(
+            f"lab: checkpoints will take about {in_units(needed)}B, {in_units(free)}B are free; paths.outputs= moves them",
+            file=sys.stderr,
+        )
+        return USAGE
+    if verb != "train" and needed:
+        print(f"checkpoints: about {in_units(needed)}B; {in_units(free)}B are free")
+    pool.share(report.gpus)
+    return None
+
+
+def done_by_pool(plan: Plan, wanted: Sequence[Job], pool: Pool, outcomes: dict[int, Outcome]) -> int:
+    keys = swept_keys([job.asked.overrides for job in plan.jobs])
+    return supervised(plan, Listed(wanted), pool, outcomes, LiveView(len(wanted), keys))
+
+
+def supervised(plan: Plan, source: Source, pool: Pool, outcomes: dict[int, Outcome], view: LiveView) -> int:
+    """Have the pool do what the source gives. The exit code, 0 where only the outcomes decide."""
+    terms = policy(plan.jobs[0].asked.config)
+    pulse = Pulse.until(terms.time_limit)
+    sweep = Sweep(plan.directory, source, pool, terms, view, CodeWatch(plan.sources), pulse)
+    with pulse.signals(keyboard=True), view:
+        sweep.run()
+    outcomes |= sweep.outcomes
+    if sweep.changed:
+        print(
+            f"lab: {', '.join(sweep.changed)} changed since the sweep was planned, so the jobs that are left would be "
+            "other runs; the same command plans them anew, on_change=ignore does them as planned",
+            file=sys.stderr,
+        )
+        return REFUSED
+    if not sweep.reason:
+        return 0
+    print(f"stopped: {sweep.reason}; lab resume {plan.directory} goes on", file=sys.stderr)
+    return INTERRUPTED if pulse.reason == "SIGINT" else STOPPED if pulse.reason else FAILED
+
+
+def outcome_of(job: Job) -> Outcome:
+    """How a run stands, by its directory alone."""
+    status = read_status(job.directory)
+    error = status.get("error") or status.get("reason")
+    return Outcome(job.directory, status["state"], results(job), error=error, outside=bool(status.get("outside")))
+
+
+def exit_code(outcomes: Mapping[int, Outcome]) -> int:
+    states = {outcome.state for outcome in outcomes.values()}
+    return FAILED if states & {"failed", "diverged"} else STOPPED if states - {"done"} else 0
+
+
+def conclude(plan: Plan, outcomes: Mapping[int, Outcome]) -> None:
+    """The table of results, on the terminal and beside the plan."""
+    keys = swept_keys([job.asked.overrides for job in plan.jobs])
+    found = table(plan.own, keys)
+    found.write(plan.directory)
+    metrics = dict.fromkeys(name for job in plan.own for name in results(job) if overall(name))
+    columns = sorted(metrics, key=lambda name: not name.startswith("test/"))
+    write_columns(plan.directory, [hparams(job.asked) for job in plan.own], columns)
+    print(aligned([found.header, *found.text()]))
+    states = Counter(outcome.state for outcome in outcomes.values())
+    states["not started"] = len(plan.own) - len(outcomes)
+    twins = len(plan.jobs) - len(plan.own)
+    said = [f"{number} {name}" for name, number in states.items() if number]
+    print(", ".join(said) + (f"; {twins} the same as another" if twins else ""))
+    failed = [outcome for outcome in outcomes.values() if outcome.state in ("failed", "diverged")]
+    if failed:
+        print(f"lab retry {plan.directory} takes the failed ones again; their error.txt tells what happened")
+    if found.best:
+        print(f"best: {found.best}")
+    print(f"{plan.directory} has the sweep; look at it with: tensorboard --logdir {plan.directory}")
+
+
+def show_jobs(plan: Plan) -> None:
+    keys = swept_keys([job.asked.overrides for job in plan.jobs])
+    lines = [["n", "state", "id", *(["differs by"] if keys else []), "directory"]]
+    states: Counter[str] = Counter()
+    for job in plan.jobs:
+        said = state(job)["state"] if job.twin is None else f"same as {job.twin}"
+        said = "new" if said == "pending" else said
+        states["the same as another" if job.twin is not None else said] += 1
+        lines.append(
+            [str(job.number), said, job.identity.id, *([label(job, keys)] if keys else []), str(job.directory)]
+        )
+    print(aligned(lines))
+    print(f"{plan.directory}: {len(plan.jobs)} jobs: " + ", ".join(f"{n} {name}" for name, n in states.items()))
+
+
+def existing(plan: Plan) -> str:
+    """The folder that is there and will hold the runs."""
+    folder = plan.jobs[0].directory.absolute()
+    return str(next(path for path in (folder, *folder.parents) if path.exists()))
+
+
+def some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")

@@ -1,0 +1,106 @@
+"""What a person sees of a sweep under way: a table on a terminal, plain lines elsewhere; on standard error."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lab.config.redact import redacted_text
+from lab.names import key_and_value, overall
+from lab.study.job import Outcome
+from lab.study.plan import Job
+
+QUIET = 10  # seconds between two plain lines that tell of progress
+
+
+class LiveView:
+    """total: the jobs that are to be done.  keys: what tells one job from another."""
+
+    def __init__(self, total: int, keys: Sequence[str]):
+        self.total, self.keys = total, keys
+        self.console = Console(stderr=True, highlight=False)
+        self.running: dict[int, tuple[Job, int, int, Mapping[str, float]]] = {}
+        self.begun: dict[int, float] = {}
+        self.states: dict[str, int] = {}
+        self.since = self.spoken = time.monotonic()
+        self.live = Live(
+            get_renderable=self.table, console=self.console, refresh_per_second=4, transient=True, redirect_stdout=True
+        )
+
+    def __enter__(self) -> "LiveView":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def started(self, job: Job) -> None:
+        self.running[job.number] = (job, 0, 0, {})
+        self.begun[job.number] = time.monotonic()
+
+    def progress(self, job: Job, step: int, steps: int, values: Mapping[str, float]) -> None:
+        self.running[job.number] = (job, step, steps, values)
+        if not self.console.is_terminal and time.monotonic() - self.spoken > QUIET:
+            self.say(
+                f"{self.counts()}; " + ", ".join(f"#{n} at {of(s, t)}" for n, (_, s, t, _) in self.running.items())
+            )
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        self.running.pop(job.number, None)
+        took = time.monotonic() - self.begun.pop(job.number, time.monotonic())
+        self.states[outcome.state] = self.states.get(outcome.state, 0) + 1
+        shown = {name: score for name, score in outcome.results.items() if overall(name)}
+        scores = [f"{name} {shown[name]:.4g}" for name in sorted(shown, key=lambda name: "accuracy" not in name)[:3]]
+        what = "done before" if outcome.state == "done" and not outcome.new else outcome.state
+        told = "  ".join(scores) if outcome.state == "done" else f"{outcome.error}; {outcome.directory} holds the run"
+        self.say(
+            f"[{sum(self.states.values())}/{self.total}] #{job.number} {what}  {label(job, self.keys)}  {took:.1f} s  {told}"
+        )
+
+    def note(self, text: str) -> None:
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        self.spoken = time.monotonic()
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def counts(self) -> str:
+        ended = ", ".join(f"{number} {state}" for state, number in self.states.items()) or "0 done"
+        left = self.total - sum(self.states.values())
+        return f"{ended}, {len(self.running)} running, {left - len(self.running)} to come{self.eta(left)}"
+
+    def eta(self, left: int) -> str:
+        ended = sum(self.states.values())
+        if not ended or not left:
+            return ""
+        part = sum(step / steps for _, step, steps, _ in self.running.values() if steps)
+        seconds = (time.monotonic() - self.since) / (ended + part) * (left - part)
+        return f", {duration(seconds)} left"
+
+    def table(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        for job, step, steps, values in list(self.running.values()):
+            bar = ProgressBar(total=max(steps, 1), completed=step, width=20)
+            said = "  ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:2])
+            grid.add_row(f"#{job.number}", label(job, self.keys), bar, of(step, steps), said)
+        return Group(grid, Text(self.counts(), style="bold"))
+
+
+def label(job: Job, keys: Sequence[str]) -> str:
+    """The overrides by which the job differs from the others of its sweep."""
+    own = [override for override in job.asked.overrides if key_and_value(override)[0] in keys]
+    return redacted_text(" ".join(own or job.asked.overrides)) or "the defaults"
+
+
+def of(step: int, steps: int) -> str:
+    return f"step {step}/{steps}" if steps else "its start"
+
+
+def duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"

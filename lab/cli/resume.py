@@ -1,0 +1,80 @@
+"""lab resume, lab retry: what was planned once is carried on, whatever the configs have become since."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.cli.carry import carry_out
+from lab.cli.show import find, missing
+from lab.cli.train import complain, one_run
+from lab.config.asked import Asked
+from lab.config.errors import ConfigError
+from lab.config.identity import Identifier, Identity
+from lab.record.files import Owned, read_json
+from lab.study.diff import read_config
+from lab.study.job import Refused
+from lab.study.plan import NAME, Job, read_plan
+
+
+def resume(arguments: list[str]) -> int:
+    return go_on(arguments, "resume", "Go on with a run or a sweep that was stopped.")
+
+
+def retry(arguments: list[str]) -> int:
+    return go_on(arguments, "retry", "Take the failed runs of a sweep, or a failed run, again.")
+
+
+def go_on(arguments: list[str], verb: str, said: str) -> int:
+    parser = argparse.ArgumentParser(f"lab {verb}", description=said)
+    parser.add_argument("dir", type=Path, help="a sweep's directory, a run's, or the 8 characters of a run's id")
+    parser.add_argument("--workers", type=int, help="how many of a sweep's runs at once")
+    parser.add_argument("--anyway", action="store_true", help="also where the code or the data changed since")
+    given = parser.parse_args(arguments)
+    try:
+        if (given.dir / NAME).exists():
+            plan = read_plan(given.dir)
+            unchanged(plan.jobs, given.anyway)
+            return carry_out(plan, {"workers": given.workers}, retry=verb == "retry")
+        run = find(given.dir)
+        if run is None:
+            return missing(given.dir, "no run and no sweep", "lab ls lists the runs, outputs/sweeps/ has the sweeps")
+        job = job_in(run)
+        unchanged([job], given.anyway)
+        return one_run(job.asked, job.identity, run)
+    except (ConfigError, Refused, Owned) as error:
+        return complain(error, with_traceback=False)
+    except ValueError as error:
+        return complain(ConfigError(str(error)), with_traceback=False)
+
+
+def unchanged(jobs: Sequence[Job], anyway: bool) -> None:
+    """Raises Refused where the same config is another run by now, ConfigError where it is not all there."""
+    if any("<redacted>" in json.dumps(job.asked.config) for job in jobs):
+        raise ConfigError("a secret of the config is not kept on disk; give the command again, with it")
+    identify = Identifier()
+    for job in jobs:
+        if not anyway and (now := identify(job.asked.config)) != job.identity:
+            what = "code" if now.code != job.identity.code else "data" if now.files != job.identity.files else "config"
+            raise Refused(
+                f"the {what} changed since {job.directory} was planned, it would be another run ({now.id}); give the "
+                "command again for that one, or --anyway to go on with this one"
+            )
+
+
+def job_in(run: Path) -> Job:
+    """What a run's directory says that it was asked for with. Raises ConfigError where it does not say."""
+    manifest = read_json(run / "manifest.json")
+    if manifest is None:
+        raise ConfigError(f"{run} has no manifest.json; give the command again")
+
+    def hydra(name: str) -> Any:
+        return yaml.safe_load((run / ".hydra" / f"{name}.yaml").read_text())
+
+    identity = Identity(manifest["config"], manifest["code"], manifest["files"])
+    source, node = hydra("config"), hydra("hydra")["hydra"]
+    asked = Asked(read_config(run), source, node, manifest["overrides"], manifest["choices"])
+    return Job(0, asked, identity, run)

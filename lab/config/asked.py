@@ -1,0 +1,93 @@
+"""What a run was asked for with, as plain values, and what its directory is called."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.config.identity import bookkeeping
+from lab.config.redact import SECRET
+from lab.names import key_and_value
+from lab.record.files import slug
+from lab.record.status import is_done
+
+RUN = re.compile(r"-[0-9a-f]{8}$")
+AGAIN = re.compile(r"-again\d+-[0-9a-f]{8}$")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run was asked for with.
+
+    config: resolved, as plain values.  source: its YAML before interpolations were resolved.  hydra: Hydra's own node
+    as YAML.  overrides: of the command line.  choices: the option chosen of each group.
+    """
+
+    config: Mapping[str, Any]
+    source: Mapping[str, Any]
+    hydra: Mapping[str, Any]
+    overrides: Sequence[str]
+    choices: Mapping[str, Any]
+
+    @property
+    def experiment(self) -> str:
+        """The chosen experiment, `<study>/<name>`, or `train` where there is none."""
+        chosen = self.choices.get("experiment")
+        return "/".join(slug(part) for part in chosen.split("/")) if chosen else "train"
+
+
+def runs_folder(asked: Asked) -> Path:
+    return Path(asked.config["paths"]["outputs"]) / "runs"
+
+
+def run_directory(asked: Asked, identity: str, there: Mapping[str, Path]) -> Path:
+    """`<outputs>/runs/<experiment>/<slug>-<id8>`, or where a run of this identity already lies; with again=true the
+    next one that is not done.
+
+    identity: 8 characters.  there: as `directories` gives it.
+    """
+    base = runs_folder(asked) / asked.experiment / run_slug(asked)
+    directory = base.with_name(f"{base.name}-{identity}")
+    if not asked.config.get("again"):
+        return there.get(identity, directory)
+    again = 1
+    while is_done(directory):
+        again += 1
+        directory = base.with_name(f"{base.name}-again{again}-{identity}")
+    return directory
+
+
+def directories(runs: Path) -> dict[str, Path]:
+    """The run directories below `runs` by their identity, whatever they were asked for with; those of again=true are
+    left out."""
+    found: dict[str, Path] = {}
+    try:
+        folders = sorted((entry for entry in os.scandir(runs) if entry.is_dir()), key=lambda entry: entry.name)
+    except OSError:
+        return found
+    for entry in folders:
+        if not RUN.search(entry.name):
+            found |= directories(Path(entry.path))
+        elif not AGAIN.search(entry.name):
+            found.setdefault(entry.name[-8:], Path(entry.path))
+    return found
+
+
+def run_slug(asked: Asked) -> str:
+    """What makes this run another than its neighbours: data and model, then what was overridden, by its last name."""
+    choices = asked.choices
+    named = ("experiment",) if choices.get("experiment") else ("data", "model")
+    given = {key_and_value(override)[0]: override for override in asked.overrides}
+    named += tuple(key for key in given if SECRET.search(key.rpartition(".")[2]) or bookkeeping(key))
+    parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
+    parts += [short(override) for key, override in given.items() if key not in named]
+    return slug("_".join(parts)) or "default"
+
+
+def short(override: str) -> str:
+    """`lr=0.1` for optimizer.lr=0.1, `no_lr` for ~optimizer.lr."""
+    key, value = key_and_value(override)
+    name = key.rpartition(".")[2]
+    return f"no_{name}" if override.startswith("~") else f"{name}={value}"

@@ -1,0 +1,183 @@
+"""What can be found out about a whole sweep before its first run: problems, and what a run will cost."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from lab.config.asked import Asked
+from lab.config.build import attempt, build, build_model, build_optimizer, dry_step, instantiate, paced, supply
+from lab.config.check import GROUPS, check, check_group
+from lab.config.errors import ConfigError
+from lab.config.settings import POLICY, SETTINGS, Policy, Settings
+from lab.metrics import Monitor
+from lab.names import in_units
+from lab.run import Run
+from lab.train.estimate import Estimate, estimate
+from lab.train.feed import feed
+
+# what is made anew where its numbers differ from those of a job that was tried whole
+PARTS = {
+    "model": ("model",),
+    "augment": ("augment",),
+    "regularize": ("regularize",),
+    "optimizer": ("optimizer", "schedule"),
+}
+
+
+class Job(Protocol):
+    @property
+    def number(self) -> int: ...
+    @property
+    def asked(self) -> Asked: ...
+
+
+@dataclass
+class Graph:
+    """Jobs that do the same arithmetic: they differ in seeds and in numbers that change no shape."""
+
+    label: str
+    jobs: list[int]
+    estimate: Estimate | None = None
+
+    @property
+    def cost(self) -> str:
+        """What one of its runs costs, in words."""
+        found = self.estimate
+        assert found
+        flops = "FLOPs not estimated" if found.flops is None else f"{in_units(found.flops)}FLOPs a step"
+        peak = "peak memory not estimated" if found.peak is None else f"{in_units(found.peak)}B at its peak"
+        return f"{found.parameters:,} parameters, {found.trainable:,} trained; {flops}; {peak}"
+
+    @property
+    def disk(self) -> int:
+        """Bytes of one run's checkpoints, about."""
+        return 3 * 4 * self.estimate.parameters if self.estimate else 0
+
+
+@dataclass
+class Report:
+    """problems: of the jobs that have some, by their numbers.  gpus: how many the jobs could use."""
+
+    problems: dict[int, Sequence[str]] = field(default_factory=dict)
+    graphs: list[Graph] = field(default_factory=list)
+    gpus: int = 0
+
+
+def preflight(jobs: Sequence[Job]) -> Report:
+    """Check every job, and build and try each distinct graph once."""
+    report = Report()
+    known: dict[tuple[str, str], list[str]] = {}
+    graphs: dict[str, list[Job]] = {}
+
+    def of_group(group: str, node: Any) -> list[str]:
+        key = (group, canonical(node))
+        if key not in known:
+            known[key] = check_group(group, node)
+        return known[key]
+
+    for job in jobs:
+        config = job.asked.config
+        try:
+            check(config, str(job.asked.source), of_group)
+            attempt("", partial(Policy, **{name: config[name] for name in POLICY}))
+            graphs.setdefault(graph_key(config), []).append(job)
+        except ConfigError as error:
+            report.problems[job.number] = error.problems
+    for alike in graphs.values():
+        choices = alike[0].asked.choices
+        label = f"{choices.get('data')} {choices.get('model')}"
+        report.graphs.append(Graph(label, [job.number for job in alike]))
+        try_graph(alike, report)
+    report.gpus = gpus([job.asked.config for job in jobs])
+    return report
+
+
+def try_graph(jobs: Sequence[Job], report: Report) -> None:
+    """One batch through the first of these jobs, then each part by which the others differ on its own."""
+    first = jobs[0].asked.config
+    try:
+        run = build(first)
+        batch = dry_step(run)
+        report.graphs[-1].estimate = estimated(first, run, batch)
+    except ConfigError as error:
+        report.problems |= {job.number: error.problems for job in jobs}
+        return
+    known: dict[str, Sequence[str]] = {}
+    for job in jobs:
+        config = job.asked.config
+        settings = [config[name] for name in SETTINGS if name != "seed"]
+        for group, parts in PARTS.items():
+            key = canonical([group, settings, *(config[part] for part in parts)])
+            if key not in known:
+                known[key] = problems_of(partial(try_part, group, config, run, batch))
+            if known[key]:
+                report.problems[job.number] = [*report.problems.get(job.number, ()), *known[key]]
+
+
+def try_part(group: str, config: Mapping[str, Any], run: Run, batch: Any) -> None:
+    """Make the part of another job as `build` would, in the place of the run's own."""
+    settings = attempt("", partial(Settings, **{name: config[name] for name in SETTINGS}))
+    monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
+    if group == "model":
+        with torch.device("meta"):
+            instantiate(config, group)
+    elif group == "augment":
+        attempt(group, lambda: next(feed(replace(run, augment=instantiate(config, group)), 0)))
+    elif group == "regularize":
+        supply(group, instantiate(config, group), model=run.model, monitor=monitor)
+    else:
+        groups = attempt("finetune_strategy", partial(instantiate(config, "finetune_strategy"), run.model))
+        build_optimizer(config, groups, attempt("", partial(paced, settings, run.data)))
+
+
+def problems_of(make: Callable[[], None]) -> Sequence[str]:
+    try:
+        make()
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def estimated(config: Mapping[str, Any], run: Run, batch: Any) -> Estimate:
+    """What a step costs, or its parameters alone where that cannot be traced."""
+    settings = Settings(**{name: config[name] for name in SETTINGS})
+    hardware = replace(run.hardware, compile=False)
+
+    def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        model, groups = build_model(config, settings, hardware)
+        return model, attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+
+    try:
+        return estimate(make, run.task.loss, batch, autocast=run.hardware.autocast)
+    except Exception:  # the batch did go through: it is the tracing that failed
+        parameters = sum(p.numel() for p in run.model.parameters())
+        return Estimate(parameters, sum(p.numel() for p in run.trainable), None, None)
+
+
+def graph_key(config: Mapping[str, Any]) -> str:
+    """Equal for jobs that do the same arithmetic but for numbers that are no shape."""
+    graph = {group: without_numbers(config[group]) for group in GROUPS}
+    graph["schedule"] = graph["optimizer"] = None
+    return canonical([graph, config["overfit"], config["monitor"]])
+
+
+def without_numbers(value: Any) -> Any:
+    """The same nest without seeds and floats."""
+    if isinstance(value, Mapping):
+        return {key: without_numbers(part) for key, part in value.items() if key != "seed"}
+    if isinstance(value, list):
+        return [without_numbers(part) for part in value]
+    return None if isinstance(value, float) else value
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def gpus(configs: Sequence[Mapping[str, Any]]) -> int:
+    wanted = any(str(config["hardware"].get("device")).startswith(("auto", "cuda")) for config in configs)
+    return torch.cuda.device_count() if wanted and torch.cuda.is_available() else 0

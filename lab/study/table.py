@@ -1,0 +1,91 @@
+"""A sweep's results as one table: the swept values and the final metrics, best first."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.names import key_and_value, overall
+from lab.record.files import read_json, write_atomically
+from lab.study.plan import Job, results, state
+
+
+@dataclass(frozen=True)
+class Table:
+    """header: the columns.  rows: their values, None where there is none.  best: the directory of the best run."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    best: Path | None
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([self.header, *(["" if cell is None else cell for cell in row] for row in self.rows)])
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.text()]
+        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+    def text(self) -> list[list[str]]:
+        """The rows as a person reads them."""
+        return [
+            ["-" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in self.rows
+        ]
+
+    def write(self, sweep: Path) -> None:
+        write_atomically(sweep / "table.csv", self.csv().encode())
+        write_atomically(sweep / "table.md", self.markdown().encode())
+
+
+def table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
+    """keys: those that vary, a column each. Best by the runs' monitored score; what has none comes last."""
+    found = [(job, state(job), results(job)) for job in jobs]
+    names = list(dict.fromkeys(name for _, _, scores in found for name in scores if overall(name)))
+    monitored = list(dict.fromkeys(str(job.asked.config["monitor"]) for job, _, _ in found))
+    # the score that chose the weights first, then what was never looked at
+    shown = [n for n in monitored if n in names] + [n for n in names if n.startswith("test/") and n not in monitored]
+    shown += [name for name in names if name not in shown]
+
+    def rank(row: tuple[Job, Mapping[str, Any], Mapping[str, float]]) -> tuple[int, float, int]:
+        job, status, scores = row
+        score = scores.get(str(job.asked.config["monitor"]))
+        if status["state"] != "done" or score is None:
+            return 1, 0.0, job.number
+        return 0, -score if job.asked.config["mode"] == "max" else score, job.number
+
+    ordered = sorted(found, key=rank)
+    header = ["n", *keys, "state", *shown, "seconds", "id", "directory"]
+    rows = [
+        [job.number, *values(job, keys), status["state"], *map(scores.get, shown), seconds(job, status)]
+        + [job.identity.id, str(job.directory)]
+        for job, status, scores in ordered
+    ]
+    best = ordered[0][0].directory if ordered and ordered[0][1]["state"] == "done" else None
+    return Table(header, rows, best)
+
+
+def values(job: Job, keys: Sequence[str]) -> list[str | None]:
+    given = dict(key_and_value(override) for override in job.asked.overrides)
+    return [given.get(key) for key in keys]
+
+
+def seconds(job: Job, status: Mapping[str, Any]) -> float | None:
+    """How long the run took, all its segments together."""
+    segments = read_json(job.directory / "manifest.json", {}).get("segments", [])
+    took = [segment["ended"] - segment["started"] for segment in segments if "ended" in segment]
+    return round(sum(took), 2) if took and status["state"] == "done" else None
+
+
+def write_columns(sweep: Path, hparams: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
+    """Tell TensorBoard what the sweep's HPARAMS table has for columns, once."""
+    from lab.record.tensorboard import TensorBoard
+
+    for old in sweep.glob("events.out.tfevents.*"):
+        old.unlink(missing_ok=True)
+    writer = TensorBoard(sweep)
+    writer.columns([dict(values) for values in hparams], list(metrics))
+    writer.close()

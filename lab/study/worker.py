@@ -1,0 +1,237 @@
+"""A warm child of a sweep: it has imported torch once, and does one run after another, each as in a new process."""
+
+import gc
+import logging
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from lab.config.errors import ConfigError
+from lab.record.files import Owned
+from lab.study.job import Outcome, Refused, Terms, do, policy
+from lab.study.plan import Job
+from lab.study.pulse import Pulse
+
+# imported once, by the process that the workers are forked from
+WARM = ("lab.config.preflight", "lab.record.record", "lab.record.tensorboard", "lab.study.worker")
+SHOW_EVERY = 0.25  # seconds between two reports of progress
+GRACE = 30  # seconds that a worker takes to save when its supervisor has gone
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker takes over from its supervisor.
+
+    around: for manifests.  threads: of torch.  scratch: a file for what a crash leaves.  gpu: the one that it sees.
+    """
+
+    directory: str
+    path: Sequence[str]
+    environment: Mapping[str, str]
+    around: Mapping[str, Any]
+    threads: int
+    scratch: Path
+    gpu: str | None = None
+
+
+class Worker:
+    """channel: to the supervisor. Comes ("run", Job), ("check", jobs) or ("stop", reason); goes what became of it."""
+
+    def __init__(self, channel: Connection, setup: Setup):
+        self.channel, self.setup = channel, setup
+        self.tasks: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        self.pulse = Pulse()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's goes to the supervisor, which tells
+        take_over(setup)
+        self.new = Settings()
+
+    def work(self) -> None:
+        from lab.config.preflight import preflight
+
+        threading.Thread(target=self.listen, daemon=True).start()
+        while (task := self.tasks.get()) is not None:
+            kind, content = task
+            self.new.restore()
+            if kind == "run":
+                self.send("ended", self.ended(content))
+            else:
+                self.send("checked", preflight(content))
+
+    def listen(self) -> None:
+        """Take what the supervisor sends, while the main thread trains."""
+        try:
+            while True:
+                kind, content = self.channel.recv()
+                if kind == "stop":
+                    self.pulse.stop(content)
+                else:
+                    if kind == "run":  # made here, so that a stop that follows is not missed
+                        self.pulse = pulse_of(content)
+                    self.tasks.put((kind, content))
+        except (EOFError, OSError):  # the supervisor has gone, or wants no more
+            self.pulse.stop("the sweep's process has gone")
+            self.tasks.put(None)
+            time.sleep(GRACE)
+            os._exit(1)
+
+    def ended(self, job: Job) -> Outcome | Exception:
+        terms = Terms(self.pulse, lambda steps: Reporter(self, steps), self.setup.around, checked=True)
+        try:
+            with self.pulse.signals(), self.pulse.watch(self.setup.scratch), output_to_run(job.directory):
+                return do(job.asked, job.identity, job.directory, terms)
+        except (ConfigError, Refused, Owned) as error:
+            return error
+        except Exception as error:  # nobody foresaw it; the other runs go on
+            import traceback
+
+            said = "".join(traceback.format_exception(error))
+            return Outcome(job.directory, "failed", {}, error=said, outside=isinstance(error, OSError))
+
+    def send(self, kind: str, content: Any) -> None:
+        try:
+            self.channel.send((kind, content))
+        except OSError:  # the supervisor has gone; the run's directory has it all
+            pass
+
+
+def take_over(setup: Setup) -> None:
+    import torch
+
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # who waits for the supervisor's output to end need not wait for its workers
+        os.dup2(nowhere, number)
+    os.chdir(setup.directory)
+    os.environ.clear()
+    os.environ.update(setup.environment)
+    if setup.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = setup.gpu
+    sys.path[:] = setup.path
+    torch.set_num_threads(setup.threads)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # of libraries that read it, and of loader workers
+        os.environ.setdefault(name, str(setup.threads))
+    gc.freeze()  # what is imported lives on: collecting after a run need not look at it
+
+
+def serve(channel: Connection, setup: Setup) -> None:
+    """A worker's whole life."""
+    Worker(channel, setup).work()
+
+
+def pulse_of(job: Job) -> Pulse:
+    return Pulse(policy(job.asked.config).step_timeout)
+
+
+class Reporter:
+    """Progress, told to the supervisor."""
+
+    def __init__(self, worker: Worker, steps: int):
+        self.worker, self.steps, self.sent = worker, steps, 0.0
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self.sent > SHOW_EVERY:
+            self.sent = now
+            self.worker.send("progress", (step, self.steps, values))
+
+    def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
+        self.worker.send("scores", (step, self.steps, values))
+
+    def note(self, text: str) -> None:
+        self.worker.send("note", text)
+
+
+@contextmanager
+def output_to_run(directory: Path) -> Iterator[None]:
+    """What the run's code prints goes to output.txt beside its other files, where that has something to hold."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    made = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "output.txt"
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, saved in zip((1, 2), before, strict=True):
+            os.dup2(saved, number)
+            os.close(saved)
+        if not path.stat().st_size:
+            path.unlink()
+        if made and not any(directory.iterdir()):
+            directory.rmdir()
+
+
+class Settings:
+    """The settings of a process that a run may change, as they are now; `restore` brings them back."""
+
+    def __init__(self) -> None:
+        import numpy
+        import torch
+
+        self.threads, self.dtype = torch.get_num_threads(), torch.get_default_dtype()
+        self.precision = torch.get_float32_matmul_precision()
+        self.generators = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
+        self.environment, self.directory, self.path = dict(os.environ), os.getcwd(), list(sys.path)
+        root = logging.getLogger()
+        self.level, self.handlers, self.disabled = root.level, list(root.handlers), root.manager.disable
+        self.filters = list(warnings.filters)
+
+    def restore(self) -> None:
+        import torch
+
+        os.chdir(self.directory)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        sys.path[:] = self.path
+        root = logging.getLogger()
+        root.handlers[:], root.manager.disable = self.handlers, self.disabled
+        root.setLevel(self.level)
+        warnings.filters[:] = self.filters  # type: ignore[index]
+        warnings._filters_mutated()  # type: ignore[attr-defined]
+        self.restore_torch()
+        if "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def restore_torch(self) -> None:
+        import numpy
+        import torch
+
+        torch.set_num_threads(self.threads)
+        torch.set_default_dtype(self.dtype)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+        torch.set_float32_matmul_precision(self.precision)
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+        torch.autograd.set_detect_anomaly(False)
+        torch.set_rng_state(self.generators[0])
+        numpy.random.set_state(self.generators[1])
+        random.setstate(self.generators[2])
+        signal.alarm(0)

@@ -1,0 +1,196 @@
+"""What a training step will cost, found without computing it."""
+
+import math
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorConverter,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from lab.hardware import mapped
+from lab.run import Batch
+from lab.streams import seeded
+from lab.train.loop import training_mode
+
+Made = tuple[nn.Module, Optimizer]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """parameters, trainable: numbers in the model, and those of them that the optimizer trains.
+
+    flops: floating-point operations of one step (forward, backward and update), a multiplication and an addition being
+    two, in products of matrices, convolutions and attention; what is done element by element is not in it.
+    peak: bytes, the most that parameters, buffers, gradients, optimizer state, one batch, activations and temporaries
+    take together in a step that is not the first. Each storage counts as long as it lives, whatever device it is on.
+    Not in it: what an operator allocates and frees inside (workspaces), the allocator's rounding and its cache, the
+    device's context, and what a step here leaves out: clipping, loss scaling, a regularizer's copy of the weights.
+    None where it cannot be known without the values: see `estimate`.
+    """
+
+    parameters: int
+    trainable: int
+    flops: int | None
+    peak: int | None
+
+
+def estimate(
+    make: Callable[[], Made],
+    loss: Callable[[nn.Module, Batch], Tensor],
+    batch: Batch,
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Estimate:
+    """What a step of `loss` on batches like `batch` costs a model and its optimizer, by tracing two of them.
+
+    make: builds both anew; inside, tensors have shapes and devices but neither memory nor values.
+    batch: real tensors, on any device; they are read for their shapes alone.
+
+    flops and peak are None where make, loss or optimizer need values to go on (`.item()`, shapes that depend on data)
+    or an operator without a shape function; then `make` is called once more, for real. flops is also None
+    where fused recurrent kernels hide their products. Other errors are the model's own and propagate.
+    The random generators of torch on the CPU, NumPy and Python are left as they were.
+    """
+    made, flops, peak = None, None, None
+    with seeded(0), torch.enable_grad():
+        try:
+            with Valueless() as fake, Allocations() as allocations:
+                model, optimizer = made = make()
+                device = next(model.parameters()).device
+                fed = mapped(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
+                flops, peak = cost(made, lambda: loss(model, fed), allocations, autocast)
+        except Exception as error:
+            if not needs_values(error):
+                raise
+        model, optimizer = made or make()
+    trained = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    return Estimate(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trained), flops, peak)
+
+
+def cost(
+    made: Made,
+    loss: Callable[[], Tensor],
+    allocations: "Allocations",
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[int | None, int]:
+    """FLOPs and peak of a step: the first of two is counted, the second, with the optimizer's state there, is weighed.
+
+    allocations: entered before `made` and the batch were made, so that it knows of them.
+    """
+    model, optimizer = made
+    training_mode(model)
+    choose_kernels(optimizer)
+
+    def step() -> None:
+        with autocast():
+            value = loss()
+        value.backward()
+        optimizer.step()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    with FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
+        step()
+    allocations.peak = allocations.now
+    step()
+    flops = counter.get_total_flops()
+    return None if math.isnan(flops) else flops, allocations.peak
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of the storages made inside that live, `now` and at most. Views share one, which counts once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.living: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        mapped(made, self.count)
+        return made
+
+    def count(self, tensor: Tensor) -> Tensor:
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.living:
+                self.living.add(key)
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                # torch keeps one Python object for each storage, as long as that lives
+                weakref.finalize(storage, self.free, key, size).atexit = False
+        return tensor
+
+    def free(self, key: int, size: int) -> None:
+        self.living.remove(key)
+        self.now -= size
+
+
+class Valueless(FakeTensorMode):
+    """Fake tensors that models can be built of as they are: copied deeply, and moved by `Module.to`."""
+
+    def __init__(self) -> None:
+        # a fallback would compute, and on zeros: shapes that depend on values would be guesses
+        super().__init__(allow_fallback_kernels=False)
+        self.fake_tensor_converter = Forgetful()
+
+    def __deepcopy__(self, memo: Any) -> "Valueless":
+        return self  # a copied tensor copies its mode, and tensors of two modes do not mix
+
+
+class Forgetful(FakeTensorConverter):
+    """Keeps no weak references to what operators made: `Module.to` swaps fake tensors, which those would forbid."""
+
+    def set_tensor_memo(self, t: Tensor, v: Any) -> None:
+        pass
+
+
+def choose_kernels(optimizer: Optimizer) -> None:
+    """Set `foreach` where torch's optimizers would choose it on CUDA; they would not for fake tensors' type."""
+    for group in optimizer.param_groups:
+        if group.get("foreach", False) is None and group.get("fused") is None:
+            group["foreach"] = all(p.device.type == "cuda" for p in group["params"]) or None
+
+
+def formulas() -> dict[Any, Callable[..., float]]:
+    """FLOPs of the operators that torch's counter does not know, from shapes; not a number where they are unknown."""
+    aten = torch.ops.aten
+    hidden = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn", "_lstm_mps")
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
+        **{getattr(aten, name): lambda *_, **__: math.nan for name in hidden},
+    }
+
+
+def needs_values(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is that fake tensors have no values."""
+    kinds = (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedFakeTensorException,
+        UnsupportedOperatorException,
+    )
+    while error is not None:
+        # of .numpy(), which has no exception of its own
+        if isinstance(error, kinds) or "numpy() is not supported for tensor subclasses" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,85 @@
+"""Forward and backward: a batch at once, or in micro-batches whose gradients add up to the same."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.hardware import mapped
+from lab.run import Batch, Run
+
+
+def at_once(run: Run, batch: Batch) -> Tensor:
+    """Leave the loss's gradients, scaled, in the parameters; gives the loss.
+
+    With its graph: while that lives, the next forward pass finds the parameters' accumulators of gradients ready, which
+    saves 1% of a step of a small model.
+    """
+    with run.hardware.autocast():
+        loss = run.task.loss(run.model, batch)
+    run.hardware.scaler.scale(loss).backward()
+    return loss
+
+
+def in_parts(run: Run, batch: Batch, size: int) -> Tensor:
+    """As `at_once`, in the memory that `size` examples take.
+
+    The same up to rounding where the loss is a mean over independent examples: not for a loss over pairs of them, or a
+    mean with weights. Batch normalisation takes its statistics from each micro-batch and updates its running ones once
+    for each; dropout draws other masks than for the whole batch, the same in each run with the same size.
+    """
+    losses = []
+    for part, share in parts(batch, size):
+        with run.hardware.autocast():
+            loss = run.task.loss(run.model, part) * share
+        run.hardware.scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
+def parts(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
+    """The batch in as few parts of at most `size` examples as can be, as views, each with its share of the examples.
+
+    The parts are even: a last one of a single example would fail in batch normalisation.
+    """
+    examples = num_examples(batch)
+    num_parts = -(-examples // size)
+    for start, stop in pairwise(examples * n // num_parts for n in range(num_parts + 1)):
+        yield mapped(batch, itemgetter(slice(start, stop))), (stop - start) / examples
+
+
+def halved(batch: Batch, size: int | None) -> int | None:
+    """Half of a micro-batch; of a batch that was taken whole where size is None. None where there is no half."""
+    size = size or num_examples(batch)
+    return -(-size // 2) if size > 1 else None
+
+
+def num_examples(batch: Batch) -> int:
+    """The first dimension of each of the batch's tensors. Raises ValueError where it is not the same or none."""
+    lengths = sorted({length(leaf) for leaf in leaves(batch)}, key=str)
+    match lengths:
+        case [int(examples)] if examples > 0:
+            return examples
+    found = ", ".join(map(str, lengths)) or "none"
+    raise ValueError(
+        f"the batch cannot be split into micro-batches: its first dimensions are {found}, not the number of examples "
+        "in all; give hardware.micro_batch=null to take it whole"
+    )
+
+
+def length(leaf: Any) -> int | str:
+    if not isinstance(leaf, Tensor):
+        return f"that of a {type(leaf).__name__}"
+    return len(leaf) if leaf.dim() else "that of a scalar"
+
+
+def leaves(batch: Batch) -> Iterator[Any]:
+    """What a nest of tuples, lists and dicts holds, as `mapped` walks it; None stands for what is not there."""
+    if isinstance(batch, tuple | list | dict):
+        for part in batch.values() if isinstance(batch, dict) else batch:
+            yield from leaves(part)
+    elif batch is not None:
+        yield batch

@@ -1,0 +1,462 @@
+"""A sweep that asks for its trials one by one, and may be killed between any two of them."""
+
+import math
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lab.config.distributions import Axis, Interval, axes_of
+from lab.config.errors import ConfigError
+from lab.study.search import Search, SearchSettings, override
+
+pytest.importorskip("optuna")
+
+LR = Interval(1e-4, 1e-1, log=True)
+TPE = SearchSettings(
+    sampler="tpe",
+    pruner=None,
+    min_resource=1,
+    reduction_factor=3,
+    trials=20,
+    objective="val/accuracy",
+    direction="max",
+    seeds=None,
+    seed=0,
+)
+GRID = replace(TPE, sampler="grid", trials=None)
+
+
+def parsed(*overrides: str):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def values_of(overrides) -> dict:
+    return {one.key_or_group: one.value() for one in parsed(*overrides)}
+
+
+def far_off(overrides) -> float:
+    """A quadratic over the learning rate's magnitude and the dropout, with its least, 0, at 0.003 and 0.2."""
+    chosen = values_of(overrides)
+    return (math.log10(chosen["optimizer.lr"]) - math.log10(0.003)) ** 2 + (chosen["model.dropout"] - 0.2) ** 2
+
+
+def minimized(path: Path, sampler: str, seed: int) -> float:
+    axes = {"optimizer.lr": LR, "model.dropout": Interval(0.0, 0.9)}
+    search = Search(path, axes, replace(TPE, sampler=sampler, trials=30, direction="min", seed=seed))
+    while trial := search.ask():
+        search.tell(trial.number, [far_off(trial.overrides)], "done")
+    (best,) = search.best()
+    assert best.values == (far_off(best.overrides),)
+    return best.values[0]
+
+
+def test_tpe_finds_a_better_optimum_of_a_quadratic_than_random_search(tmp_path):
+    seeds = range(3)
+    tpe = [minimized(tmp_path / f"tpe{seed}.db", "tpe", seed) for seed in seeds]
+    drawn = [minimized(tmp_path / f"random{seed}.db", "random", seed) for seed in seeds]
+    assert sum(tpe) < sum(drawn)
+
+
+def test_several_trials_are_open_at_once_and_told_in_any_order(tmp_path):
+    search = Search(tmp_path / "search.db", {"optimizer.lr": LR}, replace(TPE, trials=3))
+    first, second = search.ask(), search.ask()
+    assert (first.number, second.number) == (0, 1)
+    assert first.overrides != second.overrides
+    search.tell(1, [0.5], "done")
+    third = search.ask()
+    assert third.number == 2
+    assert search.ask() is None
+    search.tell(2, None, "failed")
+    search.tell(0, [0.25], "done")
+    assert [(trial.number, trial.values) for trial in search.best()] == [(1, (0.5,))]
+
+
+def test_the_values_of_a_trial_are_those_of_the_seed_and_what_was_told(tmp_path):
+    def overrides(name: str, reopened: bool, seed: int) -> list:
+        search = Search(tmp_path / name, {"optimizer.lr": LR}, replace(TPE, trials=14, seed=seed))
+        asked = []
+        while trial := search.ask():
+            asked.append(trial.overrides)
+            search.tell(trial.number, [values_of(trial.overrides)["optimizer.lr"]], "done")
+            if reopened:
+                search = Search(tmp_path / name, {"optimizer.lr": LR}, replace(TPE, trials=14, seed=seed))
+        return asked
+
+    unbroken = overrides("a.db", False, 0)
+    assert overrides("b.db", True, 0) == unbroken
+    assert len(set(unbroken)) == 14
+    assert overrides("c.db", False, 1)[0] != unbroken[0]
+
+
+def test_a_score_that_is_not_finite_is_a_failure(tmp_path):
+    search = Search(tmp_path / "search.db", {"optimizer.lr": LR}, TPE)
+    for value in (math.nan, math.inf, -math.inf):
+        search.tell(search.ask().number, [value], "done")
+    assert search.best() == []
+    search.tell(search.ask().number, [0.1], "done")
+    assert [trial.number for trial in search.best()] == [3]
+
+
+def test_more_trials_can_be_asked_for_later(tmp_path):
+    search = Search(tmp_path / "search.db", {"optimizer.lr": LR}, replace(TPE, trials=1))
+    search.tell(search.ask().number, [0.5], "done")
+    assert search.ask() is None
+    more = Search(tmp_path / "search.db", {"optimizer.lr": LR}, replace(TPE, trials=2))
+    assert more.ask().number == 1
+    assert more.ask() is None
+
+
+# kills
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from lab.study.search import Interval, Search
+from tests.test_search import KILL_AXES, KILLS
+
+import optuna.storages  # once, for all the children
+folder = Path(sys.argv[1])
+for name, settings in KILLS.items():
+    for commit in range(1, 100):
+        child = os.fork()
+        if not child:
+            left, written = commit, False
+            def wrote(connection, cursor, statement, *rest):
+                global written
+                written |= not statement.startswith(("SELECT", "PRAGMA"))
+            def count(connection):
+                global left, written
+                left -= written
+                if not left:
+                    os._exit(9)  # all is written, nothing is committed
+                written = False
+            event.listen(Engine, "before_cursor_execute", wrote)
+            event.listen(Engine, "commit", count)
+            search = Search(folder / f"{name}-{commit}.db", KILL_AXES, settings)
+            while trial := search.ask():
+                print(name, commit, "asked", trial.number, *trial.overrides, flush=True)
+                if search.report(trial.number, 1, -trial.number):
+                    search.tell(trial.number, None, "pruned")
+                else:
+                    search.tell(trial.number, [trial.number], "done")
+                print(name, commit, "told", trial.number, flush=True)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+"""
+KILL_AXES: dict[str, Axis] = {"optimizer.lr": ("0.1", "0.2"), "model": ("mlp",)}
+KILLS = {"tpe": replace(TPE, trials=2, pruner="asha"), "grid": GRID}
+
+
+def test_a_search_killed_at_any_write_goes_on_with_the_trials_it_had_open(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    said = [line.split() for line in done.stdout.splitlines()]
+    stores = list(tmp_path.glob("*.db"))
+    assert len(stores) > 2 * 2 * 4  # each trial writes four times or more
+    for path in stores:
+        name, commit = path.stem.split("-")
+        mine = [words[2:] for words in said if words[:2] == [name, commit]]
+        asked = {int(words[1]): tuple(words[2:]) for words in mine if words[0] == "asked"}
+        told = {int(words[1]) for words in mine if words[0] == "told"}
+        search = Search(path, KILL_AXES, KILLS[name])
+        rest = []
+        while trial := search.ask():
+            rest.append(trial)
+        numbers = [trial.number for trial in rest]
+        # told last, then killed before it could say so
+        assert numbers == sorted(numbers)
+        assert len({*numbers, *told, *list(asked)[-1:]}) == 2, (path, numbers, told)
+        assert not set(numbers) & told
+        assert all(trial.overrides == asked[trial.number] for trial in rest if trial.number in asked), path
+        if name == "grid":
+            assert len({*asked.values(), *(trial.overrides for trial in rest)}) == 2
+
+
+def test_an_open_trial_comes_again_once_with_its_number_and_values(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from tests.test_search import LR, Search, TPE
+search = Search(Path(sys.argv[1]), {"optimizer.lr": LR}, TPE)
+for number in range(4):
+    print(*search.ask().overrides, flush=True)
+search.tell(1, [0.5], "done")
+os._exit(9)
+"""
+    path = tmp_path / "search.db"
+    command = [sys.executable, "-c", code, str(path)]
+    root = Path(__file__).parent.parent
+    killed = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    assert killed.returncode == 9, killed.stderr
+    before = killed.stdout.split()
+    search = Search(path, {"optimizer.lr": LR}, replace(TPE, trials=5))
+    asked = []
+    while trial := search.ask():
+        asked.append(trial)
+    assert [trial.number for trial in asked] == [0, 2, 3, 4]
+    assert [trial.overrides for trial in asked[:3]] == [(before[0],), (before[2],), (before[3],)]
+    assert asked[3].overrides[0] not in before
+
+
+# ASHA
+
+
+def test_asha_spends_less_than_half_and_keeps_the_best(tmp_path):
+    limit = 27
+    levels = [f"{0.5 + 0.01 * level:.2f}" for level in range(27)]
+    random.Random(0).shuffle(levels)
+    search = Search(tmp_path / "search.db", {"level": levels}, replace(GRID, pruner="asha"))
+
+    def score(trial, step: int) -> float:
+        return float(trial.overrides[0].removeprefix("level=")) * (1 - math.exp(-step / 9))
+
+    spent, slots = 0, {}
+    while True:
+        while len(slots) < 4 and (trial := search.ask()):
+            slots[trial.number] = (trial, 0)
+        if not slots:
+            break
+        for number, (trial, step) in list(slots.items()):
+            spent += 1
+            slots[number] = (trial, step + 1)
+            if search.report(number, step + 1, score(trial, step + 1)):
+                search.tell(number, None, "pruned")
+                del slots[number]
+            elif step + 1 == limit:
+                search.tell(number, [score(trial, limit)], "done")
+                del slots[number]
+    assert spent < 27 * limit / 2
+    assert search.best()[0].overrides == ("level=0.76",)
+
+
+def test_a_trial_that_is_to_be_stopped_is_so_still_after_a_kill(tmp_path):
+    axes = {"level": [str(number) for number in range(4)]}
+    asha = replace(GRID, pruner="asha")
+    search = Search(tmp_path / "search.db", axes, asha)
+    for number in range(4):
+        search.ask()
+        stopped = search.report(number, 1, 1.0 - number)
+    assert stopped
+    again = Search(tmp_path / "search.db", axes, asha)
+    assert [again.ask().number for _ in range(4)] == [0, 1, 2, 3]
+    # each goes on from its checkpoint and reports its last step again
+    assert [again.report(number, 1, 1.0 - number) for number in range(4)] == [False, True, True, True]
+    assert again.report(3, 2, 5.0)
+
+
+def test_a_step_reported_twice_counts_as_first_reported_and_nan_is_stopped(tmp_path, recwarn):
+    asha = replace(GRID, pruner="asha")
+    search = Search(tmp_path / "search.db", {"level": ["a", "b", "c", "d"]}, asha)
+    for number in range(3):
+        search.ask()
+        search.report(number, 1, float(number))
+    assert not search.report(2, 1, -1.0)
+    assert search.report(search.ask().number, 1, math.nan)
+    assert not [warning for warning in recwarn if "optuna" in str(warning.filename)]
+
+
+def test_without_a_pruner_no_trial_is_stopped(tmp_path):
+    search = Search(tmp_path / "search.db", {"optimizer.lr": LR}, TPE)
+    for value in (3.0, 2.0, 1.0):
+        assert not search.report(search.ask().number, 1000, value)
+
+
+# several objectives, grids
+
+
+def test_two_objectives_give_the_pareto_front(tmp_path):
+    both = replace(TPE, objective=["test/accuracy", "latency_ms"], direction=["max", "min"], trials=4)
+    search = Search(tmp_path / "search.db", {"optimizer.lr": LR}, both)
+    for values in ([0.9, 5.0], [0.8, 1.0], [0.7, 2.0], [0.95, math.nan]):
+        search.tell(search.ask().number, values, "done")
+    assert [(trial.number, trial.values) for trial in search.best()] == [(0, (0.9, 5.0)), (1, (0.8, 1.0))]
+
+
+def test_a_grid_covers_every_combination_once_also_when_reopened(tmp_path):
+    axes = {"model": ("mlp", "resnet20"), "optimizer.lr": ("0.1", "0.01", "0.001")}
+    search = Search(tmp_path / "search.db", axes, GRID)
+    asked = []
+    while trial := search.ask():
+        asked.append(trial.overrides)
+        search.tell(trial.number, None, "failed")
+        search = Search(tmp_path / "search.db", dict(reversed(axes.items())), GRID)
+    assert asked == [(f"model={m}", f"optimizer.lr={lr}") for m in axes["model"] for lr in axes["optimizer.lr"]]
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("axes", "changed", "said"),
+    [
+        ({"optimizer.lr": Interval(1e-4, 0.2, log=True)}, {}, "optimizer.lr was tag(log,interval(0.0001,0.1)), is "),
+        ({"optimizer.lr": LR, "model": ("mlp",)}, {}, "model was not there, is choice(mlp)"),
+        ({"optimizer.lr": LR}, {"direction": "min"}, 'search.direction was "max", is "min"'),
+        ({"optimizer.lr": LR}, {"seeds": [0, 1]}, "search.seeds was null, is [0, 1]"),
+    ],
+)
+def test_a_file_of_another_search_is_refused(tmp_path, axes, changed, said):
+    Search(tmp_path / "search.db", {"optimizer.lr": LR}, TPE)
+    with pytest.raises(ValueError, match="holds another search") as refused:
+        Search(tmp_path / "search.db", axes, replace(TPE, **changed))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sampler": "tpee"}, "did you mean 'search.sampler=tpe'"),
+        ({"pruner": "median"}, "there is: asha"),
+        ({"trials": 0}, "search.trials=0 is not a number from 1 on"),
+        ({"trials": None}, "search.trials=20"),
+        ({"sampler": "grid"}, "search.trials=null"),
+        ({"direction": "up"}, "no search.direction=up"),
+        ({"objective": ["a", "b"]}, "as in [max,max]"),
+        ({"objective": ["a", "a"], "direction": ["max", "max"]}, "different"),
+        ({"objective": ["a", "b"], "direction": ["max", "max"], "pruner": "asha"}, "search.pruner=null"),
+        ({"seeds": []}, "as [0,1,2]"),
+        ({"reduction_factor": 1}, "search.reduction_factor=1"),
+    ],
+)
+def test_a_setting_that_cannot_be_says_what_to_type(changed, said):
+    with pytest.raises(ValueError, match="search") as refused:
+        replace(TPE, **changed)
+    assert said in str(refused.value)
+
+
+def test_axes_that_the_sampler_cannot_take_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing to search"):
+        Search(tmp_path / "search.db", {}, TPE)
+    with pytest.raises(ValueError, match="search=random"):
+        Search(tmp_path / "search.db", {"optimizer.lr": LR}, GRID)
+
+
+def test_a_search_without_optuna_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"search=tpe needs optuna: pip install 'lab\[search\]'"):
+        Search(tmp_path / "search.db", {"optimizer.lr": LR}, TPE)
+
+
+def test_a_directory_may_have_any_name(tmp_path):
+    path = tmp_path / "50% {of} a?b#c ü" / "search.db"
+    Search(path, {"optimizer.lr": LR}, TPE).ask()
+    assert path.stat().st_size
+
+
+# overrides
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53))
+def test_a_number_is_written_so_that_hydra_reads_the_same_one_back(value):
+    axis = Interval(-1, 1, whole=isinstance(value, int))
+    (read,) = parsed(override("optimizer.lr", axis, value))
+    assert repr(read.value()) == repr(value)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False)
+        | st.integers()
+        | st.booleans()
+        | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1),
+        min_size=1,
+        unique_by=repr,
+    )
+)
+def test_a_choice_is_written_so_that_hydra_reads_the_same_value_back(choices):
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    assume(not any(isinstance(choice, str) and choice.endswith("\\") for choice in choices))
+    typed = [QuotedString(c, Quote.single).with_quotes() if isinstance(c, str) else repr(c) for c in choices]
+    axes, fixed = axes_of(parsed(f"key=choice({','.join(typed)})"))
+    assert not fixed
+    read = [parsed(override("key", axes["key"], value))[0].value() for value in axes["key"]]
+    assert [repr(value) for value in read] == [repr(choice) for choice in choices]
+
+
+@pytest.mark.parametrize(
+    ("typed", "axis"),
+    [
+        ("lr=interval(1e-4,1e-1)", Interval(1e-4, 1e-1)),
+        ("lr=tag(log,interval(1e-4,1e-1))", LR),
+        ("lr=tag(log, interval(start=1, end=100))", Interval(1, 100, log=True, whole=True)),
+        ("lr=interval(-1_000,8)", Interval(-1000, 8, whole=True)),
+        ("lr=int(interval(1.0,8.0))", Interval(1, 8, whole=True)),
+        ("lr=float(interval(0,1))", Interval(0.0, 1.0)),
+        ("lr=interval(0,1.0)", Interval(0.0, 1.0)),
+        ("lr=a,b", ("a", "b")),
+        ("lr=choice(1,2.0,true,'x y',[1,2],{a:1})", ("1", "2.0", "True", "'x y'", "[1,2]", "{a:1}")),
+        ("lr=null,1", ("null", "1")),
+        ("lr=a,b,a", ("a", "b")),
+        ("lr=range(1,5)", ("1", "2", "3", "4")),
+        ("lr=range(0,1,0.25)", ("0.0", "0.25", "0.5", "0.75")),
+        ("lr=sort(3,2,1)", ("1", "2", "3")),
+        ("+lr=1,2", ("1", "2")),
+        ("model@big=mlp,resnet20", ("mlp", "resnet20")),
+    ],
+)
+def test_an_axis_is_what_hydras_grammar_says(typed, axis):
+    axes, fixed = axes_of(parsed("seed=3", typed, "~debug"))
+    assert axes == {typed.partition("=")[0]: axis}
+    assert [repr(end) for end in axes.values()] == [repr(axis)]
+    assert fixed == ["seed=3", "~debug"]
+
+
+def test_what_a_search_cannot_take_is_said_all_at_once():
+    with pytest.raises(ConfigError) as refused:
+        axes_of(
+            parsed(
+                "a=shuffle(1,2)",
+                "b=tag(loog,interval(1,2))",
+                "c=interval(2,1)",
+                "d=tag(log,interval(0,1))",
+                "e=tag(log,choice(1,2))",
+                "f=1,2",
+                "f=3",
+                "g=interval(0,inf)",
+            )
+        )
+    said = refused.value.problems
+    assert [problem[0] for problem in said] == list("abcdefg")
+    assert "leave it out" in said[0]
+    assert "not loog" in said[1]
+    assert "the smaller number first" in said[2]
+    assert "start above 0" in said[3]
+    assert said[5] == "f is swept and given 2 times; give it once"
+
+
+def test_the_options_of_the_group_are_settings(tmp_path):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    root = Path(__file__).parent.parent / "conf"
+    for option in sorted(path.stem for path in (root / "search").glob("*.yaml")):
+        with initialize_config_dir(str(root), version_base="1.3"):
+            node = compose(f"search/{option}").search
+        around = OmegaConf.create({"monitor": "val/loss", "mode": "min", "search": node})
+        chosen = SearchSettings(**OmegaConf.to_container(around, resolve=True)["search"])
+        assert option in (chosen.sampler, chosen.pruner)
+        assert (chosen.objectives, chosen.directions) == (["val/loss"], ["min"])
+        axes = {"optimizer.lr": ("0.1", "0.2")}
+        assert Search(tmp_path / f"{option}.db", axes, chosen).ask()
+
+
+def test_searching_imports_neither_hydra_nor_torch_and_optuna_only_when_used():
+    code = (
+        "import sys, lab.study.search; assert not {'hydra', 'omegaconf', 'torch', 'optuna', 'numpy'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
