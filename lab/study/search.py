@@ -1,7 +1,7 @@
 """The trials of a searched sweep: asked for as slots fall free, told what they scored, kept in a file.
 
 A grid, random search, or TPE (Bergstra et al. 2011, NeurIPS 24), and the early stopping of ASHA (Li et al. 2018,
-arXiv:1810.05934, algorithm 2), by Optuna, which is an extra.
+arXiv:1810.05934, algorithm 2), by Optuna, which is an extra. Where the paper pauses a trial, Optuna ends it for good.
 """
 
 from __future__ import annotations
