@@ -14,6 +14,7 @@ from lab.train.feed import feed, scored
 from lab.train.micro import at_once, in_parts
 
 Trainer = Callable[[Run, int], Iterator[Step]]
+Pulse = Callable[[int], str | None]
 
 
 def train(run: Run, after: int = 0) -> Iterator[Step]:
@@ -39,6 +40,10 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
         yield Step(n, loss.detach(), norm)
 
 
+def unasked(step: int) -> None:
+    return None
+
+
 class Record(Protocol):
     """Who keeps what a run leaves behind; lab.record.Record does."""
 
@@ -55,8 +60,15 @@ class Record(Protocol):
         ...
 
 
-def execute(run: Run, record: Record, trainer: Trainer = train) -> dict[str, float]:
-    """Train to the end and score it: the validation set on the way, the test set once, with the final weights."""
+class Stopped(Exception):
+    """A run was asked to stop; its state is saved, and it goes on from there."""
+
+
+def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = unasked) -> dict[str, float]:
+    """Train to the end and score it: the validation set on the way, the test set once, with the final weights.
+
+    pulse: asked after every step; a reason to stop saves the state and raises Stopped.
+    """
     after = record.restore(run)
     for step in () if run.regularize.stopped else trainer(run, after):
         record.step(run, step)
@@ -64,10 +76,13 @@ def execute(run: Run, record: Record, trainer: Trainer = train) -> dict[str, flo
             scores = evaluate(run)
             run.regularize.seen(scores)
             record.scores(run, step.n, scores)
-        if due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped:
+        reason = pulse(step.n)
+        if due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped or reason:
             record.save(run, step)
         if run.regularize.stopped:
             break
+        if reason and step.n < run.cadence.steps:
+            raise Stopped(f"{reason} after step {step.n}")
     n, val = record.recall(run)
     test = evaluate(run, "test")
     record.scores(run, n, test)

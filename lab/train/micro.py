@@ -51,6 +51,12 @@ def parts(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
         yield mapped(batch, itemgetter(slice(start, stop))), (stop - start) / examples
 
 
+def halved(batch: Batch, size: int | None) -> int | None:
+    """Half of a micro-batch; of a batch that was taken whole where size is None. None where there is no half."""
+    size = size or num_examples(batch)
+    return -(-size // 2) if size > 1 else None
+
+
 def num_examples(batch: Batch) -> int:
     """The first dimension of each of the batch's tensors. Raises ValueError where it is not the same or none."""
     lengths = sorted({length(leaf) for leaf in leaves(batch)}, key=str)
