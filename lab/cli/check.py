@@ -1,4 +1,4 @@
-"""lab check: whether a config, or a sweep's, will run, without starting it; with --resume, whether it resumes exactly."""
+"""lab check: whether a config, or a sweep's, will run, without starting it; with --resume, whether exactly."""
 
 import os
 import signal

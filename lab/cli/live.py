@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import ProgressBar
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -58,9 +58,8 @@ class LiveView:
         scores = [f"{name} {shown[name]:.4g}" for name in sorted(shown, key=lambda name: "accuracy" not in name)[:3]]
         what = "done before" if outcome.state == "done" and not outcome.new else outcome.state
         told = "  ".join(scores) if outcome.state == "done" else f"{outcome.error}; {outcome.directory} holds the run"
-        self.say(
-            f"[{sum(self.states.values())}/{self.total}] #{job.number} {what}  {label(job, self.keys)}  {took:.1f} s  {told}"
-        )
+        number = f"[{sum(self.states.values())}/{self.total}] #{job.number}"
+        self.say(f"{number} {what}  {label(job, self.keys)}  {took:.1f} s  {told}")
 
     def note(self, text: str) -> None:
         self.say(text)

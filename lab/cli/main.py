@@ -6,16 +6,8 @@ from importlib import import_module
 
 VERBS = {
     "train": ("lab.cli.train", "main", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
-    "plan": (
-        "lab.cli.train",
-        "plan",
-        "the jobs of a sweep, which are done and which are new; starts nothing: lab plan -m ...",
-    ),
-    "check": (
-        "lab.cli.check",
-        "main",
-        "try a config, or a sweep's, without starting anything: lab check ... [-m] [--resume]",
-    ),
+    "plan": ("lab.cli.train", "plan", "the jobs of a sweep, done and new; starts nothing: lab plan -m ..."),
+    "check": ("lab.cli.check", "main", "try a config or a sweep, start nothing: lab check [--resume] ... [-m]"),
     "resume": ("lab.cli.resume", "resume", "go on with a run or a sweep that was stopped: lab resume DIR"),
     "retry": ("lab.cli.resume", "retry", "take the failed runs of a sweep again: lab retry DIR"),
     "eval": ("lab.cli.evaluate", "main", "score a finished run's weights again: lab eval RUN_DIR [overrides]"),

@@ -72,7 +72,7 @@ class Sweeping:
         return relative(run_directory(asked, identity, there))
 
     def other_launcher(self, plan: Plan, jobs: Sequence[Job]) -> None:
-        """Have another of Hydra's launchers do the jobs. What it gives back is not needed: the runs' directories tell."""
+        """Have another of Hydra's launchers do the jobs. What becomes of them, the runs' directories tell."""
         from hydra.core.plugins import Plugins
 
         OmegaConf.update(self.master, "hydra.sweep.dir", str(plan.directory.absolute()))

@@ -4,7 +4,6 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,7 +20,7 @@ from lab.config.errors import ConfigError
 from lab.config.identity import Identifier
 
 
-def asked_of(config: DictConfig, hydra: DictConfig) -> Asked:
+def asked_of(config: DictConfig, hydra: Any) -> Asked:
     """config: a job's, without Hydra's node.  hydra: that node. Raises ConfigError for what cannot be resolved."""
     return Asked(
         config=plain_config(config),
@@ -70,7 +71,8 @@ class Composer:
     master: the config that Hydra composed for the sweep.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig):
+    def __init__(self, loader: ConfigLoader, master: DictConfig):
+        assert isinstance(loader, ConfigLoaderImpl)
         self.loader, self.master = loader, master
         self.parse = OverridesParser.create(config_loader=loader).parse_overrides
         self.bases: dict[tuple[str, ...], Base] = {}
@@ -119,8 +121,7 @@ class Base:
         return Asked(plain_config(config), shared, self.hydra, overrides, self.choices)
 
     def tell_hydra(self, number: int, overrides: Sequence[str]) -> None:
-        with_num = HydraConfig.instance().cfg
-        assert with_num is not None
+        with_num: Any = HydraConfig.instance().cfg
         OmegaConf.update(with_num, "hydra.job.num", number, force_add=True)
         OmegaConf.update(with_num, "hydra.job.id", str(number), force_add=True)
         OmegaConf.update(with_num, "hydra.overrides.task", list(overrides))

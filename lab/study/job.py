@@ -4,7 +4,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -145,10 +145,8 @@ def cause(error: BaseException) -> tuple[str, bool]:
 
 
 def leave_error(path: Path, error: BaseException) -> None:
-    try:
+    with suppress(OSError):  # the disk is full, which is what the error says too
         path.write_text("".join(traceback.format_exception(error)))
-    except OSError:  # the disk is full, which is what the error says too
-        pass
 
 
 @contextmanager

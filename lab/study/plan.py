@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,10 +187,8 @@ def link(sweep: Path, job: Job) -> None:
     for old in sweep.glob(f"{job.number}-*"):
         if old.is_symlink():  # of other code or other data
             old.unlink(missing_ok=True)
-    try:
+    with suppress(FileExistsError):  # another process shares the sweep
         place.symlink_to(target, target_is_directory=True)
-    except FileExistsError:  # another process shares the sweep
-        pass
 
 
 def results(job: Job) -> dict[str, float]:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -100,13 +101,11 @@ class Pool:
     def start(self, job: Job) -> None:
         slot = self.idle()
         slot.job = job
-        try:
+        with suppress(OSError):  # it died while it was idle, which the end of its channel tells
             slot.channel.send(("run", job))
-        except OSError:  # it died while it was idle; its sentinel tells
-            pass
 
     def idle(self) -> Slot:
-        """A worker without a job, made where there is none. Numbers are below `workers`: GPUs are shared out by them."""
+        """A worker without a job, made where there is none. Its number, below `workers`, says which GPU is its own."""
         for slot in self.slots.values():
             if not slot.job and slot.process.is_alive():
                 return slot
@@ -162,10 +161,8 @@ class Pool:
         for slot in self.busy:
             if job in (None, slot.job) and not slot.stopping:
                 slot.stopping = time.monotonic()
-                try:
+                with suppress(OSError):
                     slot.channel.send(("stop", reason))
-                except OSError:
-                    pass
 
     def dismiss(self, slot: Slot) -> None:
         slot.channel.close()

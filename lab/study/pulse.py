@@ -54,7 +54,8 @@ class Pulse:
             path.unlink()
 
     def arm(self) -> None:
-        assert self.file and self.step_timeout
+        assert self.file
+        assert self.step_timeout
         faulthandler.dump_traceback_later(self.step_timeout + self.grain, exit=True, file=self.file)
         self.armed = time.monotonic()
 

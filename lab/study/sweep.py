@@ -1,12 +1,11 @@
-"""A sweep under way: jobs to workers as slots fall free, each ending kept, nothing that one run does felt by another."""
+"""A sweep under way: jobs go to workers as slots fall free, each ending is kept, and no run feels another."""
 
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from lab.config.errors import ConfigError
 from lab.config.identity import CodeWatch
 from lab.config.settings import Policy
 from lab.record.files import Owned, has_owner, owned

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -99,10 +99,8 @@ class Worker:
             return Outcome(job.directory, "failed", {}, error=said, outside=isinstance(error, OSError))
 
     def send(self, kind: str, content: Any) -> None:
-        try:
+        with suppress(OSError):  # the supervisor has gone; the run's directory has it all
             self.channel.send((kind, content))
-        except OSError:  # the supervisor has gone; the run's directory has it all
-            pass
 
 
 def take_over(setup: Setup) -> None:

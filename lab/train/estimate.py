@@ -5,7 +5,8 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,10 @@ from lab.hardware import mapped
 from lab.run import Batch
 from lab.streams import seeded
 from lab.train.loop import training_mode
+from lab.train.micro import parts
 
 Made = tuple[nn.Module, Optimizer]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Estimate:
     take together in a step that is not the first. Each storage counts as long as it lives, whatever device it is on.
     Not in it: what an operator allocates and frees inside (workspaces), the allocator's rounding and its cache, the
     device's context, and what a step here leaves out: clipping, loss scaling, a regularizer's copy of the weights.
-    None where it cannot be known without the values: see `estimate`.
+    None where it cannot be known without values: see `estimate`.
     """
 
     parameters: int
@@ -54,55 +57,64 @@ def estimate(
     batch: Batch,
     *,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    micro_batch: int | None = None,
 ) -> Estimate:
     """What a step of `loss` on batches like `batch` costs a model and its optimizer, by tracing two of them.
 
-    make: builds both anew; inside, tensors have shapes and devices but neither memory nor values.
-    batch: real tensors, on any device; they are read for their shapes alone.
+    make: builds both anew, of tensors that have shapes and devices but neither memory nor values. Where it reads values
+    (`nn.init.trunc_normal_` does), it is called once more, for real, and what it built gives its memory back.
+    batch: real tensors, on any device, used for their shapes alone.  micro_batch: as in lab.train.micro.
 
-    flops and peak are None where make, loss or optimizer need values to go on (`.item()`, shapes that depend on data)
-    or an operator without a shape function; then `make` is called once more, for real. flops is also None
-    where fused recurrent kernels hide their products. Other errors are the model's own and propagate.
-    The random generators of torch on the CPU, NumPy and Python are left as they were.
+    flops and peak are None where loss or optimizer read values (`.item()`, shapes that depend on data) or use an
+    operator without a function of shapes; flops also where a fused recurrent kernel hides its products. All other
+    errors are the model's own and propagate. The generators of torch on the CPU, NumPy and Python stay as they were.
     """
-    made, flops, peak = None, None, None
+    fake, allocations = Valueless(), Allocations()
     with seeded(0), torch.enable_grad():
-        try:
-            with Valueless() as fake, Allocations() as allocations:
-                model, optimizer = made = make()
-                device = next(model.parameters()).device
-                fed = mapped(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
-                flops, peak = cost(made, lambda: loss(model, fed), allocations, autocast)
-        except Exception as error:
-            if not needs_values(error):
-                raise
-        model, optimizer = made or make()
+        made = traced(make, fake, allocations)
+        if made is None:
+            allocations = Allocations()
+            with allocations:
+                made = make()
+            with fake, allocations:
+                hollow(made[0])
+        model, optimizer = made
+        device = next(model.parameters()).device
+
+        def found() -> tuple[int | None, int]:
+            fed = mapped(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
+            return cost(made, partial(step, made, loss, fed, autocast, micro_batch), allocations)
+
+        flops, peak = traced(found, fake, allocations) or (None, None)
     trained = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     return Estimate(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trained), flops, peak)
 
 
-def cost(
+def step(
     made: Made,
-    loss: Callable[[], Tensor],
-    allocations: "Allocations",
+    loss: Callable[[nn.Module, Batch], Tensor],
+    batch: Batch,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[int | None, int]:
+    micro_batch: int | None = None,
+) -> None:
+    """One step as lab.train.loop takes it, of the same cost."""
+    model, optimizer = made
+    for part, _ in parts(batch, micro_batch) if micro_batch else [(batch, 1.0)]:
+        with autocast():
+            value = loss(model, part)
+        value.backward()
+    optimizer.step()
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def cost(made: Made, step: Callable[[], None], allocations: "Allocations") -> tuple[int | None, int]:
     """FLOPs and peak of a step: the first of two is counted, the second, with the optimizer's state there, is weighed.
 
-    allocations: entered before `made` and the batch were made, so that it knows of them.
+    allocations: entered now, and while what `made` and the batch hold was made.
     """
-    model, optimizer = made
-    training_mode(model)
-    choose_kernels(optimizer)
-
-    def step() -> None:
-        with autocast():
-            value = loss()
-        value.backward()
-        optimizer.step()
-        for parameter in model.parameters():
-            parameter.grad = None
-
+    training_mode(made[0])
+    choose_kernels(made[1])
     with FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
         step()
     allocations.peak = allocations.now
@@ -132,7 +144,7 @@ class Allocations(TorchDispatchMode):
                 self.living.add(key)
                 self.now += size
                 self.peak = max(self.peak, self.now)
-                # torch keeps one Python object for each storage, as long as that lives
+                # torch keeps one Python object for a storage, as long as that lives
                 weakref.finalize(storage, self.free, key, size).atexit = False
         return tensor
 
@@ -160,6 +172,43 @@ class Forgetful(FakeTensorConverter):
         pass
 
 
+def traced(what: Callable[[], T], fake: Valueless, allocations: Allocations) -> T | None:
+    """What it gives when its tensors have no values; None where it needs some."""
+    try:
+        with fake, allocations:
+            return what()
+    except Exception as error:
+        if not needs_values(error):
+            raise
+        return None
+
+
+def needs_values(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is that fake tensors have no values."""
+    kinds = (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedFakeTensorException,
+        UnsupportedOperatorException,
+    )
+    while error is not None:
+        # of .numpy(), which has no exception of its own
+        if isinstance(error, kinds) or "numpy() is not supported for tensor subclasses" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def hollow(model: nn.Module) -> None:
+    """Put fake tensors in the place of a real model's parameters and buffers, which stay the same objects."""
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # else the optimizer would keep the real ones
+    try:
+        model._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
+
+
 def choose_kernels(optimizer: Optimizer) -> None:
     """Set `foreach` where torch's optimizers would choose it on CUDA; they would not for fake tensors' type."""
     for group in optimizer.param_groups:
@@ -178,19 +227,3 @@ def formulas() -> dict[Any, Callable[..., float]]:
         ),
         **{getattr(aten, name): lambda *_, **__: math.nan for name in hidden},
     }
-
-
-def needs_values(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, is that fake tensors have no values."""
-    kinds = (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        UnsupportedFakeTensorException,
-        UnsupportedOperatorException,
-    )
-    while error is not None:
-        # of .numpy(), which has no exception of its own
-        if isinstance(error, kinds) or "numpy() is not supported for tensor subclasses" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

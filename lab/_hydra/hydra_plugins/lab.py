@@ -20,13 +20,13 @@ class LabSweeper(Sweeper):
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.given = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
         from lab.cli.sweep import Sweeping
 
         params = [f"{key}={value}" for key, value in self.params.items()]
-        return Sweeping(self.hydra_context, self.task_function, self.config).sweep([*params, *arguments])
+        return Sweeping(*self.given).sweep([*params, *arguments])
 
 
 class LabLauncher(Launcher):
@@ -39,10 +39,10 @@ class LabLauncher(Launcher):
         self.workers, self.isolation = workers, isolation
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.given = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from lab.cli.sweep import Sweeping
 
-        sweeping = Sweeping(self.hydra_context, self.task_function, self.config)
+        sweeping = Sweeping(*self.given)
         return sweeping.launch([list(overrides) for overrides in job_overrides], initial_job_idx)
