@@ -1,7 +1,7 @@
 """A sweep, from Hydra's sweeper to the exit code: planned, checked, done by a pool or by another launcher."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,17 +59,12 @@ class Sweeping:
         named = [str(one) for one in [asked[0].choices.get("experiment")] if one]
         os.environ["LAB_SWEEP"] = sweep_name([*named, *keys], [identity.id for identity in identities])
         sweep = relative(Path(self.master.hydra.sweep.dir))
-        there = directories(runs_folder(asked[0]))
+        there = directories(runs_folder(asked[0])) if in_outputs(self.master) else None
         jobs = [
-            Job(number, one, identity, self.place(sweep, number, one, identity.id, there))
+            Job(number, one, identity, place(sweep, number, one, identity.id, there))
             for number, (one, identity) in enumerate(zip(asked, identities, strict=True), start=first)
         ]
         return Plan(sweep, with_twins(jobs), self.session.identify.hashes())
-
-    def place(self, sweep: Path, number: int, asked: Asked, identity: str, there: dict[str, Path]) -> Path:
-        if not in_outputs(self.master):
-            return sweep / f"{number}-{identity}"
-        return relative(run_directory(asked, identity, there))
 
     def other_launcher(self, plan: Plan, jobs: Sequence[Job]) -> None:
         """Have another of Hydra's launchers do the jobs. What becomes of them, the runs' directories tell."""
@@ -94,6 +89,11 @@ class Sweeping:
             given = value if value is not None else RuntimeError(f"{job.directory} is {state(job)['state']}")
             returned.append(JobReturn(overrides=job.asked.overrides, status=status, _return_value=given))
         return returned
+
+
+def place(sweep: Path, number: int, asked: Asked, identity: str, there: Mapping[str, Path] | None) -> Path:
+    """Where a job's run is.  there: the runs of outputs/; None for a sweep that keeps its runs inside."""
+    return sweep / f"{number}-{identity}" if there is None else relative(run_directory(asked, identity, there))
 
 
 class Planned:

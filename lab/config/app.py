@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -115,7 +117,8 @@ def nearest_key(key: str, overrides: list[str]) -> str:
     """The key nearest to one that does not exist, in the config that the other overrides give."""
     for kept in ([o for o in overrides if "." not in o.partition("=")[0] and not o.startswith(key)], []):
         try:
-            with initialize_config_module("lab.conf", version_base="1.3"):
+            running = GlobalHydra.instance().is_initialized()
+            with nullcontext() if running else initialize_config_module("lab.conf", version_base="1.3"):
                 config = compose("train", overrides=[o for o in kept if not o.startswith("hydra")])
         except Exception:  # the other overrides are wrong as well: suggest from the defaults
             continue

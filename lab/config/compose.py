@@ -1,15 +1,18 @@
 """From override lists to what runs are asked for, composing once for each choice of groups."""
 
 import copy
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,14 +29,14 @@ def asked_of(config: DictConfig, hydra: Any) -> Asked:
         config=plain_config(config),
         source=container(config),
         hydra=container(hydra),
-        overrides=list(hydra.overrides.task),
+        overrides=container(hydra.overrides.task),
         choices=dict(hydra.runtime.choices),
     )
 
 
-def container(config: Any) -> dict[str, Any]:
+def container(config: Any) -> Any:
     """Plain values, interpolations left as they are, as YAML can hold them."""
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=False, enum_to_str=True))
+    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
 
 
 def places(identify: Identifier) -> dict[str, Callable[..., str]]:
@@ -66,7 +69,7 @@ def without_hydra(root: DictConfig) -> DictConfig:
 
 class Composer:
     """Hydra's composition of a sweep's jobs at a hundredth of its time: what groups are chosen is composed once, and
-    what keys are set to is put on top of a copy, by Hydra's own function.
+    what keys are set to is put on top.
 
     master: the config that Hydra composed for the sweep.
     """
@@ -74,26 +77,26 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig):
         assert isinstance(loader, ConfigLoaderImpl)
         self.loader, self.master = loader, master
-        self.parse = OverridesParser.create(config_loader=loader).parse_overrides
+        self.read = cache(self.parsed)
         self.bases: dict[tuple[str, ...], Base] = {}
 
     def __call__(self, number: int, overrides: Sequence[str]) -> Asked:
         """Raises ConfigError where the overrides do not compose."""
         try:
-            parsed = self.parse(list(overrides))
-            groups = tuple(str(o.input_line) for o in parsed if self.chooses(o))
+            parsed = [self.read(override) for override in overrides]
+            groups = tuple(str(o.input_line) for o, chooses in parsed if chooses)
             if groups not in self.bases:
                 self.bases[groups] = Base(self.loader.load_sweep_config(self.master, list(groups)))
-            keys = [o for o in parsed if not self.chooses(o)]
+            keys = [o for o, chooses in parsed if not chooses]
             return self.bases[groups].with_keys(number, keys, list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, list(overrides))) from error
 
-    def chooses(self, override: Override) -> bool:
-        """Whether an override chooses an option of a group; Hydra tells so too."""
-        if not self.loader.repository.group_exists(override.key_or_group):
-            return False
-        return not isinstance(override.value(), dict)
+    def parsed(self, override: str) -> tuple[Override, bool]:
+        """An override, and whether it chooses an option of a group, as Hydra tells."""
+        found = OverridesParser.create(config_loader=self.loader).parse_override(override)
+        is_group = self.loader.repository.group_exists(found.key_or_group)
+        return found, is_group and not isinstance(found.value(), dict)
 
 
 class Base:
@@ -107,10 +110,30 @@ class Base:
         OmegaConf.set_struct(self.config, True)
         self.source = container(self.config)
         self.asks_hydra = "${hydra:" in str(self.source)
+        self.whole = self.asks_hydra or typed(self.config)  # values alone would not do
+        self.resolved: dict[str, Any] = {}
         # interpolations of Hydra's node in the config are resolved against this
         HydraConfig.instance().set_config(composed)
 
     def with_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
+        source = None if self.whole else with_values(self.source, keys)
+        if source is None:
+            return self.composed_with(number, keys, overrides)
+        config = {name: self.piece(name, source) for name in source}
+        return Asked(config, source, self.hydra, overrides, self.choices)
+
+    def piece(self, name: str, source: Mapping[str, Any]) -> Any:
+        """One key of the top level, resolved. Jobs that agree in all that it may depend on share it."""
+        if "${" not in (text := canonical(source[name])) and '"???"' not in text:
+            return source[name]
+        needed = closure(name, source)
+        key = canonical([name, {other: source[other] for other in needed}])
+        if key not in self.resolved:
+            self.resolved[key] = plain_config(OmegaConf.create({other: source[other] for other in needed}))[name]
+        return self.resolved[key]
+
+    def composed_with(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
+        """As Hydra does it, by its own function: for whatever is not a plain value in the place of another."""
         config = copy.deepcopy(self.config)
         ConfigLoaderImpl._apply_overrides_to_config(list(keys), config)
         if self.asks_hydra:
@@ -125,3 +148,52 @@ class Base:
         OmegaConf.update(with_num, "hydra.job.num", number, force_add=True)
         OmegaConf.update(with_num, "hydra.job.id", str(number), force_add=True)
         OmegaConf.update(with_num, "hydra.overrides.task", list(overrides))
+
+
+def with_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:
+    """The source with plain values in the place of others; None where an override does anything else."""
+    changed = dict(source)
+    for override in keys:
+        value = override.value()
+        if override.type is not OverrideType.CHANGE or override.package or not isinstance(value, PLAIN):
+            return None
+        *parents, last = override.key_or_group.split(".")
+        node: Any = changed
+        for part in parents:
+            if not isinstance(node.get(part), dict):
+                return None
+            node[part] = node = dict(node[part])
+        if last not in node or isinstance(node[last], dict):
+            return None
+        node[last] = value
+    return changed
+
+
+def typed(node: Any) -> bool:
+    """Whether a config has a schema, which converts and checks what it is set to."""
+    if not OmegaConf.is_dict(node):
+        return False
+    return OmegaConf.get_type(node) is not dict or any(typed(node._get_node(key)) for key in node)
+
+
+def closure(name: str, source: Mapping[str, Any]) -> list[str]:
+    """The keys of the top level on which the value of one may depend, itself among them."""
+    found, open_ends = {name}, [name]
+    while open_ends:
+        text = canonical(source[open_ends.pop()])
+        if any(resolver not in KNOWN for resolver in RESOLVER.findall(text)):
+            return list(source)  # it may read anything
+        mentioned = {word for inside in text.split("${")[1:] for word in WORD.findall(inside)} & source.keys()
+        open_ends += mentioned - found
+        found |= mentioned
+    return [key for key in source if key in found]
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+PLAIN = (str, int, float, bool, type(None))
+KNOWN = ("oc.env", "oc.select", "oc.decode", "lab.len", "lab.subfolders")
+RESOLVER = re.compile(r"\$\{([\w.]+):")
+WORD = re.compile(r"[A-Za-z_]\w*")

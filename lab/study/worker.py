@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.errors import ConfigError
-from lab.record.files import Owned
+from lab.record.files import Owned, has_owner
 from lab.study.job import Outcome, Refused, Terms, do, policy
 from lab.study.plan import Job
 from lab.study.pulse import Pulse
@@ -176,10 +176,12 @@ def output_to_run(directory: Path) -> Iterator[None]:
         for number, saved in zip((1, 2), before, strict=True):
             os.dup2(saved, number)
             os.close(saved)
-        if not path.stat().st_size:
-            path.unlink()
-        if made and not any(directory.iterdir()):
-            directory.rmdir()
+        if not has_owner(directory):  # else another process is at it, and writes to the same file
+            with suppress(OSError):  # it may just have been
+                if not path.stat().st_size:
+                    path.unlink()
+                if made and not any(directory.iterdir()):
+                    directory.rmdir()
 
 
 class Settings:

@@ -1,11 +1,11 @@
 """What a training step will cost, found without computing it."""
 
-import math
+import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -65,23 +65,24 @@ def estimate(
     (`nn.init.trunc_normal_` does), it is called once more, for real, and what it built gives its memory back.
     batch: real tensors, on any device, used for their shapes alone.  micro_batch: as in lab.train.micro.
 
-    flops and peak are None where loss or optimizer read values (`.item()`, shapes that depend on data) or use an
-    operator without a function of shapes; flops also where a fused recurrent kernel hides its products. All other
-    errors are the model's own and propagate. The generators of torch on the CPU, NumPy and Python stay as they were.
+    flops and peak are None where loss or optimizer read values (`.item()`, shapes that depend on data), use an operator
+    that has no function of shapes, or one that does not say what it takes: fused recurrent kernels, sparse gradients.
+    All other errors are the model's own and propagate. The generators of torch on the CPU, NumPy and Python stay as
+    they were.
     """
     fake, allocations = Valueless(), Allocations()
     with seeded(0), torch.enable_grad():
         made = traced(make, fake, allocations)
-        if made is None:
+        if real := made is None:
             allocations = Allocations()
             with allocations:
                 made = make()
-            with fake, allocations:
-                hollow(made[0])
         model, optimizer = made
         device = next(model.parameters()).device
 
-        def found() -> tuple[int | None, int]:
+        def found() -> tuple[int, int]:
+            if real:
+                hollow(model, fake)
             fed = mapped(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
             return cost(made, partial(step, made, loss, fed, autocast, micro_batch), allocations)
 
@@ -108,7 +109,7 @@ def step(
         parameter.grad = None
 
 
-def cost(made: Made, step: Callable[[], None], allocations: "Allocations") -> tuple[int | None, int]:
+def cost(made: Made, step: Callable[[], None], allocations: "Allocations") -> tuple[int, int]:
     """FLOPs and peak of a step: the first of two is counted, the second, with the optimizer's state there, is weighed.
 
     allocations: entered now, and while what `made` and the batch hold was made.
@@ -119,8 +120,7 @@ def cost(made: Made, step: Callable[[], None], allocations: "Allocations") -> tu
         step()
     allocations.peak = allocations.now
     step()
-    flops = counter.get_total_flops()
-    return None if math.isnan(flops) else flops, allocations.peak
+    return counter.get_total_flops(), allocations.peak
 
 
 class Allocations(TorchDispatchMode):
@@ -164,6 +164,16 @@ class Valueless(FakeTensorMode):
     def __deepcopy__(self, memo: Any) -> "Valueless":
         return self  # a copied tensor copies its mode, and tensors of two modes do not mix
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator = getattr(func, "overloadpacket", None)
+        if operator in opaque():
+            raise UnsupportedOperatorException(func)
+        self.cache_enabled = operator is not torch.ops.aten.set_  # the cache would keep the storage it is given alive
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        if isinstance(made, Tensor) and made.layout is not torch.strided:
+            raise UnsupportedFakeTensorException(f"how much a tensor of {made.layout} holds depends on its values")
+        return made
+
 
 class Forgetful(FakeTensorConverter):
     """Keeps no weak references to what operators made: `Module.to` swaps fake tensors, which those would forbid."""
@@ -175,7 +185,8 @@ class Forgetful(FakeTensorConverter):
 def traced(what: Callable[[], T], fake: Valueless, allocations: Allocations) -> T | None:
     """What it gives when its tensors have no values; None where it needs some."""
     try:
-        with fake, allocations:
+        with warnings.catch_warnings(), fake, allocations:
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own deepcopy does
             return what()
     except Exception as error:
         if not needs_values(error):
@@ -199,12 +210,19 @@ def needs_values(error: BaseException | None) -> bool:
     return False
 
 
-def hollow(model: nn.Module) -> None:
+def hollow(model: nn.Module, fake: Valueless) -> None:
     """Put fake tensors in the place of a real model's parameters and buffers, which stay the same objects."""
+
+    def shell(tensor: Tensor) -> Tensor:
+        if tensor.layout is not torch.strided:
+            raise UnsupportedFakeTensorException(f"a tensor of {tensor.layout}")
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+
+    fake.allow_non_fake_inputs = True  # tensors that are neither stay real
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # else the optimizer would keep the real ones
     try:
-        model._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device))
+        model._apply(shell)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swaps)
 
@@ -216,14 +234,19 @@ def choose_kernels(optimizer: Optimizer) -> None:
             group["foreach"] = all(p.device.type == "cuda" for p in group["params"]) or None
 
 
-def formulas() -> dict[Any, Callable[..., float]]:
-    """FLOPs of the operators that torch's counter does not know, from shapes; not a number where they are unknown."""
+def formulas() -> dict[Any, Callable[..., int]]:
+    """FLOPs of the operators that torch's counter leaves out, from shapes."""
     aten = torch.ops.aten
-    hidden = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn", "_lstm_mps")
     return {
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
         aten._scaled_dot_product_flash_attention_for_cpu_backward: (
             lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
         ),
-        **{getattr(aten, name): lambda *_, **__: math.nan for name in hidden},
     }
+
+
+@cache
+def opaque() -> frozenset[Any]:
+    """Operators whose products the counter does not see, and whose workspaces have no size in torch's fake tensors."""
+    aten = torch.ops.aten
+    return frozenset({aten.mkldnn_rnn_layer, aten._cudnn_rnn, aten.miopen_rnn, aten._lstm_mps})

@@ -1,0 +1,81 @@
+"""A sweep's jobs are composed once for each choice of groups, and are what Hydra composes job by job."""
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lab.config.app import register
+from lab.config.compose import Composer, asked_of, without_hydra
+from lab.config.errors import ConfigError
+
+VALUES = {
+    "optimizer": ["sgd", "adamw", "muon"],
+    "model": ["mlp", "simple_cnn"],
+    "data": ["digits", "synthetic"],
+    "regularize": ["none", "ema"],
+    "seed": ["0", "7"],
+    "optimizer.lr": ["0.1", "1e-3", "1"],
+    "data.batch_size": ["8", "16"],
+    "data.shape": ["[1,4,4]", "[3,8,8]"],
+    "model.num_classes": ["3", "${seed}", "${data.num_classes}"],
+    "steps": ["null", "5"],
+    "monitor": ["val/top5", "'val/x y'"],
+    "+paths.note": ["a", "{a:1,b:[2]}"],
+    "++data.seed": ["3", "${epochs}"],
+    "data.mean": ["[0.5]", "[]"],
+    "paths.data": ["/a", "${oc.env:HOME}/b"],
+    "~data.val_share": [None],
+}
+
+
+@pytest.fixture(scope="module")
+def composer():
+    register()
+    with initialize_config_module("lab.conf", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra
+        master = hydra.compose_config("train", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+        yield Composer(hydra.config_loader, master)
+
+
+jobs = st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=6).flatmap(
+    lambda keys: st.tuples(
+        *(st.sampled_from([key if v is None else f"{key}={v}" for v in VALUES[key]]) for key in keys)
+    )
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(job=jobs)
+def test_a_job_is_composed_as_hydra_composes_it(composer, job):
+    try:
+        config = compose("train", list(job), return_hydra_config=True)
+    except HydraException:
+        with pytest.raises(ConfigError):
+            composer(0, list(job))
+        return
+    expected = asked_of(without_hydra(config), config.hydra)
+    found = composer(0, list(job))
+    assert found.config == expected.config
+    assert list(found.config) == list(expected.config)
+    assert found.source == expected.source
+    assert found.choices == expected.choices
+    assert list(found.overrides) == list(expected.overrides)
+
+
+def test_what_does_not_compose_says_so(composer):
+    with pytest.raises(ConfigError, match="no key 'optimizer.momentum'; did you mean|there is"):
+        composer(0, ["optimizer=adamw", "optimizer.momentum=0.9"])
+    with pytest.raises(ConfigError, match="did you mean 'adamw'"):
+        composer(0, ["optimizer=adamv"])
+
+
+def test_jobs_share_what_is_the_same(composer):
+    one, other = (composer(0, ["model=mlp", f"seed={seed}"]) for seed in (1, 2))
+    assert one.config["model"] is other.config["model"]
+    assert one.config["data"]["seed"] == 1
+    assert other.config["data"]["seed"] == 2
