@@ -82,7 +82,7 @@ def estimate(
 
         def found() -> tuple[int, int]:
             if real:
-                hollow(model, fake)
+                hollow(model)
             fed = mapped(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
             return cost(made, partial(step, made, loss, fed, autocast, micro_batch), allocations)
 
@@ -157,8 +157,9 @@ class Valueless(FakeTensorMode):
     """Fake tensors that models can be built of as they are: copied deeply, and moved by `Module.to`."""
 
     def __init__(self) -> None:
-        # a fallback would compute, and on zeros: shapes that depend on values would be guesses
-        super().__init__(allow_fallback_kernels=False)
+        # a fallback would compute, and on zeros: shapes that depend on values would be guesses; the real tensors that
+        # a loss holds (weights of classes) count as fake ones
+        super().__init__(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.fake_tensor_converter = Forgetful()
 
     def __deepcopy__(self, memo: Any) -> "Valueless":
@@ -210,7 +211,7 @@ def needs_values(error: BaseException | None) -> bool:
     return False
 
 
-def hollow(model: nn.Module, fake: Valueless) -> None:
+def hollow(model: nn.Module) -> None:
     """Put fake tensors in the place of a real model's parameters and buffers, which stay the same objects."""
 
     def shell(tensor: Tensor) -> Tensor:
@@ -218,7 +219,6 @@ def hollow(model: nn.Module, fake: Valueless) -> None:
             raise UnsupportedFakeTensorException(f"a tensor of {tensor.layout}")
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
-    fake.allow_non_fake_inputs = True  # tensors that are neither stay real
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # else the optimizer would keep the real ones
     try:
