@@ -10,6 +10,7 @@ from lab.cli.live import LiveView, label
 from lab.cli.show import aligned
 from lab.config.axes import swept_keys
 from lab.config.identity import CodeWatch
+from lab.config.settings import Policy
 from lab.names import in_units, overall
 from lab.record.status import read_status
 from lab.study.job import Outcome, hparams, policy
@@ -29,8 +30,8 @@ def carry_out(
 ) -> int:
     """The exit code.
 
-    workers: of the pool, as hydra/launcher=lab has it.  verb: `train`; `plan` and `check` start nothing.  retry: whether
-    failed jobs are taken again.  by: another launcher, instead of the pool.
+    workers: of the pool, as hydra/launcher=lab has it.  verb: `train`; `plan` and `check` start nothing.
+    retry: whether failed jobs are taken again.  by: another launcher, instead of the pool.
     """
     wanted, outcomes = missing(plan, retry)
     if verb == "plan":
@@ -85,7 +86,7 @@ def checked(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | N
     free = shutil.disk_usage(existing(plan)).free
     if needed > free:
         print(
-            f"lab: checkpoints will take about {in_units(needed)}B, {in_units(free)}B are free; paths.outputs= moves them",
+            f"lab: checkpoints take about {in_units(needed)}B, {in_units(free)}B are free; paths.outputs= moves them",
             file=sys.stderr,
         )
         return USAGE
@@ -97,12 +98,15 @@ def checked(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | N
 
 def done_by_pool(plan: Plan, wanted: Sequence[Job], pool: Pool, outcomes: dict[int, Outcome]) -> int:
     keys = swept_keys([job.asked.overrides for job in plan.jobs])
-    return supervised(plan, Listed(wanted), pool, outcomes, LiveView(len(wanted), keys))
+    return supervised(
+        plan, Listed(wanted), pool, outcomes, LiveView(len(wanted), keys), policy(plan.jobs[0].asked.config)
+    )
 
 
-def supervised(plan: Plan, source: Source, pool: Pool, outcomes: dict[int, Outcome], view: LiveView) -> int:
+def supervised(
+    plan: Plan, source: Source, pool: Pool, outcomes: dict[int, Outcome], view: LiveView, terms: Policy
+) -> int:
     """Have the pool do what the source gives. The exit code, 0 where only the outcomes decide."""
-    terms = policy(plan.jobs[0].asked.config)
     pulse = Pulse.until(terms.time_limit)
     sweep = Sweep(plan.directory, source, pool, terms, view, CodeWatch(plan.sources), pulse)
     with pulse.signals(keyboard=True), view:
@@ -141,7 +145,7 @@ def conclude(plan: Plan, outcomes: Mapping[int, Outcome]) -> None:
     metrics = dict.fromkeys(name for job in plan.own for name in results(job) if overall(name))
     columns = sorted(metrics, key=lambda name: not name.startswith("test/"))
     write_columns(plan.directory, [hparams(job.asked) for job in plan.own], columns)
-    print(aligned([found.header, *found.text()]))
+    print(aligned(found.short()))
     states = Counter(outcome.state for outcome in outcomes.values())
     states["not started"] = len(plan.own) - len(outcomes)
     twins = len(plan.jobs) - len(plan.own)

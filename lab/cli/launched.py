@@ -1,6 +1,7 @@
 """What another of Hydra's launchers is given to do: planned jobs, wherever it does them."""
 
 import copy
+import multiprocessing
 import os
 import pickle
 import signal
@@ -52,6 +53,7 @@ class Planned:
         if said := self.enough(terms, jobs):
             print(f"#{job.number} not started: {said}", file=sys.stderr)
             return None
+        multiprocessing.set_start_method("spawn", force=True)  # joblib's own would not do in the run's process
         pool = pool_for([job.asked.config], {"workers": 1})
         pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
         pulse = Pulse.until(terms.time_limit)
@@ -62,7 +64,8 @@ class Planned:
             finally:
                 pool.close()
         if sweep.changed:
-            print(f"#{job.number} not started: {', '.join(sweep.changed)} changed since it was planned", file=sys.stderr)
+            changed = ", ".join(sweep.changed)
+            print(f"#{job.number} not started: {changed} changed since it was planned", file=sys.stderr)
         return sweep.outcomes.get(job.number)
 
     def enough(self, terms: Policy, jobs: Mapping[str, Job]) -> str | None:
@@ -73,7 +76,9 @@ class Planned:
         bad = sum(s["state"] in ("failed", "diverged") and s.get("ended", 0) > self.since for s in states)
         if bad and terms.on_error == "stop":
             return "a run failed and on_error=stop"
-        return f"{bad} runs failed, max_failures={terms.max_failures}" if bad >= (terms.max_failures or bad + 1) else None
+        if terms.max_failures and bad >= terms.max_failures:
+            return f"{bad} runs failed, max_failures={terms.max_failures}"
+        return None
 
     def load_sweep_config(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """What launchers have the config loader do for each job, without composing anew."""

@@ -11,6 +11,7 @@ import yaml
 from lab.cli.carry import carry_out
 from lab.cli.show import find, missing
 from lab.cli.train import complain, one_run
+from lab.cli.train import main as train
 from lab.config.asked import Asked
 from lab.config.errors import ConfigError
 from lab.config.identity import Identifier, Identity
@@ -37,6 +38,8 @@ def go_on(arguments: list[str], verb: str, said: str) -> int:
     try:
         if (given.dir / NAME).exists():
             plan = read_plan(given.dir)
+            if plan.search is not None and verb == "resume":  # which asks for more jobs than it has so far
+                return train(["-m", *plan.search])
             unchanged(plan.jobs, given.anyway)
             return carry_out(plan, {"workers": given.workers}, retry=verb == "retry")
         run = find(given.dir)

@@ -31,11 +31,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """directory: the sweep's.  sources: the SHA-256 of each module whose code counts, by its name."""
+    """directory: the sweep's.  sources: the SHA-256 of each module whose code counts, by its name.  search: the
+    arguments of a sweep that asks for more jobs by itself.
+    """
 
     directory: Path
     jobs: Sequence[Job]
     sources: Mapping[str, str]
+    search: Sequence[str] | None = None
 
     @property
     def own(self) -> list[Job]:
@@ -79,7 +82,8 @@ def waits(status: Mapping[str, Any], retry: bool) -> bool:
 def write_plan(plan: Plan) -> None:
     """Raises OSError where the sweep's directory cannot be written."""
     plan.directory.mkdir(parents=True, exist_ok=True)
-    lines = [{"sources": dict(plan.sources)}, *map(redacted, lines_of(plan.jobs))]
+    head = {"sources": dict(plan.sources), "search": plan.search}
+    lines = [head, *map(redacted, lines_of(plan.jobs))]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomically(plan.directory / NAME, text.encode())
 
@@ -135,21 +139,22 @@ def read_plan(directory: Path) -> Plan:
     Raises ValueError where there is none, or it is not a plan.
     """
     sources: dict[str, str] = {}
+    search: list[str] | None = None
     bases: dict[int, dict[str, Any]] = {}
     jobs: dict[int, Job] = {}
     try:
         for line in whole_lines(directory / NAME):
             if "sources" in line:
-                sources = line["sources"]
+                sources, search = line["sources"], line.get("search")
             elif "job" in line:
                 jobs[line["job"]] = job_of(line, bases[line["base"]])
             else:
                 bases[line["base"]] = line
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{directory / NAME} is not a plan of lab's: {error!r}") from error
-    if not jobs:
+    if not jobs and search is None:
         raise ValueError(f"{directory} has no plan; give the sweep's command again")
-    return Plan(directory, [jobs[number] for number in sorted(jobs)], sources)
+    return Plan(directory, [jobs[number] for number in sorted(jobs)], sources, search)
 
 
 def job_of(line: Mapping[str, Any], base: Mapping[str, Any]) -> Job:

@@ -14,11 +14,14 @@ from lab.study.plan import Job, results, state
 
 @dataclass(frozen=True)
 class Table:
-    """header: the columns.  rows: their values, None where there is none.  best: the directory of the best run."""
+    """header: the columns.  rows: their values, None where there is none.  best: the directory of the best run.
+    few: the columns that matter most, for a terminal.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     best: Path | None
+    few: Sequence[str]
 
     def csv(self) -> str:
         text = io.StringIO()
@@ -35,6 +38,11 @@ class Table:
         return [
             ["-" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in self.rows
         ]
+
+    def short(self) -> list[list[str]]:
+        """Header and rows, of the few columns."""
+        columns = [self.header.index(name) for name in self.few]
+        return [[line[column] for column in columns] for line in [list(self.header), *self.text()]]
 
     def write(self, sweep: Path) -> None:
         write_atomically(sweep / "table.csv", self.csv().encode())
@@ -60,12 +68,15 @@ def table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
     ordered = sorted(found, key=rank)
     header = ["n", *keys, "state", *shown, "seconds", "id", "directory"]
     rows = [
-        [job.number, *values(job, keys), status["state"], *map(scores.get, shown), seconds(job, status)]
-        + [job.identity.id, str(job.directory)]
+        [
+            *(job.number, *values(job, keys), status["state"], *map(scores.get, shown)),
+            *(seconds(job, status), job.identity.id, str(job.directory)),
+        ]
         for job, status, scores in ordered
     ]
     best = ordered[0][0].directory if ordered and ordered[0][1]["state"] == "done" else None
-    return Table(header, rows, best)
+    scores = [n for n in shown if n in monitored or n.replace("test/", "val/", 1) in monitored]
+    return Table(header, rows, best, ["n", *keys, "state", *(scores or shown[:2]), "seconds", "directory"])
 
 
 def values(job: Job, keys: Sequence[str]) -> list[str | None]:

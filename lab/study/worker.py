@@ -198,6 +198,9 @@ class Settings:
         root = logging.getLogger()
         self.level, self.handlers, self.disabled = root.level, list(root.handlers), root.manager.disable
         self.filters = list(warnings.filters)
+        self.streams, self.numpy_errors = (sys.stdout, sys.stderr), numpy.geterr()
+        os.umask(umask := os.umask(0o077))
+        self.umask = umask
 
     def restore(self) -> None:
         import torch
@@ -209,6 +212,8 @@ class Settings:
         root = logging.getLogger()
         root.handlers[:], root.manager.disable = self.handlers, self.disabled
         root.setLevel(self.level)
+        sys.stdout, sys.stderr = self.streams
+        os.umask(self.umask)
         warnings.filters[:] = self.filters  # type: ignore[index]
         warnings._filters_mutated()  # type: ignore[attr-defined]
         self.restore_torch()
@@ -230,7 +235,15 @@ class Settings:
         torch.set_float32_matmul_precision(self.precision)
         torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
         torch.autograd.set_detect_anomaly(False)
+        torch.set_flush_denormal(False)
+        for device in ("cpu", "cuda"):
+            torch.set_autocast_enabled(device, False)
+        for _ in range(torch.autocast_increment_nesting()):  # as long as it is nested it keeps casts of old weights
+            torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        numpy.seterr(**self.numpy_errors)
         torch.set_rng_state(self.generators[0])
         numpy.random.set_state(self.generators[1])
         random.setstate(self.generators[2])
