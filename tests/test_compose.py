@@ -68,9 +68,9 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
 
 
 def test_what_does_not_compose_says_so(composer):
-    with pytest.raises(ConfigError, match="no key 'optimizer.momentum'; did you mean|there is"):
+    with pytest.raises(ConfigError, match="no key 'optimizer.momentum'"):
         composer(0, ["optimizer=adamw", "optimizer.momentum=0.9"])
-    with pytest.raises(ConfigError, match="did you mean 'adamw'"):
+    with pytest.raises(ConfigError, match="no option 'adamv' in the group 'optimizer'"):
         composer(0, ["optimizer=adamv"])
 
 

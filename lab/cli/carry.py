@@ -137,8 +137,8 @@ def exit_code(outcomes: Mapping[int, Outcome]) -> int:
     return FAILED if states & {"failed", "diverged"} else STOPPED if states - {"done"} else 0
 
 
-def conclude(plan: Plan, outcomes: Mapping[int, Outcome]) -> None:
-    """The table of results, on the terminal and beside the plan."""
+def conclude(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "not started") -> None:
+    """The table of results, on the terminal and beside the plan.  others: what jobs without an outcome are."""
     keys = swept_keys([job.asked.overrides for job in plan.jobs])
     found = table(plan.own, keys)
     found.write(plan.directory)
@@ -147,7 +147,7 @@ def conclude(plan: Plan, outcomes: Mapping[int, Outcome]) -> None:
     write_columns(plan.directory, [hparams(job.asked) for job in plan.own], columns)
     print(aligned(found.short()))
     states = Counter(outcome.state for outcome in outcomes.values())
-    states["not started"] = len(plan.own) - len(outcomes)
+    states[others] = len(plan.own) - len(outcomes)
     twins = len(plan.jobs) - len(plan.own)
     said = [f"{number} {name}" for name, number in states.items() if number]
     print(", ".join(said) + (f"; {twins} the same as another" if twins else ""))

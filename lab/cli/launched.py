@@ -53,7 +53,8 @@ class Planned:
         if said := self.enough(terms, jobs):
             print(f"#{job.number} not started: {said}", file=sys.stderr)
             return None
-        multiprocessing.set_start_method("spawn", force=True)  # joblib's own would not do in the run's process
+        if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's own, which the run's process lacks
+            multiprocessing.set_start_method("spawn", force=True)
         pool = pool_for([job.asked.config], {"workers": 1})
         pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
         pulse = Pulse.until(terms.time_limit)

@@ -52,12 +52,12 @@ class LiveView:
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         self.running.pop(job.number, None)
-        took = time.monotonic() - self.begun.pop(job.number, time.monotonic())
+        took = time.monotonic() - self.begun.pop(job.number) if job.number in self.begun else 0.0
         self.states[outcome.state] = self.states.get(outcome.state, 0) + 1
         shown = {name: score for name, score in outcome.results.items() if overall(name)}
         scores = [f"{name} {shown[name]:.4g}" for name in sorted(shown, key=lambda name: "accuracy" not in name)[:3]]
         what = "done before" if outcome.state == "done" and not outcome.new else outcome.state
-        told = "  ".join(scores) if outcome.state == "done" else f"{outcome.error}; {outcome.directory} holds the run"
+        told = "  ".join(scores) if outcome.state == "done" else f"{outcome.error} ({outcome.directory})"
         number = f"[{sum(self.states.values())}/{self.total}] #{job.number}"
         self.say(f"{number} {what}  {label(job, self.keys)}  {took:.1f} s  {told}")
 

@@ -80,7 +80,7 @@ def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool) -> int:
     if not plan.jobs:
         return code
     outcomes = {job.number: outcome for job in plan.own if not stopped_early(outcome := outcome_of(job))}
-    conclude(plan, outcomes)
+    conclude(plan, outcomes, others="stopped early")
     for trial in search.best():
         values = zip(asked.settings.objectives, trial.values, strict=True)
         said = "  ".join(f"{name} {value:.4g}" for name, value in values)

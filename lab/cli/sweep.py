@@ -120,7 +120,9 @@ class Sweeping:
         returned = []
         for job in plan.jobs:
             value = results(job).get(str(job.asked.config["monitor"]))
-            status = JobStatus.COMPLETED if value is not None else JobStatus.FAILED
+            # Hydra's own sweeper would end with the first failure, its later batches not begun; it wants no value
+            basic = str(self.master.hydra.sweeper["_target_"]).endswith(".BasicSweeper")
+            status = JobStatus.COMPLETED if value is not None or basic else JobStatus.FAILED
             given = value if value is not None else RuntimeError(f"{job.directory} is {state(job)['state']}")
             returned.append(JobReturn(overrides=job.asked.overrides, status=status, _return_value=given))
         return returned

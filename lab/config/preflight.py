@@ -16,7 +16,7 @@ from lab.config.settings import POLICY, SETTINGS, Policy, Settings
 from lab.metrics import Monitor
 from lab.names import in_units
 from lab.run import Run
-from lab.train.estimate import Estimate, estimate
+from lab.train.estimate import Estimate, estimate, saved
 from lab.train.feed import feed
 
 # what is made anew where its numbers differ from those of a job that was tried whole
@@ -54,8 +54,8 @@ class Graph:
 
     @property
     def disk(self) -> int:
-        """Bytes of one run's checkpoints, about."""
-        return 3 * 4 * self.estimate.parameters if self.estimate else 0
+        """Bytes of one run's checkpoints, about: the last, the one before and the best."""
+        return 3 * self.estimate.saved if self.estimate else 0
 
 
 @dataclass
@@ -152,10 +152,12 @@ def estimated(config: Mapping[str, Any], run: Run, batch: Any) -> Estimate:
         return model, attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
 
     try:
-        return estimate(make, run.task.loss, batch, autocast=run.hardware.autocast)
+        how = {"autocast": run.hardware.autocast, "micro_batch": run.hardware.micro_batch}
+        return estimate(make, run.task.loss, batch, **how)
     except Exception:  # the batch did go through: it is the tracing that failed
         parameters = sum(p.numel() for p in run.model.parameters())
-        return Estimate(parameters, sum(p.numel() for p in run.trainable), None, None)
+        trained = sum(p.numel() for p in run.trainable)
+        return Estimate(parameters, trained, None, None, saved(run.model, run.optimizer))
 
 
 def graph_key(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,15 +74,17 @@ def do(asked: Asked, identity: Identity, directory: Path, terms: Terms | None = 
     terms = terms or Terms()
     if found := done(identity, directory):
         return found
+    place = directory.absolute()  # the run's code may change the working directory
     if not terms.checked:
         check(asked.config, str(asked.source))
     from lab.config.build import build, dry_step
 
     run = build(asked.config)
     batch = dry_step(run)
-    with owned(directory):
+    with owned(place):
         # another process may have done it since
-        return done(identity, directory) or recorded(run, batch, asked, identity, directory, terms)
+        outcome = done(identity, place) or recorded(run, batch, asked, identity, place, terms)
+    return replace(outcome, directory=directory)
 
 
 def done(identity: Identity, directory: Path) -> Outcome | None:

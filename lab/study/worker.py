@@ -161,6 +161,7 @@ def output_to_run(directory: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)
+    directory = directory.absolute()
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "output.txt"

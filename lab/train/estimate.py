@@ -43,12 +43,15 @@ class Estimate:
     Not in it: what an operator allocates and frees inside (workspaces), the allocator's rounding and its cache, the
     device's context, and what a step here leaves out: clipping, loss scaling, a regularizer's copy of the weights.
     None where it cannot be known without values: see `estimate`.
+    saved: bytes of what a checkpoint holds, the model's state and the optimizer's; without the latter where peak is
+    None.
     """
 
     parameters: int
     trainable: int
     flops: int | None
     peak: int | None
+    saved: int
 
 
 def estimate(
@@ -88,7 +91,13 @@ def estimate(
 
         flops, peak = traced(found, fake, allocations) or (None, None)
     trained = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-    return Estimate(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trained), flops, peak)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Estimate(parameters, sum(p.numel() for p in trained), flops, peak, saved(model, optimizer))
+
+
+def saved(model: nn.Module, optimizer: Optimizer) -> int:
+    states = [model.state_dict(), *optimizer.state.values()]
+    return sum(t.numel() * t.element_size() for state in states for t in state.values() if isinstance(t, Tensor))
 
 
 def step(

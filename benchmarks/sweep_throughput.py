@@ -1,0 +1,123 @@
+"""A sweep of 16 small runs (digits MLP, learning rate x seed) through lab's pool and through what else there is.
+
+    python benchmarks/sweep_throughput.py [--repeats 3] [--steps 200]
+
+Each way takes the same steps to the same results, in turns, in an empty directory each time. Given are the medians of the
+wall time, as ratios to lab's, and within lab's sweep the time from one run's end to the next one's first step in the same
+worker. Ray's tasks are measured where ray is installed; they train by lab's own loop, in processes that stay.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+LRS = ("0.001", "0.003", "0.01", "0.03")
+SEEDS = ("0", "1", "2", "3")
+LAB = [sys.executable, "-m", "lab", "train"]
+SWEEP = ["-m", f"optimizer.lr={','.join(LRS)}", f"seed={','.join(SEEDS)}"]
+
+RAY = """
+import sys, ray
+ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+
+@ray.remote(num_cpus=1)
+def one(arguments, folder):
+    import os, torch
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    from lab.cli.train import main
+    return main(arguments)
+
+jobs = [[*sys.argv[2:], f"optimizer.lr={lr}", f"seed={seed}"] for lr in %r for seed in %r]
+assert not any(ray.get([one.remote(job, sys.argv[1]) for job in jobs]))
+""" % (LRS, SEEDS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    given = parser.parse_args()
+    common = ["model=mlp", f"steps={given.steps}", "log_every=1"]
+    ways: dict[str, Callable[[Path], None]] = {
+        "lab": lambda folder: call([*LAB, *SWEEP, *common], folder),
+        "basic launcher": lambda folder: call(
+            [*LAB, *SWEEP, *common, "hydra/sweeper=basic", "hydra/launcher=basic"], folder
+        ),
+        "joblib launcher, 2 jobs": lambda folder: call(
+            [*LAB, *SWEEP, *common, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], folder
+        ),
+        "shell loop": lambda folder: shell_loop(common, folder),
+    }
+    if importlib.util.find_spec("ray"):
+        ways["ray tasks"] = lambda folder: call([sys.executable, "-c", RAY, str(folder), *common], folder)
+    took: dict[str, list[float]] = defaultdict(list)
+    gaps: list[float] = []
+    for repeat in range(given.repeats):
+        scores = {}
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                way(Path(folder))
+                took[name].append(time.perf_counter() - started)
+                scores[name] = results(Path(folder))
+                if name == "lab":
+                    gaps += between(Path(folder))
+            print(f"{repeat + 1}/{given.repeats} {name}: {took[name][-1]:.1f} s", file=sys.stderr)
+        for name, found in scores.items():
+            assert len(found) == len(LRS) * len(SEEDS), f"{name} did {len(found)} runs"
+            if name != "shell loop":  # whose processes use all cores, which adds up in another order
+                assert found.keys() == scores["lab"].keys(), name
+    base = statistics.median(took["lab"])
+    for name in ways:
+        median = statistics.median(took[name])
+        print(f"{name:<24} {median:6.1f} s  {median / base:5.2f} of lab's")
+    print(f"from a run's end to the next one's first step: median {statistics.median(gaps) * 1000:.0f} ms")
+
+
+def call(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:6])} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+def shell_loop(common: list[str], folder: Path) -> None:
+    for lr in LRS:
+        for seed in SEEDS:
+            call([*LAB, *common, f"optimizer.lr={lr}", f"seed={seed}"], folder)
+
+
+def results(folder: Path) -> dict[str, float]:
+    """test/accuracy of each run by its identity."""
+    return {
+        path.parent.name[-8:]: json.loads(path.read_text())["test/accuracy"]
+        for path in folder.glob("outputs/runs/**/results.json")
+    }
+
+
+def between(folder: Path) -> list[float]:
+    """Seconds from the end of each run to the first step of the one after it in the same worker."""
+    from lab.record.tensorboard import records
+
+    by_worker: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for path in folder.glob("outputs/runs/**/status.json"):
+        status = json.loads(path.read_text())
+        events = [event for file in path.parent.glob("events.out*") for _, event in records(file) if event.step == 1]
+        by_worker[status["pid"]].append((events[0].wall_time, status["ended"]))
+    gaps = []
+    for runs in by_worker.values():
+        runs.sort()
+        gaps += [first - ended for (_, ended), (first, _) in zip(runs, runs[1:], strict=False)]
+    return gaps
+
+
+if __name__ == "__main__":
+    main()
