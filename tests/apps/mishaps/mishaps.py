@@ -112,7 +112,22 @@ def leak_modes(batch):
     leak(batch)
     torch.set_default_device("meta")
     torch.autocast("cpu", torch.bfloat16).__enter__()
+    torch.inference_mode().__enter__()
     torch.set_grad_enabled(False)
+
+
+def look(batch):
+    """Tell what a run may find its process changed in."""
+    filters = [kind for kind, *_ in warnings.filters]
+    modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+    modes += (torch.is_anomaly_enabled(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype())
+    modes += (torch.backends.mkldnn.enabled, torch.get_float32_matmul_precision(), torch.get_num_threads())
+    print("torch", *modes, torch.tensor(1e-40) * 1, torch.ones(1).device, torch.rand(1))
+    print("numpy", numpy.geterr())
+    print("logging", logging.getLogger().level, logging.root.manager.disable, len(logging.root.handlers), filters)
+    os.umask(umask := os.umask(0))
+    print("process", os.getcwd(), umask, sys.path, signal.getsignal(signal.SIGALRM))
+    print("environment", sorted(os.environ), os.environ["OMP_NUM_THREADS"])
 
 
 MISHAPS = {
@@ -126,6 +141,7 @@ MISHAPS = {
     "hang": hang,
     "talk": talk,
     "memory": want_memory,
+    "look": look,
     "leak": leak,
     "leak_modes": leak_modes,
 }
