@@ -17,6 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+import lab.config.app  # noqa: F401  by it hydra_plugins.lab is found, where what submitit requeues is read
 from lab.config.identity import CodeWatch
 from lab.config.redact import redacted_text
 from lab.config.settings import Policy

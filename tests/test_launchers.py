@@ -1,0 +1,142 @@
+"""Hydra's other launchers: the plan is lab's, the processes are theirs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lab.cli import launched
+from lab.record.files import read_json
+
+APPS = Path(__file__).parent / "apps"
+KILLED = ("data.mishap=kill,none", "seed=1,2", "data.pause=0.05", "data.once=marker")
+MLP = ("model=mlp", "steps=20", "optimizer=sgd")
+
+
+@pytest.fixture
+def mishaps(tmp_path) -> Path:
+    """A copy of the project whose runs meet with mishaps."""
+    return Path(shutil.copytree(APPS / "mishaps", tmp_path / "mishaps"))
+
+
+def started(project: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "lab", "train", "-m", "experiment=mishaps/short", *arguments]
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def runs(project: Path) -> dict[str, Path]:
+    """The runs of a project by what befalls them."""
+    found = project.glob("outputs/runs/**/status.json")
+    return {re.findall(r"mishap=([a-z]+)", status.parent.name)[0]: status.parent for status in found}
+
+
+def states(project: Path) -> Counter[str]:
+    return Counter(read_json(path)["state"] for path in project.glob("outputs/runs/**/status.json"))
+
+
+def linked(project: Path) -> set[Path]:
+    """The runs that the one sweep points to."""
+    (plan,) = project.glob("outputs/sweeps/*/plan.jsonl")
+    return {link.resolve() for link in plan.parent.iterdir() if link.is_symlink()}
+
+
+def until(true, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def killed_and_taken_up(project: Path, *launcher: str) -> None:
+    """Of four runs two are killed by themselves, and the project's configs break while the sweep is under way."""
+    one = started(project, *KILLED, *launcher)
+    until(lambda: list(project.glob("outputs/runs/**/status.json")) or one.poll() is not None)
+    option = project / "conf" / "model" / "dropout.yaml"
+    kept = option.read_text()
+    option.unlink()
+    said, _ = one.communicate()
+    assert one.returncode == 1, said
+    assert states(project) == {"done": 2, "failed": 2}, said
+    assert linked(project) == {path.parent for path in project.glob("outputs/runs/**/status.json")}
+    option.write_text(kept)
+
+    again = started(project, *KILLED, *launcher)
+    said, _ = again.communicate()
+    assert again.returncode == 0, said
+    assert "SIGKILL" not in said
+    assert states(project) == {"done": 4}
+
+
+def test_with_joblib_a_killed_run_takes_no_other_along_and_is_taken_up_by_the_same_command(mishaps):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'lab[joblib]'")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    killed_and_taken_up(mishaps, *launcher)
+
+    third = started(mishaps, *KILLED, *launcher)
+    said, _ = third.communicate()
+    assert third.returncode == 0
+    assert "Launching" not in said
+
+
+def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_stay_their_own(mishaps):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'lab[submitit]'")
+    sweep = ("data.mishap=diverge,kill,none", "data.pause=0.1", "hydra/launcher=submitit_local")
+    one = started(mishaps, *sweep)
+    until(lambda: "none" in runs(mishaps) or one.poll() is not None)
+    until(lambda: list(runs(mishaps)["none"].glob("checkpoints/*.pt")))
+    # as SLURM does some time before it ends a job
+    os.kill(parent(parent(read_json(runs(mishaps)["none"] / "status.json")["pid"])), signal.SIGUSR2)
+    said, _ = one.communicate()
+    assert one.returncode == 1, said
+    ended = {mishap: read_json(run / "status.json")["state"] for mishap, run in runs(mishaps).items()}
+    assert ended == {"diverge": "diverged", "kill": "failed", "none": "done"}
+    assert linked(mishaps) == set(runs(mishaps).values())
+    assert len(read_json(runs(mishaps)["none"] / "manifest.json")["segments"]) == 2
+    steps = [json.loads(line).get("step") for line in (runs(mishaps)["none"] / "metrics.jsonl").open()]
+    assert max(steps) == 20
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'lab[ray]'")
+def test_with_ray_a_killed_run_takes_no_other_along(mishaps):
+    killed_and_taken_up(mishaps, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+
+
+def test_slurm_is_asked_for_in_its_own_words_and_says_where_it_is_not(lab, tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'lab[submitit]'")
+    monkeypatch.setattr(launched, "QUIET", 0)
+    slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=240")
+    shown = lab("train", "--cfg", "hydra", "-p", "hydra.launcher", *slurm)
+    assert "partition: gpu" in shown.out
+    assert "timeout_min: 240" in shown.out
+    assert "2 new" in lab("plan", *MLP, "seed=1,2", *slurm).out
+    if shutil.which("srun"):
+        pytest.skip("this machine has SLURM; the sweep would be queued")
+    ended = lab("train", "-m", *MLP, "seed=1,2", *slurm)
+    assert ended.code == 1
+    assert "SlurmLauncher gave up" in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert "2 pending" in ended.out
+
+
+@pytest.mark.parametrize("launcher", ["lab", "basic"])
+def test_hydras_own_sweeper_does_all_runs_though_one_fails(lab, tmp_path, launcher):
+    basic = ("hydra/sweeper=basic", f"hydra/launcher={launcher}", "hydra.sweeper.max_batch_size=2")
+    ended = lab("train", "-m", *MLP, "optimizer.lr=1e30,0.1,0.05", *basic)
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert states(tmp_path) == {"done": 2, "diverged": 1}
+    assert lab("train", "-m", *MLP, "optimizer.lr=0.1,0.05", *basic).code == 0
+    assert states(tmp_path) == {"done": 2, "diverged": 1}
