@@ -6,13 +6,14 @@ After each injury the same command ends with every run done once, in the bits of
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,8 @@ class Project:
 
     def end(self) -> None:
         for process in self.started:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.communicate()
 
 
@@ -88,6 +87,10 @@ def config(run: Path) -> dict[str, Any]:
     import yaml
 
     return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def last_step(run: Path) -> int:
+    return max(json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines())
 
 
 def beyond(steps: int) -> Callable[[Path], bool]:
@@ -161,34 +164,34 @@ def unbroken(tmp_path_factory) -> dict[int, dict[str, Any]]:
 # whole sweeps
 
 
-@pytest.mark.parametrize("who", ["everyone", "the supervisor", "a worker"])
-def test_the_same_command_ends_what_a_kill_broke_off(who, project, unbroken):
+def test_the_same_command_ends_what_killing_its_processes_broke_off(project, unbroken):
     process = project.start(*SEEDS, SLOW)
     run = project.await_steps(5, runs=2)[0]
-    if who == "everyone":
-        os.killpg(process.pid, signal.SIGKILL)
-        ended(process)
-    elif who == "the supervisor":
-        process.kill()
-        ended(process)
-    else:
-        os.kill(read(run / "status.json")["pid"], signal.SIGKILL)
-        done = ended(process)
-        assert done.code == 1
-        failed = [status for status in project.states().values() if status["state"] == "failed"]
-        assert len(project.runs()) == 3, "the others go on"
-        assert len(failed) == 1
-        assert "killed by SIGKILL" in failed[0]["error"]
+    os.kill(read(run / "status.json")["pid"], signal.SIGKILL)  # a worker alone
+    done = ended(process)
+    assert done.code == 1
+    assert len(project.runs()) == 3, "the others go on"
+    states = project.states()
+    (failed,) = [seed for seed in states if states[seed]["state"] == "failed"]
+    assert "killed by SIGKILL" in states[failed]["error"]
+    assert [states[seed]["state"] for seed in states if seed != failed] == ["done", "done"]
+
+    process = project.start(*SEEDS, SLOW)
+    project.await_steps(8)
+    process.kill()  # the supervisor alone: its worker saves and goes
+    ended(process)
+    wait_for(lambda: project.states()[failed]["state"] in ("interrupted", "done"))
     done = project.lab(*SEEDS, SLOW)
     assert done.code == 0, done.err
     assert_unharmed(project, unbroken)
 
 
-def test_killed_again_and_again_at_any_time_it_comes_to_the_same(project, unbroken):
+def test_killed_at_random_moments_it_comes_to_the_same(project, unbroken):
     moments = random.Random(0)
-    for _ in range(4):
+    for _ in range(2):
         process = project.start(*SEEDS, SLOW)
-        time.sleep(moments.uniform(1, 6))
+        project.await_steps(1)
+        time.sleep(moments.uniform(0, 0.8))
         os.killpg(process.pid, signal.SIGKILL)
         ended(process)
     done = project.lab(*SEEDS, SLOW)
@@ -196,47 +199,116 @@ def test_killed_again_and_again_at_any_time_it_comes_to_the_same(project, unbrok
     assert_unharmed(project, unbroken)
 
 
-def test_two_commands_at_once_share_the_work(project, unbroken):
+def test_two_commands_at_once_share_the_work_though_one_is_put_to_sleep_meanwhile(project, unbroken):
     both = [project.start(*SEEDS, SLOW) for _ in range(2)]
+    project.await_steps(3)
+    os.killpg(both[0].pid, signal.SIGSTOP)
+    time.sleep(0.5)
+    os.killpg(both[0].pid, signal.SIGCONT)
     for done in map(ended, both):
         assert done.code == 0, done.err
     assert_unharmed(project, unbroken)
     assert [len(read(run / "manifest.json")["segments"]) for run in project.runs()] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_sweep_that_is_asked_to_stop_saves_and_is_resumed(number, code, project, unbroken):
-    process = project.start(*SEEDS, SLOW)
-    project.await_steps(5, runs=2)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # the keyboard's goes to the whole group
-    stopped = ended(process)
-    assert stopped.code == code, stopped.err
-    assert {status["state"] for status in project.states().values()} <= {"interrupted", "done"}
-    lost = [run for run in project.runs() if (run / "status.json").exists() and beyond(1)(run)]
-    assert not lost
+def test_a_sweep_that_is_asked_to_stop_saves_and_is_resumed(project, unbroken):
+    command = (*SEEDS, "data.pause=0.1")
+    steps = dict.fromkeys((0, 1, 2), 0)
+    for ask, code in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)):
+        process = project.start(*command)
+        project.await_steps(max(steps.values()) + 1)
+        # the keyboard's goes to the whole group
+        (os.killpg if ask == signal.SIGINT else os.kill)(process.pid, ask)
+        stopped = ended(process)
+        assert stopped.code == code, stopped.err
+        assert {status["state"] for status in project.states().values()} <= {"interrupted", "done"}
+        reached = {read(run / "manifest.json")["seed"]: last_step(run) for run in project.runs()}
+        assert all(reached[seed] >= steps[seed] for seed in reached)
+        steps |= reached
+    stopped = project.lab(*command, "time_limit=0.5")
+    assert stopped.code == 75, stopped.err
+    assert "time_limit reached" in stopped.err
     done = project.lab("resume", str(project.sweep()), "--workers", "2")
     assert done.code == 0, done.err
     assert_unharmed(project, unbroken)
 
 
-def test_a_time_limit_stops_the_sweep_and_the_same_command_goes_on(project, unbroken):
-    stopped = project.lab(*SEEDS, "data.pause=0.2", "time_limit=2")
-    assert stopped.code == 75, stopped.err
-    assert "time_limit reached" in stopped.err
-    done = project.lab(*SEEDS, "data.pause=0.2")
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(project, unbroken):
+    command = (*SEEDS[:-1], SLOW, "hydra.launcher.workers=3")
+    process = project.start(*command)
+    runs = project.await_steps(8, runs=3)
+    os.killpg(process.pid, signal.SIGKILL)
+    ended(process)
+    for run, damage in zip(runs, (cut, zeroed, flipped), strict=True):
+        damage(run / "checkpoints" / "last.pt")
+    done = project.lab(*command)
+    assert done.code == 0, done.err
+    assert len(re.findall(r"lost [1-9][0-9]* steps, going on from step [1-9]", done.err)) == 3, done.err
+    assert_unharmed(project, unbroken)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"data/0") + 200] ^= 1  # in a tensor: the archive itself still opens
+    path.write_bytes(content)
+
+
+def test_workers_killed_whenever_they_are_about_to_touch_a_file(project, unbroken):
+    dying = {"PYTHONPATH": os.pathsep.join([str(project.root / "dying"), os.environ.get("PYTHONPATH", "")])}
+    for touch in ("60", "90"):
+        killed = project.lab(*SEEDS, SLOW, DIE_AT=touch, DIE_WHO="worker", **dying)
+        assert killed.code == 1, killed.err
+        assert "killed by SIGKILL" in killed.err
+    done = project.lab(*SEEDS, SLOW)
     assert done.code == 0, done.err
     assert_unharmed(project, unbroken)
 
 
-def test_a_process_that_was_put_to_sleep_goes_on_when_woken(project, unbroken):
-    process = project.start(*SEEDS, SLOW)
+# one run
+
+
+def test_a_run_killed_when_it_is_about_to_touch_a_file_comes_to_the_same(project):
+    asked = (SHORT, "steps=6", "save_every=2", "eval_every=3")
+    tried = subprocess.run(
+        [sys.executable, "dying/again_and_again.py", "5", *asked], cwd=project.root, capture_output=True, text=True
+    )
+    assert tried.returncode == 0, tried.stderr
+    codes = [json.loads(line)[:2] for line in tried.stdout.splitlines()]
+    assert codes == [[-signal.SIGKILL, 0]] * 5
+    (whole, *others) = sorted(
+        project.root.glob("copies/*/outputs/runs/mishaps/short/*"), key=lambda run: "whole" not in str(run)
+    )
+    assert len(others) == 5
+    for run in others:
+        assert read(run / "status.json")["state"] == "done"
+        assert bits(run) == bits(whole), run
+        assert {path.name for path in run.iterdir() if "tfevents" not in path.name} == {
+            path.name for path in whole.iterdir() if "tfevents" not in path.name
+        }
+
+
+def test_a_run_whose_process_is_killed_is_resumed_while_its_loader_workers_live_on(project):
+    asked = ("train", SHORT, "data=read_by_workers", "data.pause=0.005")
+    process = project.start(*asked)
     project.await_steps(5)
-    os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGCONT)
-    done = ended(process)
-    assert done.code == 0, done.err
-    assert_unharmed(project, unbroken)
+    process.kill()
+    again = project.lab(*asked)
+    assert again.code == 0, again.err
+    ended(process)
+    (run,) = project.runs()
+    assert len(read(run / "manifest.json")["segments"]) == 2
+    whole = project.lab(*asked, "data.workers=0", "data.pause=0.005", "paths.outputs=elsewhere/outputs")
+    assert whole.code == 0, whole.err
+    (other,) = set(project.runs()) - {run}
+    assert bits(run) == bits(other)
 
 
 # bad runs
@@ -299,23 +371,23 @@ def test_a_bad_run_harms_no_other_and_is_taken_again_when_that_may_help(project,
         assert not (run / "error.txt").exists(), run
 
 
-def test_policies_stop_or_retry(project):
-    bad = (*SEEDS[:3], "data.mishap=error", "hydra.launcher.workers=1")
-    stopped = project.lab(*bad, "seed=0,1,2", "on_error=stop")
+def test_a_sweep_stops_at_its_first_failure_or_after_so_many_where_that_is_asked_for(project):
+    bad = ("train", "-m", SHORT, "data.mishap=error", "hydra.launcher.workers=1")
+    stopped = project.lab(*bad, "seed=0,1", "on_error=stop")
     assert stopped.code == 1
     assert [status["state"] for status in project.states().values()] == ["failed"]
+    assert "lab resume" in stopped.err
     stopped = project.lab(*bad, "seed=3,4,5", "max_failures=2")
     assert stopped.code == 1
     assert len(project.runs()) == 3
-    again = project.lab(*bad, "seed=6,7", "data.once=fell", "max_retries=1")
-    assert again.code == 0, again.err
-    assert again.err.count("trying again") == 2
 
 
-def test_a_run_too_large_for_memory_is_done_in_parts_and_says_so(project):
-    command = ("train", "-m", SHORT, "model.most=5,null", "oom=shrink", "hydra.launcher.workers=1")
-    done = project.lab(*command)
+def test_a_failure_is_tried_again_and_a_run_too_large_for_memory_is_done_in_parts_and_says_so(project):
+    helped = ("max_retries=1", "oom=shrink", "hydra.launcher.workers=2")
+    done = project.lab("train", "-m", SHORT, "model.most=5,null", "data.mishap=none,error", "data.once=fell", *helped)
     assert done.code == 0, done.err
+    assert done.err.count("trying again") == 2
+    assert len(project.runs()) == 4
     for run in project.runs():
         manifest = read(run / "manifest.json")
         assert manifest["exact"] is (config(run)["model"]["most"] is None)
@@ -333,3 +405,52 @@ def test_a_run_after_one_that_leaves_its_process_in_disorder_finds_it_as_new(pro
     after, alone = found["look"] / "output.txt", new / "output.txt"
     assert after.read_text().splitlines() == alone.read_text().splitlines()
     assert after.stat().st_mode == alone.stat().st_mode
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    place = tmp_path / "disk" / "outputs"
+    place.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "lab", place], capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a small disk is a tmpfs")
+def test_a_full_disk_fails_its_runs_and_the_same_command_does_them_once_there_is_room(small_disk, project, unbroken):
+    command = (*SEEDS, SLOW, f"paths.outputs={small_disk}")
+    process = project.start(*command)
+    wait_for(lambda: [path for path in small_disk.rglob("metrics.jsonl") if path.stat().st_size > 300])
+    filler = small_disk / "filler"
+    with suppress(OSError), open(filler, "wb", buffering=0) as file:
+        while True:  # until no space is left
+            file.write(bytes(4096))
+    full = ended(process)
+    assert full.code == 1, full.err
+    assert "No space left" in full.err
+    filler.unlink()
+    done = project.lab(*command)
+    assert done.code == 0, done.err
+    project.root = small_disk.parent
+    assert_unharmed(project, unbroken)
+
+
+# directories
+
+STRANGE = ["a/../b 😀", "../../../../up", ".hidden", "-rf", "n" * 300, "Ö" * 300, "a\\b", "~", "*", "con.", "%s{}"]
+
+
+def test_names_of_any_kind_stay_in_outputs_and_apart(project):
+    text = ",".join(json.dumps(name, ensure_ascii=False) for name in STRANGE)
+    made = project.lab("train", "-m", SHORT, "steps=1", f"data.once={text}", "hydra.launcher.workers=1")
+    assert made.code == 0, made.err
+    assert len(project.runs()) == len(STRANGE)
+    assert {run.parent for run in project.runs()} == {project.root / "outputs" / "runs" / "mishaps" / "short"}
+    assert not list(project.root.parent.glob("*up*"))
+
+
+def test_single_runs_started_at_once_have_a_directory_each(project):
+    runs = [project.start("train", SHORT, "steps=1", f"seed={seed}") for seed in (5, 6)]
+    assert [ended(run).code for run in runs] == [0, 0]
+    assert len(project.runs()) == 2
