@@ -173,7 +173,7 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
         content = path.read_text(errors="replace")
     except OSError:
         return
-    for line in content.splitlines():
+    for line in content.split("\n"):  # not splitlines: JSON leaves U+2028 and its like as they are
         try:
             yield json.loads(line)
         except json.JSONDecodeError:  # torn when it was written: what it would have said had not begun

@@ -1,0 +1,143 @@
+"""A plan on disk says what was planned, whatever became of the file, and no more than it should."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab.config.asked import Asked
+from lab.config.identity import Identity
+from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, sweep_name, with_twins, write_plan
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text.filter(bool), inner, max_size=3),
+    max_leaves=6,
+)
+configs = st.dictionaries(st.sampled_from(["seed", "lr", "model", "a\u2028b", "naïve 😀"]), values, max_size=4)
+NODES = [{"node": 0}, {"node": 1}]
+
+
+def job(number: int, config: dict, node: int = 0, overrides: tuple[str, ...] = ()) -> Job:
+    asked = Asked(config, {"source": "${of}", **config}, NODES[node], list(overrides), {"model": f"m{node}"})
+    code = f"{len(json.dumps(config)):x}"
+    return Job(number, asked, Identity(json.dumps(config, sort_keys=True), code, {}), Path(f"outputs/runs/{number}"))
+
+
+def plan(jobs: list[Job], directory: Path) -> Plan:
+    return Plan(directory, with_twins(jobs), {"mine": "0123"})
+
+
+def parts(jobs) -> list:
+    return [
+        (j.number, j.asked.config, j.asked.source, j.asked.hydra, list(j.asked.overrides), j.asked.choices)
+        + (j.identity, j.directory, j.twin)
+        for j in jobs
+    ]
+
+
+several = st.lists(st.tuples(configs, st.integers(0, 1), st.tuples(text)), min_size=1, max_size=5)
+
+
+def jobs_of(drawn, first: int = 0) -> list[Job]:
+    return [job(number, *one) for number, one in enumerate(drawn, start=first)]
+
+
+@given(several, several)
+def test_what_was_written_and_appended_is_read_back(first, more):
+    with TemporaryDirectory() as folder:
+        planned = plan(jobs_of(first), Path(folder))
+        write_plan(planned)
+        assert parts(read_plan(Path(folder)).jobs) == parts(planned.jobs)
+        whole = append_jobs(planned, jobs_of(more, len(first)))
+        found = read_plan(Path(folder))
+        assert parts(found.jobs) == parts(whole.jobs)
+        assert found.sources == {"mine": "0123"}
+
+
+@settings(max_examples=30)
+@given(several, several, st.data())
+def test_torn_at_any_byte_it_keeps_the_whole_lines_and_takes_more(first, more, data):
+    with TemporaryDirectory() as folder:
+        planned = plan(jobs_of(first), Path(folder))
+        write_plan(planned)
+        path = Path(folder) / NAME
+        before = path.stat().st_size
+        append_jobs(planned, jobs_of(more, len(first)))
+        content = path.read_bytes()
+        cut = data.draw(st.integers(before, len(content)))
+        path.write_bytes(content[:cut])
+        kept = read_plan(Path(folder))
+        # a line that lacks nothing but its end counts
+        whole = [line for line in content[:cut].split(b"\n") if line in content.split(b"\n") and b'"job"' in line]
+        assert [j.number for j in kept.jobs] == list(range(len(whole)))
+        again = append_jobs(kept, jobs_of(more, len(kept.jobs)))
+        assert parts(read_plan(Path(folder)).jobs) == parts(again.jobs)
+
+
+@given(several, st.data())
+def test_of_two_lines_for_one_job_the_later_counts(drawn, data):
+    with TemporaryDirectory() as folder:
+        planned = plan(jobs_of(drawn), Path(folder))
+        write_plan(planned)
+        path = Path(folder) / NAME
+        lines = path.read_text().split("\n")[:-1]
+        twice = data.draw(st.integers(0, len(lines) - 1))
+        path.write_text("".join(line + "\n" for line in [*lines, lines[twice]]))
+        assert parts(read_plan(Path(folder)).jobs) == parts(planned.jobs)
+        last = replace(planned.jobs[-1], directory=Path("elsewhere"))
+        append_jobs(replace(planned, jobs=planned.jobs[:-1]), [last])
+        assert read_plan(Path(folder)).jobs[-1].directory == Path("elsewhere")
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_plan_is_said_to_be_none(content):
+    with TemporaryDirectory() as folder:
+        (Path(folder) / NAME).write_bytes(content)
+        with pytest.raises(ValueError, match="plan"):
+            read_plan(Path(folder))
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '"job"', '{"job": 0}', '{"job": 0, "base": 0}', '{"base": [1]}'])
+def test_a_line_of_json_that_says_something_else_is_no_plan(line, tmp_path):
+    (tmp_path / NAME).write_text(line + "\n")
+    with pytest.raises(ValueError, match="plan"):
+        read_plan(tmp_path)
+
+
+def test_secrets_are_not_in_it(tmp_path):
+    config = {"data": {"hub_token": "tell-nobody", "deep": [{"api_key": "tell-nobody"}]}}
+    planned = plan([job(0, config, 0, ("data.hub_token=tell-nobody",))], tmp_path)
+    write_plan(planned)
+    append_jobs(planned, [job(1, config | {"seed": 1}, 1, ("+data.password=tell-nobody",))])
+    shown = [replace(one, identity=Identity("", "", {})) for one in read_plan(tmp_path).jobs]
+    assert "tell-nobody" not in str(parts(shown))
+    assert "<redacted>" in str(parts(shown))
+
+
+@given(several)
+def test_jobs_that_are_the_same_run_are_one(drawn):
+    marked = with_twins(jobs_of(drawn))
+    assert len({j.identity.id for j in marked}) == sum(j.twin is None for j in marked)
+    by_number = {j.number: j for j in marked}
+    for one in marked:
+        if one.twin is not None:
+            first = by_number[one.twin]
+            assert first.number < one.number
+            assert (first.twin, first.identity.id, first.directory) == (None, one.identity.id, one.directory)
+
+
+@given(st.lists(text), st.lists(st.from_regex("[0-9a-f]{8}", fullmatch=True), min_size=1), st.randoms())
+def test_a_sweep_is_called_the_same_however_its_runs_are_ordered_or_repeated(named, ids, chance):
+    again = [*ids, ids[0]]
+    chance.shuffle(again)
+    name = sweep_name(named, ids)
+    assert sweep_name(named, again) == name
+    assert re.fullmatch(r"[A-Za-z0-9=,+][A-Za-z0-9._=,+-]*-[0-9a-f]{8}", name)
