@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from sklearn.datasets import load_digits
 
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import split
@@ -28,8 +29,6 @@ def digits(
 
     num_classes, shape: facts that a config's other nodes read; ValueError where they are not 10 and (1, 8, 8).
     """
-    from sklearn.datasets import load_digits
-
     if list(shape) != [1, 8, 8] or num_classes != 10:
         raise ValueError(f"the digits are 10 classes of shape [1, 8, 8], not {num_classes} of {list(shape)}")
     raw: Any = load_digits()

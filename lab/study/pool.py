@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.config.identity import targets
 from lab.record.manifest import surroundings
 from lab.study.plan import Job
 from lab.study.worker import WARM, Setup, serve
@@ -51,6 +52,7 @@ class Event:
 class Pool:
     """workers: how many runs at once.  threads: of each.  gpus: what CUDA_VISIBLE_DEVICES may name; shared out in turn.
     fresh: whether each run has a process of its own.  asked: how many workers were asked for, None for as many as suit.
+    modules: of lab's that the runs need, imported before the workers are forked.
     """
 
     workers: int = 1
@@ -58,6 +60,7 @@ class Pool:
     gpus: Sequence[str] = ()
     fresh: bool = False
     asked: int | None = None
+    modules: Sequence[str] = ()
     slots: dict[int, Slot] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,7 +68,7 @@ class Pool:
         self.around = surroundings()
         self.context: BaseContext = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            self.context.set_forkserver_preload(list(WARM))  # imports torch once, for all
+            self.context.set_forkserver_preload([*WARM, *self.modules])  # imports torch once, for all
 
     @property
     def busy(self) -> list[Slot]:
@@ -213,4 +216,8 @@ def pool_for(configs: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> 
         raise ValueError(f"hydra.launcher.isolation={isolation} is not worker or process")
     threads = max((config["hardware"].get("threads") or 1) for config in configs)
     number = workers or max(1, cores() // threads)
-    return Pool(min(number, len(configs)), max(1, cores() // number), fresh=isolation == "process", asked=workers)
+    # not a project's own: importing those may do anything, which is each worker's affair
+    paths = {path for config in configs[:100] for path in targets(config) if path.startswith("lab.")}
+    modules = sorted({path.rpartition(".")[0] for path in paths})
+    fresh = isolation == "process"
+    return Pool(min(number, len(configs)), max(1, cores() // number), fresh=fresh, asked=workers, modules=modules)

@@ -24,7 +24,10 @@ from lab.study.plan import Job
 from lab.study.pulse import Pulse
 
 # imported once, by the process that the workers are forked from
-WARM = ("lab.config.preflight", "lab.record.record", "lab.record.tensorboard", "lab.study.worker")
+WARM = (
+    *("lab.config.preflight", "lab.record.record", "lab.record.tensorboard", "lab.study.worker"),
+    *("torch._dynamo", "tensorboard.summary.writer.event_file_writer", "tensorboard.plugins.hparams.summary_v2"),
+)
 SHOW_EVERY = 0.25  # seconds between two reports of progress
 GRACE = 30  # seconds that a worker takes to save when its supervisor has gone
 
@@ -52,6 +55,7 @@ class Worker:
         self.channel, self.setup = channel, setup
         self.tasks: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self.pulse = Pulse()
+        self.used = False
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's goes to the supervisor, which tells
         take_over(setup)
         self.new = Settings()
@@ -62,7 +66,9 @@ class Worker:
         threading.Thread(target=self.listen, daemon=True).start()
         while (task := self.tasks.get()) is not None:
             kind, content = task
-            self.new.restore()
+            if self.used:
+                self.new.restore()
+            self.used = True
             if kind == "run":
                 self.send("ended", self.ended(content))
             else:
@@ -221,6 +227,7 @@ class Settings:
         if "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
         gc.collect()
+        gc.freeze()  # what is still there stays: 20,000 objects less to look at after the next run
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
