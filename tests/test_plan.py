@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,11 +36,14 @@ def plan(jobs: list[Job], directory: Path) -> Plan:
     return Plan(directory, with_twins(jobs), {"mine": "0123"})
 
 
-def parts(jobs) -> list:
+def asked_parts(asked: Asked) -> list:
+    return [asked.config, asked.source, asked.hydra, list(asked.overrides), asked.choices]
+
+
+def parts(jobs: Sequence[Job]) -> list:
     return [
-        (j.number, j.asked.config, j.asked.source, j.asked.hydra, list(j.asked.overrides), j.asked.choices)
-        + (j.identity, j.directory, j.twin)
-        for j in jobs
+        (*(getattr(job, name) for name in ("number", "identity", "directory", "twin")), asked_parts(job.asked))
+        for job in jobs
     ]
 
 
