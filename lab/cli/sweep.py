@@ -109,7 +109,8 @@ class Sweeping:
             launcher.launch([overrides_of(job) for job in jobs], initial_job_idx=0)
         except Exception as error:  # one job's process died, and the launcher gives up; its other jobs may be done
             said = next(iter(str(error).splitlines()), "")
-            print(f"lab: {type(launcher).__name__} gave up: {type(error).__name__}: {said}", file=sys.stderr)
+            said = f"lab: {type(launcher).__name__} gave up: {type(error).__name__}: {said}"
+            print(f"{said}; the same command takes up what is left", file=sys.stderr)
             self.gave_up = True
             settle(jobs)
 
