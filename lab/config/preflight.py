@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from lab.config.asked import Asked
 from lab.config.build import attempt, build, build_model, build_optimizer, dry_step, instantiate, paced, supply
 from lab.config.check import GROUPS, check, check_group
 from lab.config.errors import ConfigError
+from lab.config.report import Graph, Report
 from lab.config.settings import POLICY, SETTINGS, Policy, Settings
 from lab.metrics import Monitor
 from lab.names import in_units
@@ -33,38 +34,6 @@ class Job(Protocol):
     def number(self) -> int: ...
     @property
     def asked(self) -> Asked: ...
-
-
-@dataclass
-class Graph:
-    """Jobs that do the same arithmetic: they differ in seeds and in numbers that change no shape."""
-
-    label: str
-    jobs: list[int]
-    estimate: Estimate | None = None
-
-    @property
-    def cost(self) -> str:
-        """What one of its runs costs, in words."""
-        found = self.estimate
-        assert found
-        flops = "FLOPs not estimated" if found.flops is None else f"{in_units(found.flops)}FLOPs a step"
-        peak = "peak memory not estimated" if found.peak is None else f"{in_units(found.peak)}B at its peak"
-        return f"{found.parameters:,} parameters, {found.trainable:,} trained; {flops}; {peak}"
-
-    @property
-    def disk(self) -> int:
-        """Bytes of one run's checkpoints, about: the last, the one before and the best."""
-        return 3 * self.estimate.saved if self.estimate else 0
-
-
-@dataclass
-class Report:
-    """problems: of the jobs that have some, by their numbers.  gpus: how many the jobs could use."""
-
-    problems: dict[int, Sequence[str]] = field(default_factory=dict)
-    graphs: list[Graph] = field(default_factory=list)
-    gpus: int = 0
 
 
 def preflight(jobs: Sequence[Job]) -> Report:
@@ -102,7 +71,9 @@ def try_graph(jobs: Sequence[Job], report: Report) -> None:
     try:
         run = build(first)
         batch = dry_step(run)
-        report.graphs[-1].estimate = estimated(first, run, batch)
+        found = estimated(first, run, batch)
+        report.graphs[-1].cost = in_words(found)
+        report.graphs[-1].disk = 3 * found.saved  # the last checkpoint, the one before and the best
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
         return
@@ -158,6 +129,12 @@ def estimated(config: Mapping[str, Any], run: Run, batch: Any) -> Estimate:
         parameters = sum(p.numel() for p in run.model.parameters())
         trained = sum(p.numel() for p in run.trainable)
         return Estimate(parameters, trained, None, None, saved(run.model, run.optimizer))
+
+
+def in_words(found: Estimate) -> str:
+    flops = "FLOPs not estimated" if found.flops is None else f"{in_units(found.flops)}FLOPs a step"
+    peak = "peak memory not estimated" if found.peak is None else f"{in_units(found.peak)}B at its peak"
+    return f"{found.parameters:,} parameters, {found.trainable:,} trained; {flops}; {peak}"
 
 
 def graph_key(config: Mapping[str, Any]) -> str:

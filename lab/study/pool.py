@@ -22,7 +22,7 @@ from lab.study.plan import Job
 from lab.study.worker import WARM, Setup, serve
 
 if TYPE_CHECKING:
-    from lab.config.preflight import Report
+    from lab.config.report import Report
 
 STOP_GRACE = 60  # seconds for a step, its checkpoint and the way out, before a worker is killed
 
