@@ -123,13 +123,34 @@ class Base:
         return Asked(config, source, self.hydra, overrides, self.choices)
 
     def piece(self, name: str, source: Mapping[str, Any]) -> Any:
-        """One key of the top level, resolved. Jobs that agree in all that it may depend on share it."""
-        if "${" not in (text := canonical(source[name])) and '"???"' not in text:
+        """One key of the top level, resolved. Jobs share what they have in common."""
+        text = canonical(source[name])
+        if "${" not in text and '"???"' not in text:
             return source[name]
-        needed = closure(name, source)
-        key = canonical([name, {other: source[other] for other in needed}])
+        if '"???"' in text or not absolute(text):
+            needed = closure(text, source) | {name}
+            key = canonical([name, {other: source[other] for other in needed}])
+            if key not in self.resolved:
+                self.resolved[key] = plain_config(OmegaConf.create({other: source[other] for other in needed}))[name]
+            return self.resolved[key]
+        return self.value(source[name], source)
+
+    def value(self, value: Any, source: Mapping[str, Any]) -> Any:
+        """The same nest with its interpolations resolved, each against what it may depend on and nothing else."""
+        if isinstance(value, dict):
+            return {key: self.value(part, source) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self.value(part, source) for part in value]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        if (alone := ALONE.fullmatch(value)) and (found := looked_up(alone[1], source)) is not None:
+            text = canonical(found)
+            if "${" not in text and "???" not in text:
+                return found
+        needed = {key: source[key] for key in closure(value, source)}
+        key = canonical([value, needed])
         if key not in self.resolved:
-            self.resolved[key] = plain_config(OmegaConf.create({other: source[other] for other in needed}))[name]
+            self.resolved[key] = plain_config(OmegaConf.create({**needed, LEAF: value}))[LEAF]
         return self.resolved[key]
 
     def composed_with(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
@@ -176,17 +197,31 @@ def typed(node: Any) -> bool:
     return OmegaConf.get_type(node) is not dict or any(typed(node._get_node(key)) for key in node)
 
 
-def closure(name: str, source: Mapping[str, Any]) -> list[str]:
-    """The keys of the top level on which the value of one may depend, itself among them."""
-    found, open_ends = {name}, [name]
-    while open_ends:
-        text = canonical(source[open_ends.pop()])
-        if any(resolver not in KNOWN for resolver in RESOLVER.findall(text)):
-            return list(source)  # it may read anything
-        mentioned = {word for inside in text.split("${")[1:] for word in WORD.findall(inside)} & source.keys()
-        open_ends += mentioned - found
+def closure(text: str, source: Mapping[str, Any]) -> set[str]:
+    """The keys of the top level on which interpolations in `text` may depend, by what they and those mention."""
+    found: set[str] = set()
+    unread = [text]
+    while unread:
+        inside = unread.pop().split("${")[1:]
+        if any(resolver not in KNOWN for resolver in RESOLVER.findall("${".join(["", *inside]))):
+            return set(source)  # it may read anything
+        mentioned = {word for part in inside for word in WORD.findall(part)} & source.keys() - found
+        unread += [canonical(source[key]) for key in mentioned]
         found |= mentioned
-    return [key for key in source if key in found]
+    return found
+
+
+def absolute(text: str) -> bool:
+    """Whether what is interpolated does not depend on where the text stands."""
+    return "${." not in text and all(resolver in KNOWN for resolver in RESOLVER.findall(text))
+
+
+def looked_up(path: str, source: Mapping[str, Any]) -> Any:
+    """The value at a dotted path; None where there is none."""
+    value: Any = source
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def canonical(value: Any) -> str:
@@ -196,4 +231,6 @@ def canonical(value: Any) -> str:
 PLAIN = (str, int, float, bool, type(None))
 KNOWN = ("oc.env", "oc.select", "oc.decode", "lab.len", "lab.subfolders")
 RESOLVER = re.compile(r"\$\{([\w.]+):")
+ALONE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+LEAF = "the value in question"
 WORD = re.compile(r"[A-Za-z_]\w*")
