@@ -213,8 +213,11 @@ def test_two_commands_at_once_share_the_work_though_one_is_put_to_sleep_meanwhil
 
 def test_a_sweep_that_is_asked_to_stop_saves_and_is_resumed(project, unbroken):
     command = (*SEEDS, "data.pause=0.1")
+    stopped = project.lab(*command, "time_limit=0.5")
+    assert stopped.code == 75, stopped.err
+    assert "time_limit reached" in stopped.err
     steps = dict.fromkeys((0, 1, 2), 0)
-    for ask, code in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)):
+    for ask, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
         process = project.start(*command)
         project.await_steps(max(steps.values()) + 1)
         # the keyboard's goes to the whole group
@@ -225,9 +228,6 @@ def test_a_sweep_that_is_asked_to_stop_saves_and_is_resumed(project, unbroken):
         reached = {read(run / "manifest.json")["seed"]: last_step(run) for run in project.runs()}
         assert all(reached[seed] >= steps[seed] for seed in reached)
         steps |= reached
-    stopped = project.lab(*command, "time_limit=0.5")
-    assert stopped.code == 75, stopped.err
-    assert "time_limit reached" in stopped.err
     done = project.lab("resume", str(project.sweep()), "--workers", "2")
     assert done.code == 0, done.err
     assert_unharmed(project, unbroken)
@@ -263,11 +263,10 @@ def flipped(path: Path) -> None:
 
 def test_workers_killed_whenever_they_are_about_to_touch_a_file(project, unbroken):
     dying = {"PYTHONPATH": os.pathsep.join([str(project.root / "dying"), os.environ.get("PYTHONPATH", "")])}
-    for touch in ("60", "90"):
-        killed = project.lab(*SEEDS, SLOW, DIE_AT=touch, DIE_WHO="worker", **dying)
-        assert killed.code == 1, killed.err
-        assert "killed by SIGKILL" in killed.err
-    done = project.lab(*SEEDS, SLOW)
+    killed = project.lab(*SEEDS, SLOW, DIE_AT="75", DIE_WHO="worker", **dying)
+    assert killed.code == 1, killed.err
+    assert "killed by SIGKILL" in killed.err
+    done = project.lab(*SEEDS, SLOW, DIE_AT="done", DIE_WHO="worker", **dying)
     assert done.code == 0, done.err
     assert_unharmed(project, unbroken)
 
@@ -296,16 +295,23 @@ def test_a_run_killed_when_it_is_about_to_touch_a_file_comes_to_the_same(project
 
 
 def test_a_run_whose_process_is_killed_is_resumed_while_its_loader_workers_live_on(project):
-    asked = ("train", SHORT, "data=read_by_workers", "data.pause=0.005")
+    asked = ("train", SHORT, "data=read_by_workers", "data.pause=0.02")
     process = project.start(*asked)
     project.await_steps(5)
     process.kill()
-    again = project.lab(*asked)
-    assert again.code == 0, again.err
+    again = project.start(*asked)
     ended(process)
+    wait_for(lambda: len(read(project.runs()[0] / "manifest.json")["segments"]) == 2)
+    project.await_steps(8)
+    again.send_signal(signal.SIGUSR1)
+    stopped = ended(again)
+    assert stopped.code == 75, stopped.err
+    assert "the same command goes on" in stopped.err
+    done = project.lab(*asked)
+    assert done.code == 0, done.err
     (run,) = project.runs()
-    assert len(read(run / "manifest.json")["segments"]) == 2
-    whole = project.lab(*asked, "data.workers=0", "data.pause=0.005", "paths.outputs=elsewhere/outputs")
+    assert len(read(run / "manifest.json")["segments"]) == 3
+    whole = project.lab(*asked, "data.workers=0", "paths.outputs=elsewhere/outputs")
     assert whole.code == 0, whole.err
     (other,) = set(project.runs()) - {run}
     assert bits(run) == bits(other)
@@ -386,7 +392,7 @@ def test_a_failure_is_tried_again_and_a_run_too_large_for_memory_is_done_in_part
     helped = ("max_retries=1", "oom=shrink", "hydra.launcher.workers=2")
     done = project.lab("train", "-m", SHORT, "model.most=5,null", "data.mishap=none,error", "data.once=fell", *helped)
     assert done.code == 0, done.err
-    assert done.err.count("trying again") == 2
+    assert done.err.count("trying again") == 1
     assert len(project.runs()) == 4
     for run in project.runs():
         manifest = read(run / "manifest.json")

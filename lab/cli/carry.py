@@ -141,10 +141,13 @@ def conclude(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "not sta
     """The table of results, on the terminal and beside the plan.  others: what jobs without an outcome are."""
     keys = swept_keys([job.asked.overrides for job in plan.jobs])
     found = table(plan.own, keys)
-    found.write(plan.directory)
     metrics = dict.fromkeys(name for job in plan.own for name in results(job) if overall(name))
     columns = sorted(metrics, key=lambda name: not name.startswith("test/"))
-    write_columns(plan.directory, [hparams(job.asked) for job in plan.own], columns)
+    try:
+        found.write(plan.directory)
+        write_columns(plan.directory, [hparams(job.asked) for job in plan.own], columns)
+    except OSError as error:  # how the runs ended is on the disk
+        print(f"lab: cannot write the table in {plan.directory}: {error.strerror}", file=sys.stderr)
     print(aligned(found.short()))
     states = Counter(outcome.state for outcome in outcomes.values())
     states[others] = len(plan.own) - len(outcomes)

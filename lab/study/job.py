@@ -130,7 +130,8 @@ def recorded(run: "Run", batch: Any, asked: Asked, identity: Identity, directory
         said, outside = cause(error)
         outcome = Outcome(directory, state, {}, error=said, outside=outside)
         leave_error(error_file, error)
-        finish(state, ended=time.time(), error=said, outside=outside, traceback=error_file.name)
+        with suppress(OSError):  # that nobody holds a run that says it is running tells as much
+            finish(state, ended=time.time(), error=said, outside=outside, traceback=error_file.name)
         return outcome
 
 

@@ -3,6 +3,8 @@
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -115,10 +117,14 @@ class Sweep:
             self.elsewhere.append(job)
             self.view.note(f"{job.directory} is being done by another process")
             return
-        if link_first:
-            job.directory.mkdir(parents=True, exist_ok=True)
-        link(self.sweep, job)
         self.tries[job.number] += 1
+        try:
+            if link_first:
+                job.directory.mkdir(parents=True, exist_ok=True)
+            link(self.sweep, job)
+        except OSError as error:
+            self.end(job, Outcome(job.directory, "failed", {}, error=str(error), outside=True))
+            return
         self.view.started(job)
         self.pool.start(job)
 
@@ -135,7 +141,12 @@ class Sweep:
             case "note":
                 self.view.note(f"#{job.number}: {content}")
             case "died":
-                self.end(job, self.buried(job, *content))
+                try:
+                    outcome = self.buried(job, *content)
+                except Owned:  # another process has taken it up already
+                    self.elsewhere.append(job)
+                else:
+                    self.end(job, outcome)
             case "ended" if isinstance(content, Owned):
                 self.elsewhere.append(job)
             case "ended" if isinstance(content, Exception):
@@ -158,14 +169,16 @@ class Sweep:
             self.stop(f"{bad} runs failed, max_failures={self.policy.max_failures}", running=False)
 
     def buried(self, job: Job, exitcode: int | None, scratch: Path) -> Outcome:
-        """Leave in the run's directory how its process ended."""
+        """Leave in the run's directory how its process ended. Raises Owned where another process has the run."""
         error_file = job.directory / "error.txt"
-        if not crashed(error_file) and crashed(scratch):
-            error_file.write_bytes(scratch.read_bytes())  # before the run was its own
-        said = crashed(error_file, self.policy.step_timeout) or how(exitcode)
-        if not error_file.exists() or not error_file.stat().st_size:
-            error_file.write_text(said + "\n")
-        with owned(job.directory):
+        said = crashed(error_file, self.policy.step_timeout) or crashed(scratch) or how(exitcode)
+        with suppress(OSError), owned(job.directory):  # on a full disk the view alone tells
+            if found := done(job.identity, job.directory):  # it died on its way out
+                return replace(found, new=True)
+            if not crashed(error_file) and crashed(scratch):
+                error_file.write_bytes(scratch.read_bytes())  # before the run was its own
+            if not error_file.exists() or not error_file.stat().st_size:
+                error_file.write_text(said + "\n")
             before = read_status(job.directory)
             ended = {
                 "started": before.get("started"),

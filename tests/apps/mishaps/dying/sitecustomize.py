@@ -1,12 +1,14 @@
 """Put on PYTHONPATH: a process that dies by SIGKILL when it is about to touch its files for the DIE_AT-th time.
 
-DIE_WHO=worker: only the workers of a sweep do, each at its own DIE_AT-th time.
+DIE_AT=done: once a run's status says that it is done.  DIE_WHO=worker: only the workers of a sweep do, each at its own
+DIE_AT-th time.
 """
 
 import os
 import signal
 import sys
 from multiprocessing import parent_process
+from pathlib import Path
 
 TOUCHES = {"open", "os.rename", "os.remove", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.truncate"}
 
@@ -33,6 +35,11 @@ def reads(path: object, mode: str | None, flags: int) -> bool:
     return not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
 
 
+def is_done(run: Path) -> bool:
+    status = run / "status.json"
+    return status.exists() and '"state": "done"' in status.read_text()
+
+
 def die_at(number: int, worker: bool = False) -> Deaths:
     deaths = Deaths(number, worker)
     fsync = os.fsync
@@ -41,6 +48,8 @@ def die_at(number: int, worker: bool = False) -> Deaths:
         deaths.touch("fsync", handle)
         fsync(handle)
         deaths.touch("after fsync", handle)
+        if deaths.left == 0 and is_done(Path(os.readlink(f"/proc/self/fd/{handle}"))):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = touching
     sys.addaudithook(deaths)
@@ -48,4 +57,4 @@ def die_at(number: int, worker: bool = False) -> Deaths:
 
 
 if "DIE_AT" in os.environ:
-    die_at(int(os.environ["DIE_AT"]), os.environ.get("DIE_WHO") == "worker")
+    die_at(int(os.environ["DIE_AT"].replace("done", "0")), os.environ.get("DIE_WHO") == "worker")
