@@ -49,7 +49,7 @@ jobs = st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=6).flatma
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=jobs)
 def test_a_job_is_composed_as_hydra_composes_it(composer, job):
     try:
@@ -67,6 +67,16 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
     assert list(found.overrides) == list(expected.overrides)
 
 
+def test_a_relative_interpolation_behind_another_is_followed(composer):
+    for width in (3, 4):
+        job = ["+paths.a=${.b}", f"+paths.b={width}", "+width=${paths.a}", "model=mlp", "model.hidden=[${width}]"]
+        found = composer(0, job)
+        assert found.config["width"] == width
+        base = composer.bases[("model=mlp",)]
+        source = {"paths": {"a": "${.b}", "b": width}, "width": "${paths.a}", "x": {"y": "${width}"}}
+        assert base.piece("x", source) == {"y": width}
+
+
 def test_what_does_not_compose_says_so(composer):
     with pytest.raises(ConfigError, match="no key 'optimizer.momentum'"):
         composer(0, ["optimizer=adamw", "optimizer.momentum=0.9"])
@@ -76,6 +86,6 @@ def test_what_does_not_compose_says_so(composer):
 
 def test_jobs_share_what_is_the_same(composer):
     one, other = (composer(0, ["model=mlp", f"seed={seed}"]) for seed in (1, 2))
-    assert one.config["model"] is other.config["model"]
+    assert one.config["optimizer"] is other.config["optimizer"]
     assert one.config["data"]["seed"] == 1
     assert other.config["data"]["seed"] == 2

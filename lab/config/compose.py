@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.config.app import explain, plain_config
+from lab.config.app import explain, plain_config, readable
 from lab.config.asked import Asked, directories, run_directory, runs_folder
 from lab.config.errors import ConfigError
 from lab.config.identity import Identifier
@@ -128,10 +128,9 @@ class Base:
         if "${" not in text and '"???"' not in text:
             return source[name]
         if '"???"' in text or not absolute(text):
-            needed = closure(text, source) | {name}
-            key = canonical([name, {other: source[other] for other in needed}])
+            key = canonical([name, source])
             if key not in self.resolved:
-                self.resolved[key] = plain_config(OmegaConf.create({other: source[other] for other in needed}))[name]
+                self.resolved[key] = plain_config(OmegaConf.create(dict(source)))[name]
             return self.resolved[key]
         return self.value(source[name], source)
 
@@ -147,10 +146,11 @@ class Base:
             text = canonical(found)
             if "${" not in text and "???" not in text:
                 return found
-        needed = {key: source[key] for key in closure(value, source)}
+        needed = mentioned(value, source)
         key = canonical([value, needed])
         if key not in self.resolved:
-            self.resolved[key] = plain_config(OmegaConf.create({**needed, LEAF: value}))[LEAF]
+            nodes = {path.partition(".")[0] for path in needed}
+            self.resolved[key] = leaf(OmegaConf.create({**{name: source[name] for name in nodes}, LEAF: value}))
         return self.resolved[key]
 
     def composed_with(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
@@ -197,23 +197,34 @@ def typed(node: Any) -> bool:
     return OmegaConf.get_type(node) is not dict or any(typed(node._get_node(key)) for key in node)
 
 
-def closure(text: str, source: Mapping[str, Any]) -> set[str]:
-    """The keys of the top level on which interpolations in `text` may depend, by what they and those mention."""
-    found: set[str] = set()
+def leaf(config: DictConfig) -> Any:
+    try:
+        found = config[LEAF]
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    except OmegaConfBaseException as error:
+        raise ConfigError(readable(error)) from error
+
+
+def mentioned(text: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What the interpolations in `text` depend on, by its dotted path: what they mention, what that mentions, ..."""
+    found: dict[str, Any] = {}
     unread = [text]
     while unread:
-        inside = unread.pop().split("${")[1:]
-        if any(resolver not in KNOWN for resolver in RESOLVER.findall("${".join(["", *inside]))):
-            return set(source)  # it may read anything
-        mentioned = {word for part in inside for word in WORD.findall(part)} & source.keys() - found
-        unread += [canonical(source[key]) for key in mentioned]
-        found |= mentioned
+        for path in {one or other for one, other in MENTION.findall(unread.pop())}:
+            # whole, where what is mentioned is not there, or is itself interpolated
+            there = path if looked_up(path, source) is not None else path.partition(".")[0]
+            if there not in found and (value := looked_up(there, source)) is not None:
+                if not absolute(written := canonical(value)):
+                    return dict(source)  # it may depend on anything
+                found[there] = value
+                unread.append(written)
     return found
 
 
 def absolute(text: str) -> bool:
-    """Whether what is interpolated does not depend on where the text stands."""
-    return "${." not in text and all(resolver in KNOWN for resolver in RESOLVER.findall(text))
+    """Whether what is interpolated depends on nothing but what is mentioned by its whole path."""
+    known = len(MENTION.findall(text)) + sum(resolver in KNOWN for resolver in RESOLVER.findall(text))
+    return text.count("${") == known
 
 
 def looked_up(path: str, source: Mapping[str, Any]) -> Any:
@@ -229,8 +240,8 @@ def canonical(value: Any) -> str:
 
 
 PLAIN = (str, int, float, bool, type(None))
-KNOWN = ("oc.env", "oc.select", "oc.decode", "lab.len", "lab.subfolders")
+KNOWN = ("oc.env", "oc.decode", "lab.len", "lab.subfolders")  # what else they are given is text
 RESOLVER = re.compile(r"\$\{([\w.]+):")
+MENTION = re.compile(r"\$\{(?:([A-Za-z_][\w.]*)\}|oc\.select:([A-Za-z_][\w.]*))")
 ALONE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 LEAF = "the value in question"
-WORD = re.compile(r"[A-Za-z_]\w*")
