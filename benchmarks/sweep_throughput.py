@@ -2,8 +2,8 @@
 
     python benchmarks/sweep_throughput.py [--repeats 3] [--steps 200]
 
-Each way takes the same steps to the same results, in turns, in an empty directory each time. Given are the medians of the
-wall time, as ratios to lab's, and within lab's sweep the time from one run's end to the next one's first step in the same
+Each way takes the same steps to the same results, in turns, in an empty directory each time. Given are the medians of
+the wall time, as ratios to lab's, and within lab's sweep the time from one run's end to the next one's first step in its
 worker. Ray's tasks are measured where ray is installed; they train by lab's own loop, in processes that stay.
 """
 
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 LRS = ("0.001", "0.003", "0.01", "0.03")
@@ -36,9 +37,9 @@ def one(arguments, folder):
     from lab.cli.train import main
     return main(arguments)
 
-jobs = [[*sys.argv[2:], f"optimizer.lr={lr}", f"seed={seed}"] for lr in %r for seed in %r]
+jobs = [[*sys.argv[2:], f"optimizer.lr={lr}", f"seed={seed}"] for lr in LRS for seed in SEEDS]
 assert not any(ray.get([one.remote(job, sys.argv[1]) for job in jobs]))
-""" % (LRS, SEEDS)
+""".replace("LRS", repr(LRS)).replace("SEEDS", repr(SEEDS))
 
 
 def main() -> None:
@@ -115,7 +116,7 @@ def between(folder: Path) -> list[float]:
     gaps = []
     for runs in by_worker.values():
         runs.sort()
-        gaps += [first - ended for (_, ended), (first, _) in zip(runs, runs[1:], strict=False)]
+        gaps += [first - ended for (_, ended), (first, _) in pairwise(runs)]
     return gaps
 
 

@@ -78,7 +78,7 @@ def test_a_relative_interpolation_behind_another_is_followed(composer):
 
 
 def test_what_does_not_compose_says_so(composer):
-    with pytest.raises(ConfigError, match="no key 'optimizer.momentum'"):
+    with pytest.raises(ConfigError, match=r"no key 'optimizer\.momentum'"):
         composer(0, ["optimizer=adamw", "optimizer.momentum=0.9"])
     with pytest.raises(ConfigError, match="no option 'adamv' in the group 'optimizer'"):
         composer(0, ["optimizer=adamv"])

@@ -4,7 +4,10 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
+
+from rich.console import Console
 
 from lab.cli.live import LiveView, label
 from lab.cli.show import aligned
@@ -65,8 +68,10 @@ def carry_out(
 
 def checked(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | None:
     """The exit code where the jobs are not to be started; else None, the pool made fit for the machine's GPUs."""
+    waiting = Console(stderr=True).status(f"{len(wanted)} of {len(plan.jobs) or 'its'} jobs to do; trying them first")
     try:
-        report = pool.check(wanted)
+        with waiting if sys.stderr.isatty() else nullcontext():
+            report = pool.check(wanted)
     except RuntimeError as error:
         print(f"lab: {error}", file=sys.stderr)
         return USAGE

@@ -76,7 +76,7 @@ def table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
     ]
     best = ordered[0][0].directory if ordered and ordered[0][1]["state"] == "done" else None
     scores = [n for n in shown if n in monitored or n.replace("test/", "val/", 1) in monitored]
-    return Table(header, rows, best, ["n", *keys, "state", *(scores or shown[:2]), "seconds", "directory"])
+    return Table(header, rows, best, ["n", *keys, "state", *(scores or shown[:2]), "seconds", "id"])
 
 
 def values(job: Job, keys: Sequence[str]) -> list[str | None]:
