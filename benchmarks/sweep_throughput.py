@@ -3,8 +3,8 @@
     python benchmarks/sweep_throughput.py [--repeats 3] [--steps 200]
 
 Each way takes the same steps to the same results, in turns, in an empty directory each time. Given are the medians of
-the wall time, as ratios to lab's, and within lab's sweep the time from one run's end to the next one's first step in its
-worker. Ray's tasks are measured where ray is installed; they train by lab's own loop, in processes that stay.
+the wall time as ratios to lab's, and within lab's sweep the time from one run's end to the next one's first step in the
+same worker. Ray's tasks are measured where ray is installed; they train by lab's own loop, in processes that stay.
 """
 
 import argparse

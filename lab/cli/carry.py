@@ -16,9 +16,10 @@ from lab.config.identity import CodeWatch
 from lab.config.settings import Policy
 from lab.names import in_units, overall
 from lab.record.status import read_status
-from lab.study.job import Outcome, hparams, policy
+from lab.study.job import Outcome, policy
 from lab.study.plan import Job, Plan, link, results, state, write_plan
 from lab.study.pool import Pool, pool_for
+from lab.study.provenance import hparams
 from lab.study.pulse import Pulse
 from lab.study.sweep import Listed, Source, Sweep, missing
 from lab.study.table import table, write_columns

@@ -139,8 +139,11 @@ def paced(settings: Settings, data: Data) -> Cadence:
 def dry_step(run: Run) -> Any:
     """One batch through the loss and the score, leaving no trace; gives the batch. Raises ConfigError if it won't."""
     from lab.train.feed import feed, scored
+    from lab.train.micro import parts
 
     batch = attempt("data or augment", lambda: next(feed(run, 0)))
+    if size := run.hardware.micro_batch:
+        batch = attempt("hardware.micro_batch", partial(lambda whole: next(parts(whole, size))[0], batch))
     model = run.regularize.scored(run.model).eval()
     with seeded(stream(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
         loss = attempt(f"a batch {shapes(batch)} does not go through the model", lambda: run.task.loss(model, batch))

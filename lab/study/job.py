@@ -10,17 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lab.config.asked import Asked
 from lab.config.check import check
 from lab.config.identity import Identity
-from lab.config.redact import redacted, redacted_text
 from lab.config.settings import POLICY, Policy
-from lab.names import key_and_value
 from lab.record.files import owned, read_json, remove_torn, write_json
-from lab.record.manifest import surroundings
 from lab.record.status import Diverged, broken, is_done, seal, write_status
+from lab.study.provenance import end_segment, hparams, manifest, not_exact, write_asked
 from lab.study.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
 FAILED = 1
 INTERRUPTED = 130
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is
 
 
 class Refused(Exception):
@@ -207,116 +202,3 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms)
 def policy(config: Mapping[str, Any]) -> Policy:
     """How a command with this config goes on when something goes wrong. Raises ValueError for what is no option."""
     return Policy(**{name: config[name] for name in POLICY})
-
-
-def hparams(asked: Asked) -> dict[str, Any]:
-    """The run's row in a table of runs: the options chosen, and what was overridden."""
-    shown = ("model", "data", "augment", "optimizer", "schedule", "finetune_strategy", "regularize")
-    chosen = {group: asked.choices[group] for group in shown if asked.choices.get(group) is not None}
-    return chosen | {"seed": asked.config["seed"]} | redacted(overridden(asked))
-
-
-def overridden(asked: Asked) -> dict[str, Any]:
-    """The values that single keys were overridden with, resolved."""
-    found = {}
-    for override in asked.overrides:
-        key, _ = key_and_value(override)
-        value: Any = asked.config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None and not isinstance(value, Mapping):
-            found[key] = value
-    return found
-
-
-def write_asked(asked: Asked, directory: Path) -> None:
-    """config.yaml, resolved and without secrets, and .hydra/ as Hydra writes it."""
-    dump = partial(yaml.dump, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
-    (directory / "config.yaml").write_text(dump(redacted(asked.config)))
-    folder = directory / ".hydra"
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(dump(redacted(asked.source)))
-    (folder / "hydra.yaml").write_text(redacted_text(dump({"hydra": asked.hydra})))
-    (folder / "overrides.yaml").write_text(dump([redacted_text(override) for override in asked.overrides]))
-
-
-def manifest(
-    run: "Run",
-    asked: Asked,
-    identity: Identity,
-    directory: Path,
-    started: float,
-    around: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    from lab.streams import NAMES, stream
-
-    found = dict(around or surroundings())
-    found["command"] = list(map(redacted_text, found["command"]))
-    if found["git"]:
-        found["git"] = {**found["git"], "diff": redacted_text(found["git"]["diff"])}
-    before = read_json(directory / "manifest.json", {})
-    segment, exactness = next_segment(run, started, found, before.get("segments", []))
-    data = str(asked.config["data"].get("folder", ""))
-    return {
-        "id": identity.id,
-        "config": identity.config,
-        "code": identity.code,
-        "data": identity.files.get(data),
-        "files": identity.files,
-        "experiment": asked.experiment,
-        "overrides": [redacted_text(override) for override in asked.overrides],
-        "choices": {group: option for group, option in asked.choices.items() if not group.startswith("hydra/")},
-        "seed": run.seed,
-        "seeds": {name: stream(run.seed, name) for name in NAMES},
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "trainable": sum(p.numel() for p in run.trainable),
-        "device": segment["device"],
-        "threads": segment["threads"],
-        "started": before.get("started", started),
-        "segments": [*before.get("segments", []), segment],
-        **inexact(before, exactness),
-        **redacted(found),
-    }
-
-
-def next_segment(
-    run: "Run", started: float, around: Mapping[str, Any], before: list[dict[str, Any]]
-) -> tuple[dict[str, Any], str | None]:
-    """The facts of this process that decide about the last bits, and what of them keeps a run that an earlier one
-    began from ending in the same bits."""
-    import torch
-
-    if before and run.hardware.threads is None:
-        torch.set_num_threads(before[0]["threads"])  # another number of threads adds up in another order
-    facts = {
-        "host": around["host"],
-        "device": run.hardware.device,
-        "threads": torch.get_num_threads(),
-        "torch": around["packages"].get("torch"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    said = [
-        f"{name} {before[-1].get(name)} then {facts[name]}"
-        for name in ("device", "threads", "torch", "cpu")
-        if before and before[-1].get(name) != facts[name]
-    ]
-    if before and run.hardware.device != "cpu" and not run.hardware.deterministic:
-        said.append(f"resumed on {run.hardware.device} without hardware.deterministic=true")
-    return {"started": started, **facts}, "; ".join(said) or None
-
-
-def inexact(before: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
-    """`exact`, whether the run ends in the bits of an unbroken one, and `inexact` with the reasons why not."""
-    reasons = [*before.get("inexact", []), *([reason] if reason else [])]
-    return {"exact": not reasons, "inexact": reasons}
-
-
-def not_exact(directory: Path, reason: str) -> None:
-    found = read_json(directory / "manifest.json")
-    write_json(directory / "manifest.json", {**found, **inexact(found, reason)})
-
-
-def end_segment(directory: Path) -> None:
-    found = read_json(directory / "manifest.json")
-    found["segments"][-1]["ended"] = time.time()
-    write_json(directory / "manifest.json", found)
