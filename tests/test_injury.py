@@ -295,7 +295,7 @@ def test_a_run_killed_when_it_is_about_to_touch_a_file_comes_to_the_same(project
 
 
 def test_a_run_whose_process_is_killed_is_resumed_while_its_loader_workers_live_on(project):
-    asked = ("train", SHORT, "data=read_by_workers", "data.pause=0.02")
+    asked = ("train", SHORT, "eval_every=20", "data=read_by_workers", "data.pause=0.01")
     process = project.start(*asked)
     project.await_steps(5)
     process.kill()
