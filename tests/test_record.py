@@ -17,7 +17,7 @@ from lab.record.pictures import confusion_matrix, grid
 from lab.record.record import Record
 from lab.record.status import Diverged, broken, is_done, read_status, seal, write_status
 from lab.record.tensorboard import TensorBoard, forget_after
-from lab.train.loop import execute, train
+from lab.train.loop import Stopped, execute, train
 from tests.test_loop import make, same, weights
 
 
@@ -175,3 +175,17 @@ def test_a_run_leaves_about_ten_confusion_matrices_and_the_last_one(tmp_path):
     assert 10 <= len(steps) <= 11
     assert steps[-1] == 600
     assert len(events.Images("test/confusion")) == 1
+
+
+def test_a_run_whose_best_weights_are_damaged_starts_again_and_ends_the_same(tmp_path):
+    whole, broken_run = make(steps=70), make(steps=70)
+    results = execute(whole, Record(tmp_path / "whole"))
+    pulse = {45: "killed"}.get
+    with pytest.raises(Stopped):
+        execute(broken_run, Record(tmp_path / "broken"), pulse=pulse)
+    best = tmp_path / "broken" / "checkpoints" / "best.pt"
+    best.write_bytes(best.read_bytes()[:-100])
+    record, resumed = Record(tmp_path / "broken"), make(steps=70)
+    assert execute(resumed, record) == results
+    assert "best.pt" in record.lost[0]
+    assert same(weights(whole), weights(resumed))

@@ -70,6 +70,9 @@ class Record:
         newest = [self.checkpoints / "last.pt", self.checkpoints / "previous.pt"]
         state, self.lost = checkpoints.load_newest(newest)
         step = 0
+        if state and (problem := self.without_best(run, state)):
+            self.lost.append(problem)
+            state = None
         if state:
             restore(run, state["run"])
             self.best, self.last, step = state["best"], state["last"], state["step"]
@@ -83,6 +86,20 @@ class Record:
         if step == 0:
             self.introduce(self)
         return step
+
+    def without_best(self, run: Run, state: dict[str, Any]) -> str | None:
+        """Why a run cannot go on from this state for want of its best weights so far; None where it can.
+
+        Those of a later step are fine: on the way there the run comes by that step again.
+        """
+        wanted = state["best"]["step"]
+        if run.final != "best" or not wanted:
+            return None
+        try:
+            found = checkpoints.load(self.checkpoints / "best.pt")["step"]
+        except checkpoints.Corrupt as error:
+            return str(error)
+        return None if found == wanted or found > state["step"] else f"best.pt is of step {found}, not {wanted}"
 
     def step(self, run: Run, step: Step) -> None:
         if due(step.n, run.cadence.log_every, run.cadence.steps):
