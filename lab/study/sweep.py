@@ -155,7 +155,8 @@ class Sweep:
                 self.end(job, content)
 
     def end(self, job: Job, outcome: Outcome) -> None:
-        if outcome.state == "failed" and not self.reason and self.tries[job.number] <= self.policy.max_retries:
+        tried = self.tries[job.number]  # 0 where it could not even be begun
+        if outcome.state == "failed" and not self.reason and 0 < tried <= self.policy.max_retries:
             self.view.note(f"#{job.number} {outcome.error}; trying again")
             self.again.append(job)
             return
