@@ -26,6 +26,13 @@ def generator(seed: int, name: str, *position: int) -> torch.Generator:
     return torch.Generator().manual_seed(stream(seed, name, *position))
 
 
+def seed_all(seed: int) -> None:
+    """Start the global generators of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Code that draws from the global generators of torch (on the CPU), NumPy and Python draws from `seed` inside, and

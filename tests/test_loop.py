@@ -1,8 +1,10 @@
 """The loop: the same bits as a loop written by hand, and as itself interrupted."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from lab.metrics import Monitor
 from lab.models.mlp import MLP
 from lab.optim.clip import clipping
 from lab.optim.schedules import Schedule, cosine
+from lab.record.checkpoints import load, save
 from lab.record.record import Record
 from lab.record.status import Diverged
 from lab.regularize.early_stop import EarlyStop
@@ -87,6 +90,25 @@ def test_a_resumed_run_ends_in_the_same_bits_as_an_unbroken_one(kept_at):
     assert same(weights(unbroken), weights(resumed))
     averages = [list(run.regularize.scored(run.model).parameters()) for run in (unbroken, resumed)]
     assert same(*averages)
+
+
+def test_what_code_draws_from_numpy_and_python_is_seeded_and_resumed(tmp_path):
+    def noisy(batch, draw):
+        return batch[0] + int(numpy.random.randint(3)) + random.randrange(3) - 2, batch[1]
+
+    unbroken, broken, resumed, seeded_alike = (make(augment=noisy) for _ in range(4))
+    list(train(unbroken))
+    steps = train(broken)
+    for _ in range(13):
+        next(steps)
+    save(tmp_path / "state.pt", {"run": snapshot(broken)})
+    numpy.random.seed(1)
+    random.seed(1)
+    restore(resumed, load(tmp_path / "state.pt")["run"])
+    list(train(resumed, after=13))
+    list(train(seeded_alike))
+    assert same(weights(unbroken), weights(resumed))
+    assert same(weights(unbroken), weights(seeded_alike))
 
 
 def test_nothing_is_fetched_from_the_device_but_on_logging_steps(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from torch import nn
 
 from lab.metrics import Scores
 from lab.run import Run, Step
-from lab.streams import stream
+from lab.streams import seed_all, stream
 from lab.train.feed import feed, scored
 from lab.train.micro import at_once, in_parts
 
@@ -26,7 +26,7 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
     backward = at_once if size is None else partial(in_parts, size=size)
     training_mode(run.model)
     if after == 0:
-        torch.manual_seed(stream(run.seed, "dropout"))  # what the model itself draws, on any device
+        seed_all(stream(run.seed, "dropout"))  # what the model itself draws, on any device
     for n, batch in enumerate(feed(run, after), start=after + 1):
         loss = backward(run, batch)
         scaler.unscale_(run.optimizer)
