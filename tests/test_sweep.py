@@ -178,6 +178,16 @@ def test_resume_carries_on_what_was_planned_whatever_the_yaml_says_by_now(tmp_pa
     assert "the code changed since" in refused.err
 
 
+def test_a_plan_from_elsewhere_writes_nothing_outside_its_outputs(lab, tmp_path):
+    lab("train", "-m", *QUICK, "seed=0,1")
+    plan = sweep_of(tmp_path) / "plan.jsonl"
+    plan.write_text(plan.read_text().replace('"outputs/runs/train/', '"somewhere/else/'))
+    refused = lab("resume", str(sweep_of(tmp_path)))
+    assert refused.code == 3
+    assert "outside" in refused.err
+    assert not (tmp_path / "somewhere").exists()
+
+
 def test_a_sweep_stops_where_its_code_changes_below_it(tmp_path, lab_process):
     app = Path(shutil.copytree(ROOT / "tests" / "apps" / "spirals", tmp_path / "app"))
     asked = ["-m", "experiment=spirals/three", "steps=400", "seed=range(40)", "hydra.launcher.workers=1"]

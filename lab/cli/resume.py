@@ -40,6 +40,7 @@ def go_on(arguments: list[str], verb: str, said: str) -> int:
             plan = read_plan(given.dir)
             if plan.search is not None and verb == "resume":  # which asks for more jobs than it has so far
                 return train(["-m", *plan.search])
+            inside(given.dir, plan.jobs)
             unchanged(plan.jobs, given.anyway)
             return carry_out(plan, {"workers": given.workers}, retry=verb == "retry")
         run = find(given.dir)
@@ -52,6 +53,16 @@ def go_on(arguments: list[str], verb: str, said: str) -> int:
         return complain(error, with_traceback=False)
     except ValueError as error:
         return complain(ConfigError(str(error)), with_traceback=False)
+
+
+def inside(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Raises Refused for a plan, perhaps someone else's, that would have runs written elsewhere."""
+    allowed = [sweep.resolve(), sweep.resolve().parent.parent / "runs"]
+    for job in jobs:
+        if not any(job.directory.resolve().is_relative_to(folder) for folder in allowed):
+            raise Refused(
+                f"{sweep} plans a run in {job.directory}, outside {allowed[1]}; give the sweep's command again"
+            )
 
 
 def unchanged(jobs: Sequence[Job], anyway: bool) -> None:
