@@ -3,6 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +30,7 @@ VALUES = {
     "data.mean": ["[0.5]", "[]"],
     "paths.data": ["/a", "${oc.env:HOME}/b"],
     "~data.val_share": [None],
+    "+of": ["${hydra:runtime.choices.model}"],
 }
 
 
@@ -58,6 +60,7 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
         with pytest.raises(ConfigError):
             composer(0, list(job))
         return
+    HydraConfig.instance().set_config(config)
     expected = asked_of(without_hydra(config), config.hydra)
     found = composer(0, list(job))
     assert found.config == expected.config
@@ -75,6 +78,13 @@ def test_a_relative_interpolation_behind_another_is_followed(composer):
         base = composer.bases[("model=mlp",)]
         source = {"paths": {"a": "${.b}", "b": width}, "width": "${paths.a}", "x": {"y": "${width}"}}
         assert base.piece("x", source) == {"y": width}
+
+
+def test_a_job_asks_hydra_for_its_own_choices_and_number(composer):
+    for number, model in enumerate(("mlp", "simple_cnn", "mlp")):
+        job = [f"model={model}", "+of=${hydra:runtime.choices.model}", "+n=${hydra:job.num}"]
+        found = composer(number, job)
+        assert (found.config["of"], found.config["n"]) == (model, number)
 
 
 def test_what_does_not_compose_says_so(composer):

@@ -96,3 +96,8 @@ def test_values_of_secret_keys_are_redacted():
         "a": [{"password": "<redacted>"}],
     }
     assert redacted_text("a: 1\nhub_token: abc\nb=2") == "a: 1\nhub_token: <redacted>\nb=2"
+
+
+def test_a_number_of_tokens_is_no_secret_and_counts():
+    assert identify({"data": {"max_tokens": 1}}).id != identify({"data": {"max_tokens": 2}}).id
+    assert identify({"data": {"api_key": "a"}}).id == identify({"data": {"api_key": "b"}}).id

@@ -15,13 +15,12 @@ from lab.config.axes import swept_keys
 from lab.config.identity import CodeWatch
 from lab.config.settings import Policy
 from lab.names import in_units, overall
-from lab.record.status import read_status
 from lab.study.job import Outcome, policy
 from lab.study.plan import Job, Plan, link, results, state, write_plan
 from lab.study.pool import Pool, pool_for
 from lab.study.provenance import hparams
 from lab.study.pulse import Pulse
-from lab.study.sweep import Listed, Source, Sweep, missing
+from lab.study.sweep import Listed, Source, Sweep, missing, outcome_of
 from lab.study.table import table, write_columns
 
 FAILED, USAGE, REFUSED, STOPPED, INTERRUPTED = 1, 2, 3, 75, 130
@@ -55,7 +54,7 @@ def carry_out(
         if pool and by:
             pool.close()
             by(plan, wanted)
-            outcomes |= {job.number: outcome_of(job) for job in wanted}
+            outcomes |= {job.number: outcome_of(job, state(job)) for job in wanted}
             for job in wanted:
                 link(plan.directory, job)
         elif pool:
@@ -129,13 +128,6 @@ def supervised(
         return 0
     print(f"stopped: {sweep.reason}; lab resume {plan.directory} goes on", file=sys.stderr)
     return INTERRUPTED if pulse.reason == "SIGINT" else STOPPED if pulse.reason else FAILED
-
-
-def outcome_of(job: Job) -> Outcome:
-    """How a run stands, by its directory alone."""
-    status = read_status(job.directory)
-    error = status.get("error") or status.get("reason")
-    return Outcome(job.directory, status["state"], results(job), error=error, outside=bool(status.get("outside")))
 
 
 def exit_code(outcomes: Mapping[int, Outcome]) -> int:

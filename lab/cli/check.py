@@ -41,6 +41,9 @@ def resumes(arguments: list[str]) -> int:
             return ended.returncode
         found = differences(unbroken, broken)
         manifest = read_json(broken / "manifest.json", {})
+    if len(manifest.get("segments", [])) < 2:
+        print("lab: the run ended before it could be killed; give a longer one", file=sys.stderr)
+        return 1
     for line in found or manifest.get("inexact", []):
         print(f"lab: {line}", file=sys.stderr)
     if found:

@@ -9,7 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -155,7 +155,8 @@ class Lines:
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         said = f": {outcome.error}" if outcome.error else ""
-        print(f"#{job.number} {outcome.state}{said}  {job.directory}", file=sys.stderr, flush=True)
+        self.note(f"#{job.number} {outcome.state}{said}  {job.directory}")
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -66,7 +67,8 @@ class LiveView:
 
     def say(self, text: str) -> None:
         self.spoken = time.monotonic()
-        self.console.print(text, markup=False, soft_wrap=True)
+        with suppress(OSError):  # who reads has gone; the runs' directories have it all
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def counts(self) -> str:
         ended = ", ".join(f"{number} {state}" for state, number in self.states.items()) or "0 done"

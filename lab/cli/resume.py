@@ -2,15 +2,16 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lab.cli.carry import carry_out
+from lab.cli.carry import INTERRUPTED, carry_out
 from lab.cli.show import find, missing
-from lab.cli.train import complain, one_run
+from lab.cli.train import complain, one_run, relative
 from lab.cli.train import main as train
 from lab.config.asked import Asked
 from lab.config.errors import ConfigError
@@ -38,10 +39,12 @@ def go_on(arguments: list[str], verb: str, said: str) -> int:
     try:
         if (given.dir / NAME).exists():
             plan = read_plan(given.dir)
-            if plan.search is not None and verb == "resume":  # which asks for more jobs than it has so far
-                return train(["-m", *plan.search])
             inside(given.dir, plan.jobs)
             unchanged(plan.jobs, given.anyway)
+            if plan.search is not None and verb == "resume":  # which asks for more jobs than it has so far
+                workers = [f"hydra.launcher.workers={given.workers}"] if given.workers else []
+                here = relative(given.dir.absolute())
+                return train(["-m", *plan.search, f"hydra.sweep.dir='{here}'", *workers])
             return carry_out(plan, {"workers": given.workers}, retry=verb == "retry")
         run = find(given.dir)
         if run is None:
@@ -51,7 +54,10 @@ def go_on(arguments: list[str], verb: str, said: str) -> int:
         return one_run(job.asked, job.identity, run)
     except (ConfigError, Refused, Owned) as error:
         return complain(error, with_traceback=False)
-    except ValueError as error:
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
         return complain(ConfigError(str(error)), with_traceback=False)
 
 

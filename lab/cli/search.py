@@ -9,17 +9,20 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lab.cli.carry import checked, conclude, exit_code, outcome_of, supervised
+from lab.cli.carry import checked, conclude, exit_code, supervised
 from lab.cli.live import LiveView
 from lab.cli.sweep import Sweeping
 from lab.config.check import against
 from lab.config.distributions import Axis, Interval, SearchSettings, axes_of
 from lab.config.errors import ConfigError
+from lab.config.settings import Policy
+from lab.names import key_and_value
 from lab.record.files import owned
-from lab.study.job import Outcome
-from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, with_twins, write_plan
+from lab.study.job import Outcome, policy
+from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, state, with_twins, write_plan
 from lab.study.pool import Pool, pool_for
 from lab.study.search import Search, override
+from lab.study.sweep import outcome_of
 from lab.study.trials import EARLY, Trials
 
 
@@ -52,14 +55,14 @@ def searched(sweeping: Sweeping, arguments: Sequence[str]) -> int:
             print(f"{sweep}: {settings.sampler} takes {total} trials of {', '.join(axes)}; nothing was started")
             return 0
         with owned(sweep):
-            return under_way(sweeping, plan, asked, pool)
+            return under_way(sweeping, plan, asked, pool, policy(config))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:
         pool.close()
 
 
-def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool) -> int:
+def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool, terms: Policy) -> int:
     """Ask and tell until all trials have been. The exit code."""
     known: dict[int, Job] = {}  # what was asked for so far
     if (plan.directory / NAME).exists():
@@ -75,11 +78,11 @@ def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool) -> int:
         return jobs
 
     view = LiveView(search.total * len(asked.settings.seeds or [0]) - len(known), [*asked.axes, "seed"])
-    code = supervised(plan, Trials(search, made), pool, {}, view, sweeping.policy)
+    code = supervised(plan, Trials(search, made), pool, {}, view, terms)
     plan = replace(plan, jobs=with_twins(list(known.values())))
     if not plan.jobs:
         return code
-    outcomes = {job.number: outcome for job in plan.own if not stopped_early(outcome := outcome_of(job))}
+    outcomes = {job.number: outcome for job in plan.own if not stopped_early(outcome := outcome_of(job, state(job)))}
     conclude(plan, outcomes, others="stopped early")
     for trial in search.best():
         values = zip(asked.settings.objectives, trial.values, strict=True)
@@ -104,7 +107,7 @@ def asked_for(sweeping: Sweeping, arguments: Sequence[str]) -> Asked:
         raise ConfigError("search.seeds gives the seeds; leave seed= out, or search.seeds=null")
     if not axes:
         raise ConfigError("there is nothing to search; give an axis, as optimizer.lr='tag(log,interval(1e-4,1e-1))'")
-    return Asked(settings, axes, [one for one in fixed if not one.startswith("search")])
+    return Asked(settings, axes, [one for one in fixed if key_and_value(one)[0].partition(".")[0] != "search"])
 
 
 def corners(axes: Mapping[str, Axis]) -> list[list[str]]:

@@ -17,8 +17,6 @@ from lab.config.asked import Asked, directories, run_directory, runs_folder
 from lab.config.axes import expand, swept_keys
 from lab.config.compose import Composer, in_outputs
 from lab.config.errors import ConfigError
-from lab.config.settings import Policy
-from lab.study.job import policy
 from lab.study.plan import Job, Plan, results, state, sweep_name, with_twins
 
 OWN = "hydra_plugins.lab."
@@ -48,10 +46,6 @@ class Sweeping:
         by = None if own else self.other_launcher
         code = carry_out(plan, self.workers() if own else {}, verb=self.session.verb, by=by)
         self.session.code = FAILED if code and self.gave_up else code
-
-    @property
-    def policy(self) -> Policy:
-        return policy(cast(dict[str, Any], OmegaConf.to_container(self.master, resolve=False)))
 
     def workers(self) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(self.master.hydra.launcher, resolve=True))
@@ -117,7 +111,7 @@ class Sweeping:
     def launch(self, overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """Another sweeper's batch: its jobs, done, with the monitored score of each for what the sweeper optimizes."""
         plan = self.planned(overrides, first)
-        self.session.code = carry_out(plan, self.workers()) or self.session.code
+        self.session.code = carry_out(plan, self.workers(), verb=self.session.verb) or self.session.code
         returned = []
         for job in plan.jobs:
             value = results(job).get(str(job.asked.config["monitor"]))

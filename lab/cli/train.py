@@ -42,6 +42,8 @@ class Session:
 
     def task(self, config: DictConfig) -> None:
         """Hydra's task function: one run."""
+        if self.verb != "train":
+            raise ConfigError(f"lab {self.verb} plans with lab's own sweeper; leave hydra/sweeper= out")
         hydra = HydraConfig.get()
         directory = Path(hydra.runtime.output_dir)
         if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.identity import bookkeeping
-from lab.config.redact import SECRET
+from lab.config.redact import names_secret
 from lab.names import key_and_value
 from lab.record.files import slug
 from lab.record.status import is_done
 
 RUN = re.compile(r"-[0-9a-f]{8}$")
+NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 AGAIN = re.compile(r"-again\d+-[0-9a-f]{8}$")
 
 
@@ -80,10 +81,15 @@ def run_slug(asked: Asked) -> str:
     choices = asked.choices
     named = ("experiment",) if choices.get("experiment") else ("data", "model")
     given = {key_and_value(override)[0]: override for override in asked.overrides}
-    named += tuple(key for key in given if SECRET.search(key.rpartition(".")[2]) or bookkeeping(key))
+    named += tuple(key for key in given if secret(given[key]) or bookkeeping(key))
     parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
     parts += [short(override) for key, override in given.items() if key not in named]
     return slug("_".join(parts)) or "default"
+
+
+def secret(override: str) -> bool:
+    key, value = key_and_value(override)
+    return names_secret(key.rpartition(".")[2], float(value) if NUMBER.fullmatch(value) else value)
 
 
 def short(override: str) -> str:

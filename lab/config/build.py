@@ -15,7 +15,7 @@ from lab.metrics import Monitor
 from lab.names import nearest
 from lab.optim.clip import clipping
 from lab.run import Cadence, Data, Run, Schedule, cadence
-from lab.streams import seeded, stream
+from lab.streams import seed_all, seeded, stream
 from lab.train.overfit import FirstBatch
 
 
@@ -42,7 +42,7 @@ def build(config: Mapping[str, Any]) -> Run:
 
 
 def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware) -> Data:
-    torch.manual_seed(stream(settings.seed, "init"))  # a data set of one's own may draw while it is made
+    seed_all(stream(settings.seed, "init"))  # a data set of one's own may draw while it is made
     data: Data = instantiate(config, "data")
     if to := getattr(data, "to", None):
         attempt("data", partial(to, hardware.device))
@@ -53,7 +53,7 @@ def build_model(
     config: Mapping[str, Any], settings: Settings, hardware: Hardware
 ) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
-    torch.manual_seed(stream(settings.seed, "init"))
+    seed_all(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
@@ -97,6 +97,8 @@ def attempt(where: str, make: Callable[[], Any]) -> Any:
         return make()
     except ConfigError:
         raise
+    except SystemExit as error:
+        raise ConfigError(f"{where}: it ended the process with {error!r}") from error
     except Exception as error:
         # Hydra wraps what the target raised, with the whole node in the message
         cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error

@@ -112,11 +112,10 @@ class Base:
         self.asks_hydra = "${hydra:" in str(self.source)
         self.whole = self.asks_hydra or typed(self.config)  # values alone would not do
         self.resolved: dict[str, Any] = {}
-        # interpolations of Hydra's node in the config are resolved against this
-        HydraConfig.instance().set_config(composed)
 
     def with_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
-        source = None if self.whole else with_values(self.source, keys)
+        asks = self.whole or any("${hydra:" in override for override in overrides)
+        source = None if asks else with_values(self.source, keys)
         if source is None:
             return self.composed_with(number, keys, overrides)
         config = {name: self.piece(name, source) for name in source}
@@ -157,7 +156,7 @@ class Base:
         """As Hydra does it, by its own function: for whatever is not a plain value in the place of another."""
         config = copy.deepcopy(self.config)
         ConfigLoaderImpl._apply_overrides_to_config(list(keys), config)
-        if self.asks_hydra:
+        if self.asks_hydra or any("${hydra:" in override for override in overrides):
             self.tell_hydra(number, overrides)
         source = container(config)
         # as much as is the same is shared: a plan of thousands of jobs is held in memory
@@ -165,10 +164,12 @@ class Base:
         return Asked(plain_config(config), shared, self.hydra, overrides, self.choices)
 
     def tell_hydra(self, number: int, overrides: Sequence[str]) -> None:
-        with_num: Any = HydraConfig.instance().cfg
-        OmegaConf.update(with_num, "hydra.job.num", number, force_add=True)
-        OmegaConf.update(with_num, "hydra.job.id", str(number), force_add=True)
-        OmegaConf.update(with_num, "hydra.overrides.task", list(overrides))
+        """Have interpolations of Hydra's node answered for this job."""
+        OmegaConf.set_readonly(self.composed.hydra, False)
+        OmegaConf.update(self.composed, "hydra.job.num", number, force_add=True)
+        OmegaConf.update(self.composed, "hydra.job.id", str(number), force_add=True)
+        OmegaConf.update(self.composed, "hydra.overrides.task", list(overrides))
+        HydraConfig.instance().set_config(self.composed)
 
 
 def with_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lab import __version__
 from lab.config.check import nodes
-from lab.config.redact import SECRET
+from lab.config.redact import names_secret
 from lab.config.settings import POLICY
 from lab.config.targets import is_project_source
 
@@ -81,7 +81,7 @@ class Identifier:
             return {
                 key: "fetched" if key in fetched else self.stripped(part, (*path, key), files)
                 for key, part in value.items()
-                if (*path, key) not in BOOKKEEPING and not SECRET.search(str(key))
+                if (*path, key) not in BOOKKEEPING and not names_secret(str(key), part)
             }
         if isinstance(value, list):
             return [self.stripped(part, path, files) for part in value]

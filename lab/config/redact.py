@@ -13,7 +13,8 @@ def redacted(value: Any, secret: bool = False) -> Any:
     if isinstance(value, Mapping):
         return {key: redacted(part, secret or names_secret(str(key), part)) for key, part in value.items()}
     if isinstance(value, list):
-        return [redacted(part, secret) for part in value]
+        # an element may be an override, such as those in Hydra's node
+        return [redacted(redacted_text(part) if isinstance(part, str) else part, secret) for part in value]
     return "<redacted>" if secret and value is not None else value
 
 

@@ -1,6 +1,7 @@
 """What a person at a terminal sees of a run: a bar on a terminal, plain lines elsewhere."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console as Rich
@@ -42,10 +43,11 @@ class Console:
         if step < self.steps and now - self.printed < 1:
             return
         self.printed = now
-        self.rich.print(f"step {step}/{self.steps}  epoch {epoch:.4g}  {short(values)}", soft_wrap=True)
+        self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {short(values)}")
 
     def note(self, text: str) -> None:
-        self.rich.print(text, markup=False, soft_wrap=True)
+        with suppress(OSError):  # who reads has gone; the run goes on
+            self.rich.print(text, markup=False, soft_wrap=True)
 
 
 def short(values: dict[str, Any]) -> str:

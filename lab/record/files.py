@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 
 class Owned(Exception):
@@ -87,7 +88,7 @@ def owned(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / ".lock", "a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_soon(lock)
         except BlockingIOError:
             lock.seek(0)
             raise Owned(
@@ -101,6 +102,18 @@ def owned(directory: Path) -> Iterator[None]:
             yield
         finally:
             LOCKS.discard(lock.fileno())
+
+
+def lock_soon(lock: TextIO, patience: float = 0.05) -> None:
+    """Take a lock, also where `has_owner` of another process has a look at it just now."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.005)
 
 
 def let_go() -> None:

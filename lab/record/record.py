@@ -76,6 +76,7 @@ class Record:
         if state:
             restore(run, state["run"])
             self.best, self.last, step = state["best"], state["last"], state["step"]
+            self.best = self.later_best(step) or self.best
         if self.lost:
             reached = last_step(self.directory / "metrics.jsonl")
             for problem in self.lost:
@@ -86,6 +87,15 @@ class Record:
         if step == 0:
             self.introduce(self)
         return step
+
+    def later_best(self, step: int) -> dict[str, Any] | None:
+        """The best of a step that is still to come, kept before the run was killed. A run that resumes exactly comes by
+        it again; one that does not would miss it."""
+        try:
+            found = checkpoints.load(self.checkpoints / "best.pt")
+        except checkpoints.Corrupt:
+            return None
+        return {name: found[name] for name in ("score", "step", "scores")} if found["step"] > step else None
 
     def without_best(self, run: Run, state: dict[str, Any]) -> str | None:
         """Why a run cannot go on from this state for want of its best weights so far; None where it can.

@@ -67,7 +67,7 @@ def crashed(path: Path, step_timeout: float | None = None) -> str | None:
     for line in said.splitlines():
         if line.startswith(HANG):
             within = f" in {step_timeout:g} s" if step_timeout else ""
-            return f"hung: a step did not end{within} (step_timeout); what it was doing is in {path.name}"
+            return f"hung: a step did not end{within} (step_timeout); what it was doing is in error.txt"
         if line.startswith(CRASH):
-            return f"crashed: {line.removeprefix(CRASH)}; what it was doing is in {path.name}"
+            return f"crashed: {line.removeprefix(CRASH)}; what it was doing is in error.txt"
     return None

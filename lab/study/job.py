@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from lab.record.record import Progress
     from lab.run import Run
 
-FAILED = 1
-INTERRUPTED = 130
-
 
 class Refused(Exception):
     """Not done, because it could cost somebody a result."""
@@ -74,12 +71,22 @@ def do(asked: Asked, identity: Identity, directory: Path, terms: Terms | None = 
         check(asked.config, str(asked.source))
     from lab.config.build import build, dry_step
 
+    keep_threads(asked, place)
     run = build(asked.config)
     batch = dry_step(run)
     with owned(place):
         # another process may have done it since
         outcome = done(identity, place) or recorded(run, batch, asked, identity, place, terms)
     return replace(outcome, directory=directory)
+
+
+def keep_threads(asked: Asked, directory: Path) -> None:
+    """A run that goes on has as many threads as when it began: another number adds up in another order."""
+    import torch
+
+    before = read_json(directory / "manifest.json", {}).get("segments", [])
+    if before and asked.config["hardware"].get("threads") is None:
+        torch.set_num_threads(before[0]["threads"])
 
 
 def done(identity: Identity, directory: Path) -> Outcome | None:
@@ -169,14 +176,22 @@ def trained_or_shrunk(run: "Run", batch: Any, asked: Asked, directory: Path, ter
         try:
             return trained(run, batch, asked, directory, terms)
         except BaseException as error:
+            if asked.config["oom"] != "shrink" or not out_of_memory(error):
+                raise
             micro = halved(batch, run.hardware.micro_batch)
-            if asked.config["oom"] != "shrink" or not out_of_memory(error) or micro is None:
+            if micro is None:
                 raise
             said = f"micro-batch {micro}, memory did not suffice for more"
-        del run
+        empty(run)  # whoever called still holds it, and memory is short
         run = build({**asked.config, "hardware": {**asked.config["hardware"], "micro_batch": micro}})
         not_exact(directory, said)
         logging.getLogger(__name__).warning("%s: %s", directory, said)
+
+
+def empty(run: "Run") -> None:
+    run.model.to("meta")
+    run.regularize.scored(run.model).to("meta")
+    run.optimizer.state.clear()
 
 
 def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms) -> dict[str, float]:

@@ -82,15 +82,17 @@ def waits(status: Mapping[str, Any], retry: bool) -> bool:
 def write_plan(plan: Plan) -> None:
     """Raises OSError where the sweep's directory cannot be written."""
     plan.directory.mkdir(parents=True, exist_ok=True)
-    head = {"sources": dict(plan.sources), "search": plan.search}
-    lines = [head, *map(redacted, lines_of(plan.jobs))]
+    head = {"sources": dict(plan.sources), "search": plan.search and list(plan.search)}
+    lines = map(redacted, [head, *lines_of(plan.directory, plan.jobs)])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomically(plan.directory / NAME, text.encode())
 
 
 def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
     """Add jobs to the plan on disk, as a search does when it asks for the next."""
-    text = "".join(json.dumps(redacted(line), ensure_ascii=False) + "\n" for line in lines_of(jobs, len(plan.jobs)))
+    text = "".join(
+        json.dumps(redacted(line), ensure_ascii=False) + "\n" for line in lines_of(plan.directory, jobs, len(plan.jobs))
+    )
     with open(plan.directory / NAME, "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         torn = file.read() not in (b"", b"\n")
@@ -100,7 +102,7 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
     return replace(plan, jobs=[*plan.jobs, *jobs])
 
 
-def lines_of(jobs: Sequence[Job], first_base: int = 0) -> Iterator[dict[str, Any]]:
+def lines_of(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterator[dict[str, Any]]:
     """A base for each choice of groups, and each job as what differs from its base at the top level."""
     bases: dict[int, tuple[int, Asked]] = {}
     for job in jobs:
@@ -116,7 +118,7 @@ def lines_of(jobs: Sequence[Job], first_base: int = 0) -> Iterator[dict[str, Any
             "base": number,
             "id": job.identity.id,
             "identity": [job.identity.config, job.identity.code, job.identity.files],
-            "directory": str(job.directory),
+            "directory": os.path.relpath(job.directory, sweep),  # outputs/ may be moved as a whole
             "twin": job.twin,
             "overrides": list(map(redacted_text, asked.overrides)),
             "config": difference(base.config, asked.config),
@@ -147,7 +149,7 @@ def read_plan(directory: Path) -> Plan:
             if "sources" in line:
                 sources, search = line["sources"], line.get("search")
             elif "job" in line:
-                jobs[line["job"]] = job_of(line, bases[line["base"]])
+                jobs[line["job"]] = job_of(directory, line, bases[line["base"]])
             else:
                 bases[line["base"]] = line
     except (LookupError, TypeError, AttributeError) as error:
@@ -157,7 +159,7 @@ def read_plan(directory: Path) -> Plan:
     return Plan(directory, [jobs[number] for number in sorted(jobs)], sources, search)
 
 
-def job_of(line: Mapping[str, Any], base: Mapping[str, Any]) -> Job:
+def job_of(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> Job:
     asked = Asked(
         config=applied(base["config"], line["config"]),
         source=applied(base["source"], line["source"]),
@@ -165,7 +167,8 @@ def job_of(line: Mapping[str, Any], base: Mapping[str, Any]) -> Job:
         overrides=line["overrides"],
         choices=base["choices"],
     )
-    return Job(line["job"], asked, Identity(*line["identity"]), Path(line["directory"]), line["twin"])
+    directory = Path(os.path.normpath(sweep / line["directory"]))
+    return Job(line["job"], asked, Identity(*line["identity"]), directory, line["twin"])
 
 
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:

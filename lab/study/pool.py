@@ -29,7 +29,9 @@ STOP_GRACE = 60  # seconds for a step, its checkpoint and the way out, before a 
 
 @dataclass
 class Slot:
-    """One worker.  job: what it does now.  gpu: the one it sees.  stopping: since when it has been asked to stop."""
+    """One worker.  job: what it does now.  gpu: the one it sees.  stopping: since when it has been asked to stop.
+    killed: because it did not.
+    """
 
     number: int
     process: BaseProcess
@@ -37,11 +39,16 @@ class Slot:
     scratch: Path
     job: Job | None = None
     stopping: float | None = None
+    killed: bool = False
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker told.  kind: ended, died, progress, scores or note.  content: by kind; the exit code of `died`."""
+    """What a worker told.
+
+    kind: ended, died, progress, scores or note.  content: by kind; of `died` the exit code, None where the pool killed
+    it, and the file with what the crash left.
+    """
 
     kind: str
     job: Job
@@ -141,6 +148,7 @@ class Pool:
             if slot.channel in heard:
                 yield from self.heard(slot)
             if slot.job and slot.stopping and time.monotonic() - slot.stopping > STOP_GRACE:
+                slot.killed = True
                 slot.process.kill()
 
     def heard(self, slot: Slot) -> Iterator[Event]:
@@ -151,7 +159,7 @@ class Pool:
         except (EOFError, OSError):
             slot.process.join()
             del self.slots[slot.number]
-            yield Event("died", job, (slot.process.exitcode, slot.scratch))
+            yield Event("died", job, (None if slot.killed else slot.process.exitcode, slot.scratch))
             return
         if kind == "ended":
             slot.job, slot.stopping = None, None

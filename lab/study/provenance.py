@@ -48,7 +48,7 @@ def write_asked(asked: Asked, directory: Path) -> None:
     folder = directory / ".hydra"
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(dump(redacted(asked.source)))
-    (folder / "hydra.yaml").write_text(redacted_text(dump({"hydra": asked.hydra})))
+    (folder / "hydra.yaml").write_text(redacted_text(dump(redacted({"hydra": asked.hydra}))))
     (folder / "overrides.yaml").write_text(dump([redacted_text(override) for override in asked.overrides]))
 
 
@@ -98,11 +98,9 @@ def next_segment(
     began from ending in the same bits."""
     import torch
 
-    if before and run.hardware.threads is None:
-        torch.set_num_threads(before[0]["threads"])  # another number of threads adds up in another order
     facts = {
         "host": around["host"],
-        "device": run.hardware.device,
+        "device": named(run.hardware.device),
         "threads": torch.get_num_threads(),
         "torch": around["packages"].get("torch"),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -115,6 +113,13 @@ def next_segment(
     if before and run.hardware.device != "cpu" and not run.hardware.deterministic:
         said.append(f"resumed on {run.hardware.device} without hardware.deterministic=true")
     return {"started": started, **facts}, "; ".join(said) or None
+
+
+def named(device: str) -> str:
+    """The device with its model, where torch tells."""
+    import torch
+
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else device
 
 
 def inexact(before: Mapping[str, Any], reason: str | None) -> dict[str, Any]:

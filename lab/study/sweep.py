@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lab.config.identity import CodeWatch
 from lab.config.settings import Policy
-from lab.record.files import Owned, has_owner, owned
+from lab.record.files import Owned, has_owner, owned, read_json
 from lab.record.status import crashed, is_done, read_status, write_status
 from lab.study.job import Outcome, Refused, done
 from lab.study.plan import Job, Plan, link, results, state, waits
@@ -105,7 +105,7 @@ class Sweep:
             self.begin(job)
 
     def begin(self, job: Job) -> None:
-        link_first = not job.directory.exists()
+        is_new = not job.directory.exists()
         try:
             if found := done(job.identity, job.directory):  # by another sweep, since this one was planned
                 self.end(job, found)
@@ -119,7 +119,7 @@ class Sweep:
             return
         self.tries[job.number] += 1
         try:
-            if link_first:
+            if is_new:
                 job.directory.mkdir(parents=True, exist_ok=True)
             link(self.sweep, job)
         except OSError as error:
@@ -150,7 +150,7 @@ class Sweep:
             case "ended" if isinstance(content, Owned):
                 self.elsewhere.append(job)
             case "ended" if isinstance(content, Exception):
-                self.end(job, Outcome(job.directory, "failed", {}, error=str(content)))
+                self.end(job, self.left(job, str(content), outside=isinstance(content, OSError)))
             case "ended":
                 self.end(job, content)
 
@@ -171,31 +171,42 @@ class Sweep:
 
     def buried(self, job: Job, exitcode: int | None, scratch: Path) -> Outcome:
         """Leave in the run's directory how its process ended. Raises Owned where another process has the run."""
+        if exitcode is None:
+            return Outcome(job.directory, "interrupted", {}, error=f"{self.reason}, and killed as it did not stop")
         error_file = job.directory / "error.txt"
-        said = crashed(error_file, self.policy.step_timeout) or crashed(scratch) or how(exitcode)
+        its_own = read_json(job.directory / "status.json", {}).get("state") == "running"
+        said = crashed(error_file, self.policy.step_timeout) if its_own else None  # else it is of an earlier try
+        if not said and (said := crashed(scratch, self.policy.step_timeout)):  # before the run was its own
+            with suppress(OSError):
+                error_file.write_bytes(scratch.read_bytes())
+        elif not said:
+            said = how(exitcode)
+            with suppress(OSError):
+                error_file.write_text(said + "\n")
+        return self.left(job, said, outside=True)
+
+    def left(self, job: Job, said: str, outside: bool) -> Outcome:
+        """Leave in the run's directory that it failed. Raises Owned where another process has the run."""
+        error_file = job.directory / "error.txt"
         with suppress(OSError), owned(job.directory):  # on a full disk the view alone tells
             if found := done(job.identity, job.directory):  # it died on its way out
                 return replace(found, new=True)
-            if not crashed(error_file) and crashed(scratch):
-                error_file.write_bytes(scratch.read_bytes())  # before the run was its own
             if not error_file.exists() or not error_file.stat().st_size:
                 error_file.write_text(said + "\n")
-            before = read_status(job.directory)
-            ended = {
-                "started": before.get("started"),
-                "ended": time.time(),
-                "error": said,
-                "traceback": error_file.name,
-            }
-            write_status(job.directory, "failed", id=job.identity.id, outside=True, **ended)
-        return Outcome(job.directory, "failed", {}, error=said, outside=True)
+            started = read_status(job.directory).get("started")
+            ended = {"started": started, "ended": time.time(), "error": said, "traceback": error_file.name}
+            write_status(job.directory, "failed", id=job.identity.id, outside=outside, **ended)
+        return Outcome(job.directory, "failed", {}, error=said, outside=outside)
 
     def look_elsewhere(self) -> None:
         """Take up what another process has left: its results, or the run where it was killed."""
         for job in list(self.elsewhere):
             if not has_owner(job.directory):
                 self.elsewhere.remove(job)
-                self.again.append(job)
+                if waits(status := state(job), retry=False) or status["state"] == "done":
+                    self.again.append(job)
+                else:
+                    self.end(job, outcome_of(job, status))
 
 
 def missing(plan: Plan, retry: bool) -> tuple[list[Job], dict[int, Outcome]]:
@@ -208,6 +219,12 @@ def missing(plan: Plan, retry: bool) -> tuple[list[Job], dict[int, Outcome]]:
         elif waits(status, retry):
             wanted.append(job)
         else:
-            error = status.get("error")
-            found[job.number] = Outcome(job.directory, status["state"], results(job), new=False, error=error)
+            found[job.number] = outcome_of(job, status)
     return wanted, found
+
+
+def outcome_of(job: Job, status: Mapping[str, Any]) -> Outcome:
+    """How a run stands, by its directory alone."""
+    error = status.get("error") or status.get("reason")
+    outside = bool(status.get("outside"))
+    return Outcome(job.directory, status["state"], results(job), new=False, error=error, outside=outside)

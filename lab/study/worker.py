@@ -12,12 +12,13 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from lab.config.errors import ConfigError
+from lab.config.targets import is_project_source
 from lab.record.files import Owned, has_owner
 from lab.study.job import Outcome, Refused, Terms, do, policy
 from lab.study.plan import Job
@@ -92,10 +93,12 @@ class Worker:
             os._exit(1)
 
     def ended(self, job: Job) -> Outcome | Exception:
+        place = job.directory.absolute()
         terms = Terms(self.pulse, lambda steps: Reporter(self, steps), self.setup.around, checked=True)
         try:
             with self.pulse.signals(), self.pulse.watch(self.setup.scratch), output_to_run(job.directory):
-                return do(job.asked, job.identity, job.directory, terms)
+                apply_job_settings(job)
+                return replace(do(job.asked, job.identity, place, terms), directory=job.directory)
         except (ConfigError, Refused, Owned) as error:
             return error
         except Exception as error:  # nobody foresaw it; the other runs go on
@@ -107,6 +110,14 @@ class Worker:
     def send(self, kind: str, content: Any) -> None:
         with suppress(OSError):  # the supervisor has gone; the run's directory has it all
             self.channel.send((kind, content))
+
+
+def apply_job_settings(job: Job) -> None:
+    """What Hydra does for a job: its environment variables, and its directory as the working directory."""
+    settings = job.asked.hydra.get("job", {})
+    os.environ.update({str(name): str(value) for name, value in (settings.get("env_set") or {}).items()})
+    if settings.get("chdir"):
+        os.chdir(job.directory)
 
 
 def take_over(setup: Setup) -> None:
@@ -205,6 +216,7 @@ class Settings:
         root = logging.getLogger()
         self.level, self.handlers, self.disabled = root.level, list(root.handlers), root.manager.disable
         self.filters = list(warnings.filters)
+        self.modules = set(sys.modules)
         self.streams, self.numpy_errors = (sys.stdout, sys.stderr), numpy.geterr()
         os.umask(umask := os.umask(0o077))
         self.umask = umask
@@ -212,6 +224,7 @@ class Settings:
     def restore(self) -> None:
         import torch
 
+        self.forget_projects_modules()
         os.chdir(self.directory)
         os.environ.clear()
         os.environ.update(self.environment)
@@ -231,6 +244,13 @@ class Settings:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+
+    def forget_projects_modules(self) -> None:
+        """The project's code is imported anew by each run, as what it keeps at the top of a module may change."""
+        for name in sys.modules.keys() - self.modules:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and not name.startswith("lab.") and is_project_source(Path(file)):
+                del sys.modules[name]
 
     def restore_torch(self) -> None:
         import numpy

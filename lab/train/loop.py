@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lab.metrics import Scores
-from lab.run import Run, Step
+from lab.run import Batch, Run, Step
 from lab.streams import seed_all, stream
 from lab.train.feed import feed, scored
 from lab.train.micro import at_once, in_parts
@@ -73,7 +73,7 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = u
     for step in () if run.regularize.stopped else trainer(run, after):
         record.step(run, step)
         if due(step.n, run.cadence.eval_every, run.cadence.steps):
-            scores = evaluate(run)
+            scores = evaluate(run, pulse=pulse)
             run.regularize.seen(scores)
             record.scores(run, step.n, scores)
         reason = pulse(step.n)
@@ -84,7 +84,7 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = u
         if reason and step.n < run.cadence.steps:
             raise Stopped(f"{reason} after step {step.n}")
     n, val = record.recall(run)
-    test = evaluate(run, "test")
+    test = evaluate(run, "test", pulse)
     record.scores(run, n, test)
     return {**val, **test}
 
@@ -94,12 +94,21 @@ def due(n: int, every: int, steps: int) -> bool:
     return n % every == 0 or n == steps
 
 
-def evaluate(run: Run, split: str = "val") -> Scores:
-    """Scores on `val` or `test`, named `split/name`, of the weights that the run's regularizer wants scored."""
+def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked) -> Scores:
+    """Scores on `val` or `test`, named `split/name`, of the weights that the run's regularizer wants scored.
+
+    pulse: told of every batch, so that a long scoring is not taken for a hang.
+    """
+
+    def batches() -> Iterator[Batch]:
+        for batch in scored(run, getattr(run.data, split)()):
+            pulse(0)
+            yield batch
+
     model = run.regularize.scored(run.model).eval()
     # not inference_mode: what a model caches while it is scored may be needed in training
     with torch.no_grad(), run.hardware.autocast():
-        scores = run.task.score(model, scored(run, getattr(run.data, split)()))
+        scores = run.task.score(model, batches())
     training_mode(run.model)
     return (scores if isinstance(scores, Scores) else Scores(scores)).of(split)
 
