@@ -15,8 +15,8 @@ from lab.config.axes import swept_keys
 from lab.config.identity import CodeWatch
 from lab.config.settings import Policy
 from lab.names import in_units, overall
-from lab.study.job import Outcome, policy
-from lab.study.plan import Job, Plan, link, results, state, write_plan
+from lab.study.job import Outcome, Refused, policy
+from lab.study.plan import Job, Plan, link, read_plan, results, state, write_plan
 from lab.study.pool import Pool, pool_for
 from lab.study.provenance import hparams
 from lab.study.pulse import Pulse
@@ -36,9 +36,19 @@ def carry_out(
     workers: of the pool, as hydra/launcher=lab has it.  verb: `train`; `plan` and `check` start nothing.
     retry: whether failed jobs are taken again.  by: another launcher, instead of the pool.
     """
+    pulse = Pulse.until(policy(plan.jobs[0].asked.config).time_limit)
+    with pulse.signals(keyboard=True):
+        return carried_out(plan, workers, pulse, verb, retry, by)
+
+
+def carried_out(
+    plan: Plan, workers: Mapping[str, Any], pulse: Pulse, verb: str, retry: bool, by: Launcher | None
+) -> int:
     wanted, outcomes = missing(plan, retry)
     if verb == "plan":
         show_jobs(plan)
+    elif verb == "train":
+        same_sweep(plan)
     pool = pool_for([job.asked.config for job in wanted], workers) if wanted else None
     try:
         if pool and (code := checked(plan, wanted, pool, verb)) is not None:
@@ -58,7 +68,7 @@ def carry_out(
             for job in wanted:
                 link(plan.directory, job)
         elif pool:
-            code = done_by_pool(plan, wanted, pool, outcomes)
+            code = done_by_pool(plan, wanted, pool, outcomes, pulse)
     finally:
         if pool:
             pool.close()
@@ -101,20 +111,33 @@ def checked(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | N
     return None
 
 
-def done_by_pool(plan: Plan, wanted: Sequence[Job], pool: Pool, outcomes: dict[int, Outcome]) -> int:
-    keys = swept_keys([job.asked.overrides for job in plan.jobs])
-    return supervised(
-        plan, Listed(wanted), pool, outcomes, LiveView(len(wanted), keys), policy(plan.jobs[0].asked.config)
-    )
+def same_sweep(plan: Plan) -> None:
+    """Raises Refused where the directory holds a sweep with runs that this one lacks."""
+    try:
+        before = read_plan(plan.directory)
+    except ValueError:  # none, or one that cannot be read
+        return
+    if before.search is not None or {job.identity.id for job in before.jobs} - {job.identity.id for job in plan.jobs}:
+        raise Refused(f"{plan.directory} holds another sweep; give another hydra.sweep.dir=, or move it away")
+
+
+def done_by_pool(plan: Plan, wanted: Sequence[Job], pool: Pool, outcomes: dict[int, Outcome], pulse: Pulse) -> int:
+    view = LiveView(len(wanted), swept_keys([job.asked.overrides for job in plan.jobs]))
+    return supervised(plan, Listed(wanted), pool, outcomes, view, policy(plan.jobs[0].asked.config), pulse)
 
 
 def supervised(
-    plan: Plan, source: Source, pool: Pool, outcomes: dict[int, Outcome], view: LiveView, terms: Policy
+    plan: Plan,
+    source: Source,
+    pool: Pool,
+    outcomes: dict[int, Outcome],
+    view: LiveView,
+    terms: Policy,
+    pulse: Pulse,
 ) -> int:
     """Have the pool do what the source gives. The exit code, 0 where only the outcomes decide."""
-    pulse = Pulse.until(terms.time_limit)
     sweep = Sweep(plan.directory, source, pool, terms, view, CodeWatch(plan.sources), pulse)
-    with pulse.signals(keyboard=True), view:
+    with view:
         sweep.run()
     outcomes |= sweep.outcomes
     if sweep.changed:

@@ -15,12 +15,14 @@ from lab.cli.sweep import Sweeping
 from lab.config.check import against
 from lab.config.distributions import Axis, Interval, SearchSettings, axes_of
 from lab.config.errors import ConfigError
+from lab.config.redact import names_secret
 from lab.config.settings import Policy
 from lab.names import key_and_value
 from lab.record.files import owned
 from lab.study.job import Outcome, policy
 from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, state, with_twins, write_plan
 from lab.study.pool import Pool, pool_for
+from lab.study.pulse import Pulse
 from lab.study.search import Search, override
 from lab.study.sweep import outcome_of
 from lab.study.trials import EARLY, Trials
@@ -39,7 +41,9 @@ def searched(sweeping: Sweeping, arguments: Sequence[str]) -> int:
     """The exit code. Raises ConfigError, before anything has started, for what cannot be searched."""
     asked = asked_for(sweeping, arguments)
     settings, axes = asked.settings, asked.axes
-    first = sweeping.jobs(sweeping.asked(list(enumerate([*asked.fixed, *one] for one in corners(axes)))), Path("."))
+    first = sweeping.jobs(
+        sweeping.asked(list(enumerate([*asked.fixed, *one] for one in [*corners(axes), *objectives(asked)]))), Path(".")
+    )
     about = [str(item) for item in (axes, asked.fixed, settings.objective, settings.seeds, first[0].identity)]
     sweep = sweeping.directory([settings.pruner or settings.sampler, *axes], about)
     plan = Plan(sweep, [], sweeping.session.identify.hashes(), tuple(arguments))
@@ -54,15 +58,17 @@ def searched(sweeping: Sweeping, arguments: Sequence[str]) -> int:
         if sweeping.session.verb != "train":
             print(f"{sweep}: {settings.sampler} takes {total} trials of {', '.join(axes)}; nothing was started")
             return 0
-        with owned(sweep):
-            return under_way(sweeping, plan, asked, pool, policy(config))
+        terms = policy(config)
+        pulse = Pulse.until(terms.time_limit)
+        with pulse.signals(keyboard=True), owned(sweep):
+            return under_way(sweeping, plan, asked, pool, terms, pulse)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:
         pool.close()
 
 
-def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool, terms: Policy) -> int:
+def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool, terms: Policy, pulse: Pulse) -> int:
     """Ask and tell until all trials have been. The exit code."""
     known: dict[int, Job] = {}  # what was asked for so far
     if (plan.directory / NAME).exists():
@@ -78,7 +84,7 @@ def under_way(sweeping: Sweeping, plan: Plan, asked: Asked, pool: Pool, terms: P
         return jobs
 
     view = LiveView(search.total * len(asked.settings.seeds or [0]) - len(known), [*asked.axes, "seed"])
-    code = supervised(plan, Trials(search, made), pool, {}, view, terms)
+    code = supervised(plan, Trials(search, made), pool, {}, view, terms, pulse)
     plan = replace(plan, jobs=with_twins(list(known.values())))
     if not plan.jobs:
         return code
@@ -105,6 +111,8 @@ def asked_for(sweeping: Sweeping, arguments: Sequence[str]) -> Asked:
     axes, fixed = axes_of(parser.parse_overrides(list(arguments)))
     if settings.seeds and ("seed" in axes or any(one.startswith("seed=") for one in fixed)):
         raise ConfigError("search.seeds gives the seeds; leave seed= out, or search.seeds=null")
+    if kept := [key for key in axes if names_secret(key, "")]:
+        raise ConfigError(f"{', '.join(kept)} names a secret, which a search would keep; give it one value")
     if not axes:
         raise ConfigError("there is nothing to search; give an axis, as optimizer.lr='tag(log,interval(1e-4,1e-1))'")
     return Asked(settings, axes, [one for one in fixed if key_and_value(one)[0].partition(".")[0] != "search"])
@@ -118,6 +126,17 @@ def corners(axes: Mapping[str, Axis]) -> list[list[str]]:
         [override(key, axis, ends[key][min(n, len(ends[key]) - 1)]) for key, axis in axes.items()]
         for n in range(longest)
     ]
+
+
+def objectives(asked: Asked) -> list[list[str]]:
+    """Jobs in which each objective is what is monitored, so that trying them tells whether there is such a score."""
+    found = []
+    for name in asked.settings.objectives:
+        if "/" in name:
+            found.append([*corners(asked.axes)[0], f"monitor={name.replace('test/', 'val/', 1)}"])
+        elif name not in ("parameters", "trainable"):
+            raise ConfigError(f"search.objective={name} is no score; give val/..., parameters or trainable")
+    return found
 
 
 def combinations(axes: Mapping[str, Axis]) -> int:

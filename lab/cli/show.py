@@ -55,7 +55,8 @@ def show(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     directory = find(given.run)
     if directory is None:
-        return missing(given.run, "no run", "lab ls lists them")
+        hint = f"it is a folder of runs: lab ls {given.run}" if given.run.is_dir() else "lab ls lists them"
+        return missing(given.run, "no run", hint)
     found: dict[str, Any] = {**row(directory), "config": read_config(directory), "status": read_status(directory)}
     if given.json:
         print(json.dumps(found, indent=2))

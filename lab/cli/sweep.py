@@ -53,6 +53,7 @@ class Sweeping:
     def planned(self, overrides: Sequence[Sequence[str]], first: int = 0) -> Plan:
         """The jobs of these override lists. Raises ConfigError with every problem of every job."""
         asked = self.asked(list(enumerate(overrides, start=first)))
+        runs_folder(next(iter(asked.values())))
         identities = [self.session.identify(one.config) for one in asked.values()]
         keys = swept_keys([one.overrides for one in asked.values()])
         sweep = self.directory(keys, [identity.id for identity in identities])

@@ -31,14 +31,13 @@ class Session:
     """One command.
 
     verb: `train`, `plan` or `check`.  traceback: whether errors show theirs.  code: to exit with.  identify: gives
-    identities, each source and file read once.  interrupted: the run that was.
+    identities, each source and file read once.
     """
 
     def __init__(self, verb: str, traceback: bool) -> None:
         self.verb, self.traceback = verb, traceback
         self.code = 0
         self.identify = Identifier()
-        self.interrupted: Path | None = None
 
     def task(self, config: DictConfig) -> None:
         """Hydra's task function: one run."""
@@ -56,7 +55,6 @@ class Session:
             self.code = complain(error, self.traceback)
         except KeyboardInterrupt:
             remove_if_empty(directory)
-            self.interrupted = directory if directory.exists() else None
             raise
         except BrokenPipeError:  # who reads has gone
             raise
@@ -74,10 +72,11 @@ def one_run(asked: Asked, identity: Identity, directory: Path) -> int:
         pulse = Pulse()
     else:
         pulse = Pulse.until(terms.time_limit, terms.step_timeout)
-    with pulse.signals():
+    with pulse.signals(keyboard=True):
         outcome = do(asked, identity, directory, Terms(pulse))
     show(outcome)
-    return {"done": 0, "interrupted": STOPPED}.get(outcome.state, FAILED)
+    stopped = INTERRUPTED if pulse.reason == "SIGINT" else STOPPED
+    return {"done": 0, "interrupted": stopped}.get(outcome.state, FAILED)
 
 
 def main(arguments: list[str], verb: str = "train") -> int:
@@ -95,8 +94,7 @@ def main(arguments: list[str], verb: str = "train") -> int:
         sys.argv = ["lab", *in_order(arguments, multirun)]
         hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(session.task)()
     except KeyboardInterrupt:
-        said = "the same command goes on from its last checkpoint" if session.interrupted else "nothing had started"
-        print(f"interrupted; {said}", file=sys.stderr)
+        print("interrupted; the same command goes on from what is saved", file=sys.stderr)
         return INTERRUPTED
     except (ConfigError, Refused) as error:
         return complain(error, session.traceback)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.errors import ConfigError
+from lab.config.redact import redacted_text
 from lab.names import nearest
 
 PLUGINS = str(Path(__file__).parent.parent / "_hydra")
@@ -99,7 +100,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
     text = readable(error)
     if isinstance(error, OverrideParseException):
         quote = "quote a value with spaces, brackets, commas or letters beyond ASCII: 'key=\"value\"'"
-        return f"cannot read the override {error.override!r}: {text.splitlines()[1]}; {quote}"
+        return f"cannot read the override {redacted_text(str(error.override))!r}: {text.splitlines()[1]}; {quote}"
     if match := re.search(r"Could not find '([^']+)'", text):
         wanted = match[1]
         group, _, option = wanted.partition("/") if wanted.startswith("experiment/") else wanted.rpartition("/")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.config.errors import ConfigError
 from lab.config.identity import bookkeeping
 from lab.config.redact import names_secret
 from lab.names import key_and_value
@@ -40,7 +41,10 @@ class Asked:
 
 
 def runs_folder(asked: Asked) -> Path:
-    return Path(asked.config["paths"]["outputs"]) / "runs"
+    outputs = asked.config["paths"]["outputs"]
+    if not isinstance(outputs, str) or not outputs:
+        raise ConfigError(f"paths.outputs={outputs!r} is no folder; give paths.outputs=... or LAB_OUTPUTS=...")
+    return Path(outputs) / "runs"
 
 
 def run_directory(asked: Asked, identity: str, there: Mapping[str, Path]) -> Path:

@@ -41,11 +41,22 @@ def check(config: Mapping[str, Any], source: str, of_group: Callable[[str, Any],
     ]
     for kind, names in ((Settings, SETTINGS), (Policy, POLICY)):
         problems += against(kind, {name: config[name] for name in names if name in config}, ())
+    if not problems:
+        problems += values_of(config)
     for name in GROUPS:
         if name in config:
             problems += of_group(name, config[name])
     if problems:
         raise ConfigError(*problems)
+
+
+def values_of(config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the policy's values, their types being right."""
+    try:
+        Policy(**{name: config[name] for name in POLICY if name in config})
+    except (TypeError, ValueError) as error:
+        return [str(error)]
+    return []
 
 
 def unread(config: Mapping[str, Any], source: str) -> Iterator[str]:

@@ -117,14 +117,16 @@ def recorded(run: "Run", batch: Any, asked: Asked, identity: Identity, directory
     try:
         with terms.pulse.watch(error_file), logged(directory):
             results = trained_or_shrunk(run, batch, asked, directory, terms)
-        write_json(directory / "results.json", results)
         end_segment(directory)
+        write_json(directory / "results.json", results)
         finish("done", ended=time.time(), sealed=seal(directory))
         return Outcome(directory, "done", results)
     except KeyboardInterrupt:
+        end_segment(directory)
         finish("interrupted", ended=time.time(), reason="keyboard")
         raise
     except Stopped as stop:
+        end_segment(directory)
         finish("interrupted", ended=time.time(), reason=str(stop))
         return Outcome(directory, "interrupted", {}, error=str(stop))
     except BaseException as error:  # SystemExit as well: one bad run never stops a sweep

@@ -93,10 +93,10 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
     text = "".join(
         json.dumps(redacted(line), ensure_ascii=False) + "\n" for line in lines_of(plan.directory, jobs, len(plan.jobs))
     )
-    with open(plan.directory / NAME, "ab+") as file:
-        file.seek(max(0, file.tell() - 1))
-        torn = file.read() not in (b"", b"\n")
-        file.write(("\n" * torn + text).encode())
+    with open(plan.directory / NAME, "rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)  # a line that was torn when it was written
+        file.seek(0, os.SEEK_END)
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
     return replace(plan, jobs=[*plan.jobs, *jobs])
@@ -167,8 +167,10 @@ def job_of(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> Job
         overrides=line["overrides"],
         choices=base["choices"],
     )
-    directory = Path(os.path.normpath(sweep / line["directory"]))
-    return Job(line["job"], asked, Identity(*line["identity"]), directory, line["twin"])
+    number, identity = line["job"], Identity(*line["identity"])
+    if type(number) is not int or number < 0 or line["id"] != identity.id:
+        raise TypeError(f"job {number!r} with id {line['id']!r}")
+    return Job(number, asked, identity, Path(os.path.normpath(sweep / line["directory"])), line["twin"])
 
 
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -176,11 +178,14 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
         content = path.read_text(errors="replace")
     except OSError:
         return
-    for line in content.split("\n"):  # not splitlines: JSON leaves U+2028 and its like as they are
+    *lines, torn = content.split("\n")  # not splitlines: JSON leaves U+2028 and its like as they are
+    for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:  # torn when it was written: what it would have said had not begun
-            continue
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is damaged; give the sweep's command again") from error
+    with suppress(json.JSONDecodeError):  # torn when it was written: what it would have said had not begun
+        yield json.loads(torn)
 
 
 def link(sweep: Path, job: Job) -> None:

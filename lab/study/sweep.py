@@ -78,13 +78,13 @@ class Sweep:
 
     def run(self) -> None:
         while True:
+            if reason := self.pulse(0):
+                self.stop(reason)
             self.fill()
             if not self.pool.busy and (self.reason or not (self.again or self.elsewhere)):
                 return
             for event in self.pool.events(POLL):
                 self.take(event)
-            if reason := self.pulse(0):
-                self.stop(reason)
             self.look_elsewhere()
 
     def stop(self, reason: str, running: bool = True) -> None:
@@ -123,7 +123,9 @@ class Sweep:
                 job.directory.mkdir(parents=True, exist_ok=True)
             link(self.sweep, job)
         except OSError as error:
-            self.end(job, Outcome(job.directory, "failed", {}, error=str(error), outside=True))
+            in_the_way = job.directory.is_symlink() or job.directory.is_file()
+            there = f"{job.directory} is no directory; move it away" if in_the_way else str(error)
+            self.end(job, Outcome(job.directory, "failed", {}, error=there, outside=True))
             return
         self.view.started(job)
         self.pool.start(job)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.config.redact import redacted_text
 from lab.names import key_and_value, overall
 from lab.record.files import read_json, write_atomically
 from lab.study.plan import Job, results, state
@@ -80,7 +81,7 @@ def table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
 
 
 def values(job: Job, keys: Sequence[str]) -> list[str | None]:
-    given = dict(key_and_value(override) for override in job.asked.overrides)
+    given = dict(key_and_value(redacted_text(override)) for override in job.asked.overrides)
     return [given.get(key) for key in keys]
 
 

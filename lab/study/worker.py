@@ -101,6 +101,8 @@ class Worker:
                 return replace(do(job.asked, job.identity, place, terms), directory=job.directory)
         except (ConfigError, Refused, Owned) as error:
             return error
+        except KeyboardInterrupt:  # the keyboard's own does not come here
+            return RuntimeError("KeyboardInterrupt was raised by the run itself")
         except Exception as error:  # nobody foresaw it; the other runs go on
             import traceback
 
