@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def lines_of(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterator[
             "job": job.number,
             "base": number,
             "id": job.identity.id,
-            "identity": [job.identity.config, job.identity.code, job.identity.files],
+            "identity": asdict(job.identity),
             "directory": os.path.relpath(job.directory, sweep),  # outputs/ may be moved as a whole
             "twin": job.twin,
             "overrides": list(map(redacted_text, asked.overrides)),
@@ -167,7 +167,7 @@ def job_of(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> Job
         overrides=line["overrides"],
         choices=base["choices"],
     )
-    number, identity = line["job"], Identity(*line["identity"])
+    number, identity = line["job"], Identity(**line["identity"])
     if type(number) is not int or number < 0 or line["id"] != identity.id:
         raise TypeError(f"job {number!r} with id {line['id']!r}")
     return Job(number, asked, identity, Path(os.path.normpath(sweep / line["directory"])), line["twin"])
