@@ -173,6 +173,8 @@ class Sweep:
 
     def buried(self, job: Job, exitcode: int | None, scratch: Path) -> Outcome:
         """Leave in the run's directory how its process ended. Raises Owned where another process has the run."""
+        if is_done(job.directory):  # it died on its way out
+            return self.left(job, "", outside=True)
         if exitcode is None:
             return Outcome(job.directory, "interrupted", {}, error=f"{self.reason}, and killed as it did not stop")
         error_file = job.directory / "error.txt"
@@ -191,7 +193,7 @@ class Sweep:
         """Leave in the run's directory that it failed. Raises Owned where another process has the run."""
         error_file = job.directory / "error.txt"
         with suppress(OSError), owned(job.directory):  # on a full disk the view alone tells
-            if found := done(job.identity, job.directory):  # it died on its way out
+            if found := done(job.identity, job.directory):
                 return replace(found, new=True)
             if not error_file.exists() or not error_file.stat().st_size:
                 error_file.write_text(said + "\n")
