@@ -256,3 +256,36 @@ def test_a_run_alone_is_resumed_by_its_directory(lab, tmp_path, lab_process):
     assert again.code == 75
     assert len(json.loads((run / "manifest.json").read_text())["segments"]) == 2
     assert os.listdir(tmp_path) == ["outputs"]
+
+
+def test_a_sweep_goes_on_when_nobody_reads_what_it_says(tmp_path):
+    command = f"{sys.executable} -m lab train -m model=mlp steps=3 seed=0,1,2,3 2>&1 | head -1"
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
+    deadline = time.time() + 60
+    while list(states(tmp_path).values()) != ["done"] * 4 and time.time() < deadline:
+        time.sleep(0.1)
+    assert list(states(tmp_path).values()) == ["done"] * 4
+
+
+def test_a_secret_that_is_swept_is_shown_nowhere(lab, tmp_path):
+    ended = lab("train", "-m", *QUICK, "+paths.api_key=hunter2,hunter3")
+    assert ended.code == 0, ended.err
+    assert "hunter" not in ended.out + ended.err
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"hunter" not in path.read_bytes(), path
+
+
+def test_a_directory_that_holds_another_sweep_is_refused(lab, tmp_path):
+    assert lab("train", "-m", *QUICK, "seed=0,1", "hydra.sweep.dir=here").code == 0
+    refused = lab("train", "-m", *QUICK, "seed=2,3", "hydra.sweep.dir=here")
+    assert refused.code == 3
+    assert "holds another sweep" in refused.err
+    assert lab("train", "-m", *QUICK, "seed=0,1,2", "hydra.sweep.dir=here").code == 0
+
+
+def test_an_objective_that_no_run_has_is_refused(lab, tmp_path):
+    asked = ["-m", "search=random", *QUICK, "optimizer.lr=interval(0.1,0.2)", "search.objective=val/acuracy"]
+    refused = lab("train", *asked)
+    assert refused.code == 2
+    assert "did you mean 'val/accuracy'" in refused.err
+    assert not (tmp_path / "outputs").exists()

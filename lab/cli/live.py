@@ -67,7 +67,7 @@ class LiveView:
 
     def say(self, text: str) -> None:
         self.spoken = time.monotonic()
-        with suppress(OSError):  # who reads has gone; the runs' directories have it all
+        with suppress(OSError, SystemExit):  # as rich says that who reads has gone; the runs' directories have it all
             self.console.print(text, markup=False, soft_wrap=True)
 
     def counts(self) -> str:

@@ -46,7 +46,7 @@ class Console:
         self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {short(values)}")
 
     def note(self, text: str) -> None:
-        with suppress(OSError):  # who reads has gone; the run goes on
+        with suppress(OSError, SystemExit):  # as rich says that who reads has gone; the run goes on
             self.rich.print(text, markup=False, soft_wrap=True)
 
 

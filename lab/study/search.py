@@ -175,7 +175,7 @@ def import_optuna(settings: SearchSettings) -> ModuleType:
         import optuna
     except ImportError as error:
         name = settings.pruner or settings.sampler
-        raise ValueError(f"search={name} needs optuna: pip install 'lab[search]'") from error
+        raise ValueError(f"search={name} needs optuna: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
