@@ -37,7 +37,8 @@ def carry_out(
     retry: whether failed jobs are taken again.  by: another launcher, instead of the pool.
     """
     pulse = Pulse.until(policy(plan.jobs[0].asked.config).time_limit)
-    with pulse.signals(keyboard=True):
+    # another launcher has its own way with signals
+    with nullcontext() if by else pulse.signals(keyboard=True):
         return carried_out(plan, workers, pulse, verb, retry, by)
 
 
@@ -117,7 +118,8 @@ def same_sweep(plan: Plan) -> None:
         before = read_plan(plan.directory)
     except ValueError:  # none, or one that cannot be read
         return
-    if before.search is not None or {job.identity.id for job in before.jobs} - {job.identity.id for job in plan.jobs}:
+    lacking = {job.identity.id for job in before.jobs} - {job.identity.id for job in plan.jobs}
+    if lacking or before.search != plan.search:
         raise Refused(f"{plan.directory} holds another sweep; give another hydra.sweep.dir=, or move it away")
 
 
