@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lab.config.asked import Asked
 from lab.config.identity import Identity
+from lab.config.redact import redacted
 from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, sweep_name, with_twins, write_plan
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
@@ -37,7 +38,8 @@ def plan(jobs: list[Job], directory: Path) -> Plan:
 
 
 def asked_parts(asked: Asked) -> list:
-    return [asked.config, asked.source, asked.hydra, list(asked.overrides), asked.choices]
+    # as a plan keeps them: hypothesis does find keys named TOKEN
+    return redacted([asked.config, asked.source, asked.hydra, list(asked.overrides), asked.choices])
 
 
 def parts(jobs: Sequence[Job]) -> list:

@@ -94,12 +94,23 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
         json.dumps(redacted(line), ensure_ascii=False) + "\n" for line in lines_of(plan.directory, jobs, len(plan.jobs))
     )
     with open(plan.directory / NAME, "rb+") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)  # a line that was torn when it was written
-        file.seek(0, os.SEEK_END)
+        last = file.read().rpartition(b"\n")[2]
+        if whole(last):  # but for its end
+            file.write(b"\n")
+        else:
+            file.truncate(file.seek(-len(last), os.SEEK_END))  # torn when it was written
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
     return replace(plan, jobs=[*plan.jobs, *jobs])
+
+
+def whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:  # no JSON, or torn within a letter
+        return False
+    return True
 
 
 def lines_of(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterator[dict[str, Any]]:
