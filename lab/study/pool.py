@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -72,10 +73,11 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="lab-"))
-        self.around = surroundings()
         self.context: BaseContext = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             self.context.set_forkserver_preload([*WARM, *self.modules])  # imports torch once, for all
+            forkserver.ensure_running()  # while it does, there is other work
+        self.around = surroundings()
 
     @property
     def busy(self) -> list[Slot]:
