@@ -346,7 +346,7 @@ def test_axes_that_the_sampler_cannot_take_are_refused(tmp_path):
 
 def test_a_search_without_optuna_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match=r"search=tpe needs optuna: pip install 'lab\[search\]'"):
+    with pytest.raises(ValueError, match=r"search=tpe needs optuna: pip install optuna"):
         Search(tmp_path / "search.db", {"optimizer.lr": LR}, TPE)
 
 
