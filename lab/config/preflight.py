@@ -13,7 +13,7 @@ from lab.config.build import attempt, build, build_model, build_optimizer, dry_s
 from lab.config.check import GROUPS, check, check_group
 from lab.config.errors import ConfigError
 from lab.config.report import Graph, Report
-from lab.config.settings import POLICY, SETTINGS, Policy, Settings
+from lab.config.settings import SETTINGS, Settings
 from lab.metrics import Monitor
 from lab.names import in_units
 from lab.run import Run
@@ -52,7 +52,6 @@ def preflight(jobs: Sequence[Job]) -> Report:
         config = job.asked.config
         try:
             check(config, str(job.asked.source), of_group)
-            attempt("", partial(Policy, **{name: config[name] for name in POLICY}))
             graphs.setdefault(graph_key(config), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems

@@ -105,7 +105,6 @@ class Sweep:
             self.begin(job)
 
     def begin(self, job: Job) -> None:
-        is_new = not job.directory.exists()
         try:
             if found := done(job.identity, job.directory):  # by another sweep, since this one was planned
                 self.end(job, found)
@@ -119,8 +118,7 @@ class Sweep:
             return
         self.tries[job.number] += 1
         try:
-            if is_new:
-                job.directory.mkdir(parents=True, exist_ok=True)
+            job.directory.mkdir(parents=True, exist_ok=True)
             link(self.sweep, job)
         except OSError as error:
             in_the_way = job.directory.is_symlink() or job.directory.is_file()
