@@ -11,7 +11,7 @@ from lab.augment.none import none
 from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.optim.clip import Clip, unclipped
-from lab.regularize.none import Nothing
+from lab.regularize.chain import Chain
 
 Batch = Any  # a tensor, or a nest of tuples, lists and dicts of tensors
 Model = Callable[..., Any]
@@ -24,6 +24,7 @@ class Data(Protocol):
     prepare(batch) -> batch: from what augmentations work on (uint8 images) to what the model takes.
     to(device) -> None: move what is held to the device.
     classes: names of the classes, for pictures.
+    plain(after): as `batches`, without the augmentation that the data set does itself.
     """
 
     def batches(self, after: int, /) -> Iterator[Batch]:
@@ -47,18 +48,6 @@ class Schedule(Protocol):
     def step(self) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
-
-
-class Regularizer(Protocol):
-    """A say after each step, on which weights are scored, and on when to stop."""
-
-    @property
-    def stopped(self) -> bool: ...
-    def step(self, model: nn.Module, /) -> None: ...
-    def scored(self, model: nn.Module, /) -> nn.Module: ...
-    def seen(self, scores: dict[str, float], /) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
 Augmentation = Callable[[Batch, torch.Generator], Batch]
@@ -96,8 +85,9 @@ class Run:
 
     model, task, data, augment, regularize: what is trained, for what, on what, and how it is kept from overfitting.
     optimizer: over the parameters that are to be trained.  schedule: of its learning rates.  clip: of the gradients,
-    in place.  seed: of all that is random but the model's start, which is the caller's.  monitor: the score that
-    chooses the best weights.  final: the weights scored on the test set at the end, `best` on that score or `last`.
+    in place.  regularize: what keeps it from overfitting, and a strategy's own say.  seed: of all that is random but
+    the model's start, which is the caller's.  monitor: the score that chooses the best weights.  final: the weights
+    scored on the test set at the end, `best` on that score or `last`.
     """
 
     model: nn.Module
@@ -108,7 +98,7 @@ class Run:
     cadence: Cadence
     seed: int = 0
     augment: Augmentation = none
-    regularize: Regularizer = field(default_factory=Nothing)
+    regularize: Chain = field(default_factory=Chain)
     hardware: Hardware = field(default_factory=Hardware)
     clip: Clip = unclipped
     monitor: Monitor = field(default_factory=Monitor)
@@ -127,8 +117,10 @@ class Step(NamedTuple):
     """What one optimizer step leaves behind, still on the device.
 
     n: steps taken, from 1.  loss: scalar.  norm: of the gradients before clipping, None where they are not clipped.
+    examples: in the batch, None where its tensors do not tell.
     """
 
     n: int
     loss: Tensor
     norm: Tensor | None
+    examples: int | None = None

@@ -68,6 +68,11 @@ def lab_process(tmp_path) -> Callable[..., Ended]:
     return call
 
 
+def scores(results: dict[str, float]) -> dict[str, float]:
+    """A run's results without what its steps cost on this machine, which no two runs share."""
+    return {name: value for name, value in results.items() if not name.startswith("hardware/")}
+
+
 def only_run(root: Path) -> Path:
     """The one run directory below `root`/outputs/runs."""
     (found,) = {path.parent for path in root.glob("outputs/runs/**/status.json")}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from lab.finetune.last_blocks import linear_probe
+from lab.finetune.linear_probe import linear_probe
 from lab.hardware import Hardware, mapped
 from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet

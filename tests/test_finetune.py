@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from lab.finetune.full import full
-from lab.finetune.last_blocks import block_names, last_blocks, linear_probe
+from lab.finetune.last_blocks import last_blocks
+from lab.finetune.linear_probe import linear_probe
 from lab.finetune.scratch import scratch
+from lab.models.blocks import block_names
 from lab.models.resnet_cifar import ResNet
 from lab.models.simple_cnn import SimpleCNN
 from lab.models.torchvision import torchvision_model

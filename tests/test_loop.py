@@ -19,6 +19,7 @@ from lab.optim.schedules import Schedule, cosine
 from lab.record.checkpoints import load, save
 from lab.record.record import Record
 from lab.record.status import Diverged
+from lab.regularize.chain import Chain
 from lab.regularize.early_stop import EarlyStop
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
@@ -74,7 +75,7 @@ def test_a_seed_repeats_and_another_does_not():
 @pytest.mark.parametrize("kept_at", [1, 13, 40])
 def test_a_resumed_run_ends_in_the_same_bits_as_an_unbroken_one(kept_at):
     def regularized(run: Run) -> Run:
-        return replace(run, regularize=EMA(run.model, decay=0.9))
+        return replace(run, regularize=Chain([EMA(run.model, decay=0.9)]))
 
     def run_with_everything() -> Run:
         crop = lambda batch, draw: flip_crop(batch, draw, padding=1)  # noqa: E731
@@ -157,7 +158,8 @@ def test_execute_scores_validation_on_the_way_and_test_once(tmp_path):
     run = make(steps=60)
     run = replace(run, data=Watched(run.data))
     results = execute(run, Record(tmp_path))
-    assert asked == ["val", "val", "val", "test"]
+    # the validation set once more, for its size: as many training examples are scored at the end
+    assert asked == ["val", "val", "val", "test", "val"]
     assert results["test/accuracy"] > 0.9
     assert {"val/accuracy", "val/cross_entropy", "val/top5", "val/accuracy/3"} <= results.keys()
 
@@ -176,11 +178,11 @@ def test_the_final_weights_are_the_best_or_the_last(tmp_path):
 
 def test_early_stop_ends_a_run_that_no_longer_improves(tmp_path):
     run = make(steps=4000)
-    run = replace(run, regularize=EarlyStop(Monitor(), patience=2))
+    run = replace(run, regularize=Chain([EarlyStop(Monitor(), patience=2)]))
     execute(run, Record(tmp_path))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert '"step": 4000' not in lines[-1]
-    resumed = replace(make(steps=4000), regularize=EarlyStop(Monitor(), patience=2))
+    resumed = replace(make(steps=4000), regularize=Chain([EarlyStop(Monitor(), patience=2)]))
     before = (tmp_path / "metrics.jsonl").read_text().count("train/loss")
     execute(resumed, Record(tmp_path))
     assert (tmp_path / "metrics.jsonl").read_text().count("train/loss") == before, "a stopped run does not go on"

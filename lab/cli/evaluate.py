@@ -51,20 +51,24 @@ def evaluated(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
 
     check(config, (directory / ".hydra" / "config.yaml").read_text())
     run = build(config)
-    restore_final(run, directory)
+    model = final_model(run, directory)
     dry_step(run)
-    return {**evaluate(run, "val"), **evaluate(run, "test")}
+    return {**evaluate(run, "val", model=model), **evaluate(run, "test", model=model)}
 
 
-def restore_final(run: Any, directory: Path) -> None:
+def final_model(run: Any, directory: Path) -> Any:
+    """The run's model with the weights that were scored at its end."""
     from lab.record import checkpoints
+    from lab.train.loop import scored_model
     from lab.train.state import restore
 
     best = directory / "checkpoints" / "best.pt"
     if run.final == "best" and best.exists():
-        run.regularize.scored(run.model).load_state_dict(checkpoints.load(best)["model"])
-    else:
-        restore(run, checkpoints.load(directory / "checkpoints" / "last.pt")["run"])
+        model = run.regularize.scored(run.model)
+        model.load_state_dict(checkpoints.load(best)["model"])
+        return model
+    restore(run, checkpoints.load(directory / "checkpoints" / "last.pt")["run"])
+    return scored_model(run)
 
 
 def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

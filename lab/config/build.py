@@ -14,6 +14,7 @@ from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.names import nearest
 from lab.optim.clip import clipping
+from lab.regularize.chain import Chain
 from lab.run import Cadence, Data, Run, Schedule, cadence
 from lab.streams import seed_all, seeded, stream
 from lab.train.overfit import FirstBatch
@@ -28,10 +29,11 @@ def build(config: Mapping[str, Any]) -> Run:
     data = build_data(config, settings, hardware)
     pace = attempt("", partial(paced, settings, data))
     model, groups = build_model(config, settings, hardware)
+    say = getattr(groups, "say", None)
     optimizer, schedule = build_optimizer(config, groups, pace)
     parts = {
         "augment": instantiate(config, "augment"),
-        "regularize": supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor),
+        "regularize": Chain([build_regularizer(config, model, monitor), say]),
         "hardware": hardware,
         "clip": attempt("", partial(clipping, settings.max_norm)),
         "monitor": monitor,
@@ -68,11 +70,17 @@ def build_optimizer(
     config: Mapping[str, Any], groups: list[dict[str, Any]], pace: Cadence
 ) -> tuple[torch.optim.Optimizer, Schedule]:
     optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
     lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
     schedule = supply("schedule", instantiate(config, "schedule"), optimizer, **lengths)
     steps_alone("optimizer", optimizer)
     steps_alone("schedule", schedule)
     return optimizer, schedule
+
+
+def build_regularizer(config: Mapping[str, Any], model: torch.nn.Module, monitor: Monitor) -> Any:
+    return supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
 
 
 def instantiate(config: Mapping[str, Any], group: str) -> Any:
@@ -152,7 +160,7 @@ def dry_step(run: Run) -> Any:
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise ConfigError(f"task: its loss is {shapes(loss)}; expected is a scalar tensor")
         first = attempt("data", lambda: next(iter(scored(run, run.data.val())), None))
-        if first is None and hasattr(run.regularize, "monitor"):
+        if first is None and watches(run.regularize):
             raise ConfigError(
                 "regularize: there is no validation set to watch; give data.val_share, or regularize=none"
             )
@@ -162,6 +170,11 @@ def dry_step(run: Run) -> Any:
                 said = f"no score {run.monitor.name!r} to monitor; {nearest(run.monitor.name, names)}"
                 raise ConfigError(f"{said} Give monitor= and mode=max or min")
     return batch
+
+
+def watches(regularizer: Any) -> bool:
+    """Whether it needs scores to decide by."""
+    return hasattr(regularizer, "monitor") or any(map(watches, getattr(regularizer, "parts", ())))
 
 
 def shapes(value: Any) -> str:

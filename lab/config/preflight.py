@@ -9,7 +9,16 @@ from typing import Any, Protocol
 import torch
 
 from lab.config.asked import Asked
-from lab.config.build import attempt, build, build_model, build_optimizer, dry_step, instantiate, paced, supply
+from lab.config.build import (
+    attempt,
+    build,
+    build_model,
+    build_optimizer,
+    build_regularizer,
+    dry_step,
+    instantiate,
+    paced,
+)
 from lab.config.check import GROUPS, check, check_group
 from lab.config.errors import ConfigError
 from lab.config.report import Graph, Report
@@ -98,7 +107,7 @@ def try_part(group: str, config: Mapping[str, Any], run: Run, batch: Any) -> Non
     elif group == "augment":
         attempt(group, lambda: next(feed(replace(run, augment=instantiate(config, group)), 0)))
     elif group == "regularize":
-        supply(group, instantiate(config, group), model=run.model, monitor=monitor)
+        build_regularizer(config, run.model, monitor)
     else:
         groups = attempt("finetune_strategy", partial(instantiate(config, "finetune_strategy"), run.model))
         build_optimizer(config, groups, attempt("", partial(paced, settings, run.data)))

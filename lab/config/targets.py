@@ -26,7 +26,11 @@ OWN = {
     "logger": "lab.record.tensorboard",
 }
 # what a class must have to be of a group that has no base class
-METHODS = {"data": ("batches", "val", "test"), "task": ("loss", "score"), "regularize": ("step", "scored", "seen")}
+METHODS = {
+    "data": ("batches", "val", "test"),
+    "task": ("loss", "score"),
+    "regularize": ("state_dict", "load_state_dict", "step"),
+}
 # functions that make what a config may ask for, and are neither ours nor annotated with what they make
 LISTED = {"torchvision.models._api.get_model", "timm.models._factory.create_model"}
 

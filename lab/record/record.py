@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from torch import nn
+
 from lab.metrics import Scores, finite
 from lab.names import overall
 from lab.record import checkpoints, pictures
@@ -14,7 +16,7 @@ from lab.record.files import write_atomically
 from lab.record.status import Diverged
 from lab.record.tensorboard import NoTensorBoard, forget_after
 from lab.run import Cadence, Run, Step
-from lab.train.loop import due
+from lab.train.loop import due, scored_model
 from lab.train.state import restore, snapshot
 
 
@@ -155,16 +157,16 @@ class Record:
         last = self.checkpoints / "last.pt"
         checkpoints.save(last, state, keep=last.with_name("previous.pt"))
 
-    def recall(self, run: Run) -> tuple[int, Scores]:
-        """The final weights into the scored model; their step and validation scores."""
-        chosen = self.last
+    def recall(self, run: Run) -> tuple[int, Scores, nn.Module]:
+        """The step and the validation scores of the final weights, and the model that has them."""
+        chosen, model = self.last, scored_model(run)
         if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
             best = checkpoints.load(self.checkpoints / "best.pt")
             if best["step"] != self.best["step"]:
                 raise checkpoints.Corrupt(f"best.pt is of step {best['step']}, the best was {self.best['step']}")
-            run.regularize.scored(run.model).load_state_dict(best["model"])
+            model.load_state_dict(best["model"])
             chosen = self.best
-        return chosen["step"] or run.cadence.steps, Scores(chosen["scores"])
+        return chosen["step"] or run.cadence.steps, Scores(chosen["scores"]), model
 
     def close(self) -> None:
         self.writer.close()

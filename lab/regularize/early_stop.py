@@ -5,8 +5,6 @@ Source: Prechelt 1998, Early Stopping - But When?
 
 from typing import Any
 
-from torch import nn
-
 from lab.metrics import Monitor
 
 
@@ -23,12 +21,6 @@ class EarlyStop:
     @property
     def stopped(self) -> bool:
         return self.without >= self.patience
-
-    def step(self, model: nn.Module) -> None:
-        pass
-
-    def scored(self, model: nn.Module) -> nn.Module:
-        return model
 
     def seen(self, scores: dict[str, float]) -> None:
         score = scores[self.monitor.name]

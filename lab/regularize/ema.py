@@ -17,8 +17,6 @@ class EMA:
     Buffers (a normalisation's statistics) are copied, not averaged.
     """
 
-    stopped = False
-
     def __init__(self, model: nn.Module, decay: float):
         if not 0 <= decay < 1:
             raise ValueError(f"decay {decay} is not in [0, 1)")
@@ -36,9 +34,6 @@ class EMA:
 
     def scored(self, model: nn.Module) -> nn.Module:
         return self.average
-
-    def seen(self, scores: dict[str, float]) -> None:
-        pass
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken, "average": self.average.state_dict()}

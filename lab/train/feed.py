@@ -1,12 +1,14 @@
 """Batches on their way from the data set to the model: to the device, augmented, prepared."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import torch
 
 from lab.augment.none import none
 from lab.run import Batch, Run
 from lab.streams import stream
+from lab.train.micro import counted
 
 
 def feed(run: Run, after: int) -> Iterator[Batch]:
@@ -39,6 +41,22 @@ def scored(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
     prepare = preparation(run)
     for batch in batches:
         yield prepare(run.hardware.move(batch))
+
+
+def one_epoch(run: Run) -> Iterator[Batch]:
+    """The training batches of the first epoch, as the data set has them, not augmented."""
+    plain = getattr(run.data, "plain", run.data.batches)
+    return islice(plain(0), run.cadence.steps_per_epoch)
+
+
+def of_training(run: Run) -> Iterator[Batch]:
+    """Of those, as many as validate, counted in examples, or all where there are not so many."""
+    wanted = sum(counted(batch) or 0 for batch in run.data.val())
+    for batch in one_epoch(run):
+        if wanted <= 0:
+            return
+        wanted -= counted(batch) or 1
+        yield batch
 
 
 def preparation(run: Run) -> Callable[[Batch], Batch]:

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from lab.metrics import Scores
+from lab.names import overall
 from lab.run import Batch, Run, Step
 from lab.streams import seed_all, stream
-from lab.train.feed import feed, scored
-from lab.train.micro import at_once, in_parts
+from lab.train.feed import feed, of_training, one_epoch, scored
+from lab.train.meter import Meter
+from lab.train.micro import at_once, counted, in_parts
+from lab.train.phases import Promise, phases, thaw
 
 Trainer = Callable[[Run, int], Iterator[Step]]
 Pulse = Callable[[int], str | None]
@@ -24,20 +27,27 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
     """
     scaler, size, parameters = run.hardware.scaler, run.hardware.micro_batch, run.trainable
     backward = at_once if size is None else partial(in_parts, size=size)
-    training_mode(run.model)
+    begins, promise, examples = {after + 1, *phases(run)}, None, None
     if after == 0:
         seed_all(stream(run.seed, "dropout"))  # what the model itself draws, on any device
     for n, batch in enumerate(feed(run, after), start=after + 1):
-        loss = backward(run, batch)
+        if n in begins:
+            thaw(run, n)
+            training_mode(run.model)
+            promise, examples = Promise(run), counted(batch)
+        loss = run.regularize.backward(partial(backward, run, batch))
         scaler.unscale_(run.optimizer)
+        run.regularize.penalise(run.model)
         norm = run.clip(parameters)
         scaler.step(run.optimizer)
         scaler.update()
         run.schedule.step()
+        if promise:
+            promise = promise.check()
         for parameter in parameters:  # as optimizer.zero_grad, at a tenth of its cost on small models
             parameter.grad = None
         run.regularize.step(run.model)
-        yield Step(n, loss.detach(), norm)
+        yield Step(n, loss.detach(), norm, examples)
 
 
 def unasked(step: int) -> None:
@@ -55,8 +65,8 @@ class Record(Protocol):
     def scores(self, run: Run, n: int, scores: Scores, /) -> None: ...
     def save(self, run: Run, step: Step, /) -> None: ...
 
-    def recall(self, run: Run, /) -> tuple[int, Scores]:
-        """Bring the scored weights to the run's final ones and give their step and validation scores."""
+    def recall(self, run: Run, /) -> tuple[int, Scores, nn.Module]:
+        """The step of the run's final weights, their validation scores, and the model that has them."""
         ...
 
 
@@ -68,25 +78,40 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = u
     """Train to the end and score it: the validation set on the way, the test set once, with the final weights.
 
     pulse: asked after every step; a reason to stop saves the state and raises Stopped.
+    Gives the final weights' scores, `split/name`: on val and test; on train, where there is a val, on as many examples
+    as that has, and how far apart the two are, `gap/name`; and what a step cost on this machine, `hardware/name`.
     """
     after = record.restore(run)
+    meter = Meter(run.hardware)
     for step in () if run.regularize.stopped else trainer(run, after):
         record.step(run, step)
+        meter.step(step)
         if due(step.n, run.cadence.eval_every, run.cadence.steps):
-            scores = evaluate(run, pulse=pulse)
-            run.regularize.seen(scores)
-            record.scores(run, step.n, scores)
+            with meter.paused():
+                scores = evaluate(run, pulse=pulse)
+                run.regularize.seen(scores)
+                record.scores(run, step.n, scores)
         reason = pulse(step.n)
         if due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped or reason:
-            record.save(run, step)
+            with meter.paused():
+                record.save(run, step)
         if run.regularize.stopped:
             break
         if reason and step.n < run.cadence.steps:
             raise Stopped(f"{reason} after step {step.n}")
-    n, val = record.recall(run)
-    test = evaluate(run, "test", pulse)
+    costs = meter.results()
+    n, val, model = record.recall(run)
+    test = evaluate(run, "test", pulse, model)
     record.scores(run, n, test)
-    return {**val, **test}
+    return {**val, **test, **generalisation(run, val, pulse, model), **costs}
+
+
+def generalisation(run: Run, val: Scores, pulse: Pulse, model: nn.Module) -> dict[str, float]:
+    """`train/name` for the scores of `val`, its augmentation off too, and `gap/name`, train minus val."""
+    train = evaluate(run, "train", pulse, model) if val else Scores({})
+    found = {name: value for name, value in train.items() if overall(name)}
+    pairs = {name.partition("/")[2]: (value, val.get(name.replace("train/", "val/"))) for name, value in found.items()}
+    return found | {f"gap/{name}": ours - theirs for name, (ours, theirs) in pairs.items() if theirs is not None}
 
 
 def due(n: int, every: int, steps: int) -> bool:
@@ -94,18 +119,19 @@ def due(n: int, every: int, steps: int) -> bool:
     return n % every == 0 or n == steps
 
 
-def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked) -> Scores:
-    """Scores on `val` or `test`, named `split/name`, of the weights that the run's regularizer wants scored.
+def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked, model: nn.Module | None = None) -> Scores:
+    """Scores on `val`, `test` or a part of `train`, named `split/name`, of `model`, or else of the weights that the
+    run's regularizer wants scored.
 
     pulse: told of every batch, so that a long scoring is not taken for a hang.
     """
 
     def batches() -> Iterator[Batch]:
-        for batch in scored(run, getattr(run.data, split)()):
+        for batch in scored(run, of_training(run) if split == "train" else getattr(run.data, split)()):
             pulse(0)
             yield batch
 
-    model = run.regularize.scored(run.model).eval()
+    model = (model or scored_model(run)).eval()
     # not inference_mode: what a model caches while it is scored may be needed in training
     with torch.no_grad(), run.hardware.autocast():
         scores = run.task.score(model, batches())
@@ -113,9 +139,33 @@ def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked) -> Scores:
     return (scores if isinstance(scores, Scores) else Scores(scores)).of(split)
 
 
+def scored_model(run: Run) -> nn.Module:
+    """The weights that the run's regularizer wants scored; where they are an average, with running statistics of their
+    own, taken anew from an epoch of training batches (Izmailov et al. 2018, arXiv:1803.05407, sec. 3.2)."""
+    model = run.regularize.scored(run.model)
+    moving = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if not run.regularize.stale or not moving:
+        return model
+    model.eval()
+    momenta = [part.momentum for part in moving]
+    for part in moving:
+        part.reset_running_stats()
+        part.momentum = None  # the mean of all batches
+        part.train()
+    with torch.no_grad(), run.hardware.autocast():
+        for batch in scored(run, one_epoch(run)):
+            run.task.loss(model, batch)
+    for part, momentum in zip(moving, momenta, strict=True):
+        part.momentum = momentum
+    return model
+
+
 def training_mode(model: nn.Module) -> None:
-    """`model.train()`, but normalisations below a module that is frozen whole keep their running statistics."""
+    """`model.train()`, but normalisations below a module that is frozen whole keep their running statistics, unless the
+    strategy has set `moving_statistics` on the model."""
     model.train()
+    if getattr(model, "moving_statistics", False):
+        return
     for module in model.modules():
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):

@@ -70,6 +70,14 @@ def num_examples(batch: Batch) -> int:
     )
 
 
+def counted(batch: Batch) -> int | None:
+    """As num_examples, None where the batch does not tell."""
+    try:
+        return num_examples(batch)
+    except ValueError:
+        return None
+
+
 def length(leaf: Any) -> int | str:
     if not isinstance(leaf, Tensor):
         return f"that of a {type(leaf).__name__}"

@@ -1,0 +1,68 @@
+"""The phases of a strategy: which groups train from when on, and whether each does what it says."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lab.run import Run
+
+
+def phases(run: Run) -> list[int]:
+    """The first step of each phase."""
+    return sorted({first_step(group, run) for group in run.optimizer.param_groups})
+
+
+def first_step(group: dict, run: Run) -> int:
+    """The first step in which a group trains: that which begins its `from_epoch`."""
+    return int(-(-group.get("from_epoch", 0) * run.cadence.steps_per_epoch // 1)) + 1
+
+
+def thaw(run: Run, n: int) -> None:
+    """Freeze the groups whose time has not come by step n, let the others train."""
+    for group in run.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(n >= first_step(group, run))
+
+
+class Promise:
+    """That every parameter which is to train gets a gradient, and that none of the others moves.
+
+    A method that trains nothing (an adapter on a weight that the forward pass does not read) looks like one that does
+    not help; here it is an error.
+    """
+
+    def __init__(self, run: Run):
+        named = dict(run.model.named_parameters())
+        ours = {id(p) for p in run.trainable}
+        self.training = {name: p for name, p in named.items() if id(p) in ours and p.requires_grad}
+        self.frozen = {name: p for name, p in named.items() if name not in self.training}
+        self.before = sums(self.frozen.values())
+
+    def check(self) -> None:
+        """To be asked once, after a step, while its gradients are there. Raises ValueError with what is broken."""
+        without = [name for name, p in self.training.items() if p.grad is None]
+        # who trains everything has not named what the forward pass does not use
+        if without and (self.frozen or len(without) == len(self.training)):
+            raise ValueError(
+                f"finetune_strategy is to train {listed(without)}, but no gradient reached it: the model's forward "
+                "pass does not use it. Name other modules, or finetune_strategy=full"
+            )
+        after = sums(self.frozen.values())
+        moved = [name for name, a, b in zip(self.frozen, self.before, after, strict=True) if a != b]
+        if moved:
+            raise ValueError(f"finetune_strategy is to leave {listed(moved)} as it is, but the first step moved it")
+
+
+def sums(parameters: Iterable[nn.Parameter]) -> list[int]:
+    """Of each one's bits, as integers: what has changed in a bit has another sum."""
+    found = [bits(p.detach()).sum(dtype=torch.int64) for p in parameters]
+    return torch.stack([total.cpu() for total in found]).tolist() if found else []
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
