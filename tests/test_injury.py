@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import ROOT, Ended
+from tests.conftest import ROOT, Ended, scores
 
 SHORT = "experiment=mishaps/short"
 SLOW = "data.pause=0.03"  # long enough for a test to see a run under way
@@ -122,8 +122,8 @@ def frozen(value: Any) -> Any:
 def bits(run: Path) -> dict[str, Any]:
     """All that a run comes to."""
     states = {name: torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True) for name in ("last", "best")}
-    texts = {name: (run / name).read_text() for name in ("metrics.jsonl", "results.json")}
-    return {**texts, **frozen(states)}
+    text = (run / "metrics.jsonl").read_text()
+    return {"metrics.jsonl": text, "results.json": scores(read(run / "results.json")), **frozen(states)}
 
 
 def by_seed(runs: Sequence[Path]) -> dict[int, dict[str, Any]]:

@@ -38,7 +38,10 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluated(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """Scores of the run's final weights on `val` and `test`. Raises ConfigError where there are none to trust."""
+    """Scores of the run's final weights on `val`, `test` and a part of `train`, as in its results.
+
+    Raises ConfigError where there are none to trust.
+    """
     state = read_status(directory)["state"]
     if state != "done":
         raise ConfigError(f"{directory} is {state}, not done; the command that started it goes on with it")
@@ -47,13 +50,14 @@ def evaluated(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
     config = overridden(read_config(directory), overrides)
     from lab.config.build import build, dry_step
     from lab.config.check import check
-    from lab.train.loop import evaluate
+    from lab.train.loop import evaluate, generalisation
 
     check(config, (directory / ".hydra" / "config.yaml").read_text())
     run = build(config)
     model = final_model(run, directory)
     dry_step(run)
-    return {**evaluate(run, "val", model=model), **evaluate(run, "test", model=model)}
+    val = evaluate(run, "val", model=model)
+    return {**val, **evaluate(run, "test", model=model), **generalisation(run, val, model=model)}
 
 
 def final_model(run: Any, directory: Path) -> Any:

@@ -48,3 +48,17 @@ def described(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str,
             }
         )
     return rows
+
+
+def in_words(rows: Sequence[Mapping[str, Any]], total: int) -> list[str]:
+    """The rows of `described` as lines: what is trained in all, then each group."""
+    trained = sum(row["parameters"] for row in rows)
+    lines = [f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"]
+    names = max(len(row["name"]) for row in rows)
+    counts = max(len(f"{row['parameters']:,}") for row in rows)
+    for row in rows:
+        later = f"  from epoch {row['from_epoch']:g}" if row["from_epoch"] else ""
+        lines.append(
+            f"  {row['name']:<{names}}  {row['parameters']:>{counts},}  {row['share']:>7.2%}  lr {row['lr']:.3g}{later}"
+        )
+    return lines

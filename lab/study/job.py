@@ -208,12 +208,24 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms)
         record.inputs(batch)
 
     with (terms.show or Console)(run.cadence.steps) as console:
+        if not terms.show:
+            for line in trained_groups(asked, directory):
+                console.note(line)
         record = Record(directory, console, instantiate(asked.config, "logger"), introduce)
         try:
             trainer = partial(profiled, directory=directory) if asked.config.get("profile") else train
             return execute(run, record, trainer, terms.pulse)
         finally:
             record.close()
+
+
+def trained_groups(asked: Asked, directory: Path) -> list[str]:
+    """What the strategy trains, in a line each group."""
+    from lab.finetune.groups import in_words
+
+    found = read_json(directory / "manifest.json")
+    first, *groups = in_words(found["groups"], found["parameters"])
+    return [f"finetune_strategy={asked.choices.get('finetune_strategy')} {first}", *groups]
 
 
 def policy(config: Mapping[str, Any]) -> Policy:

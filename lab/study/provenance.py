@@ -62,11 +62,14 @@ def manifest(
 ) -> dict[str, Any]:
     from lab.streams import NAMES, stream
 
+    from lab.finetune.groups import described
+
     found = dict(around or surroundings())
     found["command"] = list(map(redacted_text, found["command"]))
     if found["git"]:
         found["git"] = {**found["git"], "diff": redacted_text(found["git"]["diff"])}
     before = read_json(directory / "manifest.json", {})
+    total = sum(p.numel() for p in run.model.parameters())
     segment, exactness = next_segment(run, started, found, before.get("segments", []))
     data = str(asked.config["data"].get("folder", ""))
     return {
@@ -80,8 +83,9 @@ def manifest(
         "choices": {group: option for group, option in asked.choices.items() if not group.startswith("hydra/")},
         "seed": run.seed,
         "seeds": {name: stream(run.seed, name) for name in NAMES},
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": total,
         "trainable": sum(p.numel() for p in run.trainable),
+        "groups": described(run.optimizer.param_groups, total),
         "device": segment["device"],
         "threads": segment["threads"],
         "started": before.get("started", started),

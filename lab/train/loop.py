@@ -106,7 +106,7 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = u
     return {**val, **test, **generalisation(run, val, pulse, model), **costs}
 
 
-def generalisation(run: Run, val: Scores, pulse: Pulse, model: nn.Module) -> dict[str, float]:
+def generalisation(run: Run, val: Scores, pulse: Pulse = unasked, model: nn.Module | None = None) -> dict[str, float]:
     """`train/name` for the scores of `val`, its augmentation off too, and `gap/name`, train minus val."""
     train = evaluate(run, "train", pulse, model) if val else Scores({})
     found = {name: value for name, value in train.items() if overall(name)}
