@@ -72,14 +72,14 @@ def reached(run: Path) -> int:
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """What is not the same in the metrics, the results and every tensor of the last checkpoints."""
+    """What is not the same in the metrics, the scores and every tensor of the last checkpoints."""
     import torch
 
     from lab.record.checkpoints import load
 
     found = []
     for name in ("metrics.jsonl", "results.json"):
-        left, right = ((run / name).read_text().splitlines() for run in (a, b))
+        left, right = (scored_lines(run / name) for run in (a, b))
         found += [f"{name}: {one} then {other}" for one, other in zip(left, right, strict=False) if one != other][:3]
         if len(left) != len(right):
             found.append(f"{name} has {len(left)} lines, then {len(right)}")
@@ -90,6 +90,11 @@ def differences(a: Path, b: Path) -> list[str]:
         if not (torch.equal(one, other) if both else one == other):  # type: ignore[arg-type]
             found.append(f"checkpoint: {name} is not the same")
     return found
+
+
+def scored_lines(path: Path) -> list[str]:
+    """Without those of what the steps cost, which no two runs share."""
+    return [line for line in path.read_text().splitlines() if '"hardware/' not in line]
 
 
 def leaves(value: object, name: str = "") -> dict[str, object]:
