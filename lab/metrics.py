@@ -64,22 +64,28 @@ class ClassificationCounts:
         self.in_top5 += (above < 5).sum()
 
     def scores(self, classes: Sequence[str]) -> Scores:
-        """accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>, and the confusion table.
+        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>, and
+        the confusion table.
 
-        A class that has no example has no accuracy.
+        A class that has no example has no accuracy. balanced_accuracy: the mean of those that there are, so that no
+        class rules by its size (Brodersen et al. 2010, doi:10.1109/ICPR.2010.764, for two classes).
         """
         confusion = self.confusion.view(self.num_classes, self.num_classes).cpu()
         right, of = confusion.diagonal(), confusion.sum(1)
         total = int(of.sum())
         if not total:
             return Scores({})
-        scores = {"accuracy": int(right.sum()) / total, "cross_entropy": float(self.cross_entropy) / total}
-        if self.num_classes > 5:
-            scores["top5"] = int(self.in_top5) / total
-        scores |= {
+        of_class = {
             f"accuracy/{name}": int(hits) / int(num) for name, hits, num in zip(classes, right, of, strict=True) if num
         }
-        return Scores(scores, {"confusion": confusion.tolist()})
+        scores = {
+            "accuracy": int(right.sum()) / total,
+            "balanced_accuracy": sum(of_class.values()) / len(of_class),
+            "cross_entropy": float(self.cross_entropy) / total,
+        }
+        if self.num_classes > 5:
+            scores["top5"] = int(self.in_top5) / total
+        return Scores(scores | of_class, {"confusion": confusion.tolist()})
 
 
 def finite(scores: dict[str, float]) -> bool:

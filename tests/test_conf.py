@@ -36,8 +36,9 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         if not available:
             assert lab("train", f"hardware={option}").code == 2
             pytest.skip("this machine has no such device; that it says so was checked")
-    if folder == "experiments" or config == "conf/data/cifar10":
-        overrides = [f"paths.data={request.getfixturevalue('real_data')}", "data.limit=300"]
+    if folder == "experiments" or config in ("conf/data/cifar10", "conf/data/bccd_cells"):
+        limit = ["data.limit=300"] if "cifar10" in config else []
+        overrides = [f"paths.data={request.getfixturevalue('real_data')}", *limit]
     if config == "conf/data/image_folder":
         pictures(tmp_path / "pictures")
     if folder == "experiments":

@@ -4,15 +4,20 @@ from itertools import islice
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import balanced_accuracy_score
 
+from lab.data.bccd import CLASSES, bccd_cells
 from lab.data.cifar10 import cifar10
 from lab.data.digits import digits
 from lab.data.image_folder import image_folder
 from lab.data.in_memory import Examples, InMemory
-from lab.data.order import split
+from lab.data.order import balanced, split
 from lab.data.streamed import Streamed
 from lab.data.synthetic import synthetic
+from lab.metrics import ClassificationCounts
 
 
 def numbered(num: int, **options) -> InMemory:
@@ -55,6 +60,62 @@ def test_batches_after_a_position_are_those_of_an_unbroken_pass():
 def test_a_set_smaller_than_a_batch_is_one_batch():
     data = numbered(5, val_share=0)
     assert [len(next(data.batches())[1]), data.steps_per_epoch] == [5, 1]
+
+
+def test_a_few_examples_are_as_many_of_each_class_as_there_are():
+    labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 20)[torch.randperm(73)]
+    for num, counts in ((3, [1, 1, 1]), (9, [3, 3, 3]), (15, [6, 3, 6]), (50, [27, 3, 20]), (73, [50, 3, 20])):
+        chosen = balanced(labels, num, seed=0)
+        assert labels[chosen].bincount().tolist() == counts
+        assert len(set(chosen.tolist())) == num
+    assert sorted(labels[balanced(labels, 10, seed=0)].bincount().tolist()) == [3, 3, 4]
+
+
+def test_a_few_examples_are_drawn_from_the_seed_and_part_of_a_larger_draw():
+    labels = torch.arange(1000) % 10
+    few = balanced(labels, 20, seed=1)
+    assert torch.equal(few, balanced(labels, 20, seed=1))
+    assert not torch.equal(few, balanced(labels, 20, seed=2))
+    assert set(few.tolist()) < set(balanced(labels, 37, seed=1).tolist())
+    assert len({tuple(balanced(labels, 20, seed=seed).tolist()) for seed in range(50)}) == 50
+
+
+def test_few_training_examples_leave_validation_and_test_as_they_were():
+    few, all_of_them = digits(16, seed=3, train_examples=100), digits(16, seed=3)
+    assert few.splits["train"].labels.bincount().tolist() == [10] * 10
+    assert few.steps_per_epoch == 6
+    for part in ("val", "test"):
+        assert torch.equal(few.splits[part].inputs, all_of_them.splits[part].inputs)
+    known = {bytes(image.numpy()) for image in all_of_them.splits["train"].inputs}
+    assert {bytes(image.numpy()) for image in few.splits["train"].inputs} < known
+
+
+@pytest.mark.parametrize("num", [0, -1, 1295])
+def test_more_training_examples_than_there_are_is_an_error_that_counts_them(num):
+    with pytest.raises(ValueError, match=rf"train_examples={num} is not from 1 to 1294.*null takes them all"):
+        digits(16, seed=0, train_examples=num)
+
+
+def test_digits_in_colour_are_the_same_digits_resized():
+    small, large = digits(64, seed=0), digits(64, seed=0, shape=[3, 32, 32])
+    raw = torch.from_numpy(load_digits().images).mul(255 / 16).round().to(torch.uint8)[:, None]
+    assert torch.equal(small.splits["test"].inputs, raw[split(1797, 0.2, seed=0)[1]])
+    images = large.splits["test"].inputs
+    assert images.shape == (359, 3, 32, 32)
+    assert torch.equal(images[:, 0], images[:, 2])
+    assert torch.equal(small.splits["test"].labels, large.splits["test"].labels)
+    resized = F.interpolate(small.splits["test"].inputs.double(), (32, 32), mode="bilinear")
+    assert (resized - images[:, :1]).abs().max() <= 1  # rounded to uint8 once, not twice
+    batch, _ = large.prepare((images, large.splits["test"].labels))
+    assert torch.allclose(batch, (images / 255 - 0.305) / 0.376, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"shape": [2, 8, 8]}, {"shape": [8, 8]}, {"shape": [3, 8, 8], "mean": [0.5, 0.5]}, {"num_classes": 9}]
+)
+def test_facts_that_no_digits_can_have_are_refused(facts):
+    with pytest.raises(ValueError, match=r"gray|channels|10 classes"):
+        digits(64, seed=0, **facts)
 
 
 class Noisy:
@@ -110,6 +171,89 @@ def test_cifar10_says_what_to_place_where(tmp_path):
         cifar10(str(tmp_path), batch_size=50, seed=0)
 
 
+def test_bccd_gives_single_cells_in_the_official_splits(real_data):
+    data = bccd_cells(str(real_data / "bccd" / "BCCD"), batch_size=50, seed=0)
+    # the boxes in the files, but for an RBC without area in train and one in val
+    counts = [part.labels.bincount().tolist() for part in data.splits.values()]
+    assert counts == [[2382 - 1, 214, 209], [968 - 1, 87, 83], [805, 71, 69]]
+    assert data.splits["test"].inputs.shape == (945, 3, 32, 32)
+    # red cells are redder than they are blue, white cells have a dark blue nucleus
+    red, _, blue = (data.splits["test"].inputs[:, :, 8:24, 8:24].float().mean((2, 3))).unbind(1)
+    red_cells, white_cells, _ = ((data.splits["test"].labels == label) for label in range(3))
+    assert (red > blue)[red_cells].float().mean() > 0.9
+    assert (blue > red)[white_cells].float().mean() > 0.9
+
+
+def test_a_few_cells_are_balanced_and_leave_validation_and_test_as_they_were(real_data):
+    few, all_of_them = (
+        bccd_cells(str(real_data / "bccd" / "BCCD"), 50, seed=0, train_examples=num) for num in (60, None)
+    )
+    assert few.splits["train"].labels.bincount().tolist() == [20, 20, 20]
+    assert all(torch.equal(few.splits[part].inputs, all_of_them.splits[part].inputs) for part in ("val", "test"))
+
+
+def smear(root, boxes: str, head: str = "") -> str:
+    """BCCD with one image of 40 x 30 in each split, the same in all: a red square on white at (4, 3) to (12, 9)."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    image = Image.new("RGB", (40, 30), "white")
+    image.paste((255, 0, 0), (4, 3, 12, 9))
+    image.save(root / "JPEGImages" / "A.jpg", quality=100, subsampling=0)
+    (root / "Annotations" / "A.xml").write_text(f"{head}<annotation>{boxes}</annotation>")
+    for part in ("train", "val", "test"):
+        (root / "ImageSets" / "Main" / f"{part}.txt").write_text("A\n")
+    return str(root)
+
+
+def box(name: str, left: int, top: int, right: int, bottom: int) -> str:
+    sides = f"<xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
+    return f"<object><name>{name}</name><bndbox>{sides}</bndbox></object>"
+
+
+def test_a_crop_is_the_square_around_its_box_moved_into_the_image(tmp_path):
+    boxes = [box("WBC", 4, 3, 12, 9), box("RBC", 4, 3, 4, 9), box("Platelets", 0, 0, 40, 30)]
+    data = bccd_cells(smear(tmp_path, "".join(boxes)), 2, seed=0, shape=[3, 8, 8], margin=0)
+    images, labels = data.splits["train"]
+    assert [CLASSES[label] for label in labels] == ["WBC", "Platelets"], "a box without area is no cell"
+    red = images[0, 1].lt(128).float()  # 8 x 8 from row 2: a white row, six red ones, a white one
+    assert red.mean(1).tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
+    assert images[1].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "head", "message"),
+    [
+        (box("Platelet", 4, 3, 12, 9), "", "A.xml is not .*'Platelet'; did you mean 'Platelets'"),
+        ("<object><name>RBC</name></object>", "", "A.xml is not an annotation"),
+        ("<object>", "", "A.xml is not an annotation"),
+        (box("RBC", 4, 3, 41, 9), "", r"\(4, 3, 41, 9\) lies outside .*A.jpg, which is 40 pixels wide, 30 high"),
+        (box("RBC", 4, 3, 12, 9), '<!DOCTYPE a [<!ENTITY x "y">]>', "A.xml has a DOCTYPE"),
+    ],
+)
+def test_an_annotation_that_cannot_be_trusted_is_refused_by_its_file(tmp_path, boxes, head, message):
+    with pytest.raises(ValueError, match=message):
+        bccd_cells(smear(tmp_path, boxes, head), 2, seed=0)
+
+
+def test_bccd_says_what_to_place_where(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"place JPEGImages, Annotations and ImageSets .* data\.folder="):
+        bccd_cells(str(tmp_path), batch_size=50, seed=0)
+
+
+def test_balanced_accuracy_is_scikit_learns():
+    torch.manual_seed(0)
+    labels = torch.multinomial(torch.tensor([0.85, 0.1, 0.05, 0.0]), 500, replacement=True)
+    logits = torch.randn(500, 4) + 1.5 * F.one_hot(labels, 4)
+    counts = ClassificationCounts(4, labels.device)
+    for part in zip(logits.split(64), labels.split(64), strict=True):
+        counts.add(*part)
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        expected = balanced_accuracy_score(labels, logits.argmax(1))
+    scores = counts.scores(["a", "b", "c", "d"])
+    assert scores["balanced_accuracy"] == pytest.approx(expected)
+    assert scores["balanced_accuracy"] != pytest.approx(scores["accuracy"], abs=0.01)
+
+
 @pytest.fixture
 def flowers(tmp_path):
     """Two classes of pictures, 40x30 and red or blue."""
@@ -152,3 +296,15 @@ def test_a_test_class_unknown_to_training_is_refused(flowers):
     (flowers / "test" / "rose").mkdir()
     with pytest.raises(ValueError, match="did you mean 'roses'"):
         image_folder(str(flowers), **FACTS, batch_size=4, seed=0)
+
+
+def test_a_few_images_of_a_folder_are_the_same_in_memory_and_streamed(flowers):
+    options = {**FACTS, "batch_size": 10, "seed": 0, "workers": 0, "train_examples": 10}
+    for (images, labels), (images_again, labels_again) in zip(
+        islice(image_folder(str(flowers), **options).batches(), 3),
+        islice(image_folder(str(flowers), **options, in_memory_mb=0).batches(), 3),
+        strict=True,
+    ):
+        assert torch.equal(images, images_again)
+        assert torch.equal(labels, labels_again)
+        assert labels.bincount().tolist() == [5, 5]

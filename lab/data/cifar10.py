@@ -21,6 +21,7 @@ def cifar10(
     seed: int,
     *,
     val_share: float = 0.1,
+    train_examples: int | None = None,
     limit: int | None = None,
     download: bool = False,
     num_classes: int = 10,
@@ -32,7 +33,7 @@ def cifar10(
     """Read from `folder`: `train.parquet` and `test.parquet` (columns `img: struct<bytes, path>`, `label: int64`)
     where they are, else torchvision's `cifar-10-batches-py`, fetched into `folder` only with `download`.
 
-    limit: read only so many examples from the head of either file.
+    limit: read only so many examples from the head of either file.  train_examples: see `InMemory`.
     Raises FileNotFoundError that says what to place where; ConnectionError where a download fails; ValueError for
     facts that are not CIFAR-10's.
     """
@@ -43,7 +44,15 @@ def cifar10(
     read = from_parquet if (Path(folder) / "train.parquet").is_file() else from_archive
     train, test = (read(Path(folder), split, limit, download) for split in ("train", "test"))
     return InMemory(
-        train, test, val_share=val_share, batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes
+        train,
+        test,
+        val_share=val_share,
+        train_examples=train_examples,
+        batch_size=batch_size,
+        seed=seed,
+        mean=mean,
+        std=std,
+        classes=classes,
     )
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import split
+from lab.data.standardize import check_channels
 
 
 def digits(
@@ -19,6 +21,7 @@ def digits(
     *,
     val_share: float = 0.1,
     test_share: float = 0.2,
+    train_examples: int | None = None,
     num_classes: int = 10,
     shape: Sequence[int] = (1, 8, 8),
     classes: Sequence[str] = tuple("0123456789"),
@@ -27,19 +30,24 @@ def digits(
 ) -> InMemory:
     """The test set is the same for every seed; what is left is split by the seed's split stream.
 
-    num_classes, shape: facts that a config's other nodes read; ValueError where they are not 10 and (1, 8, 8).
+    shape: (C, H, W), the size to which they are resized (bilinear), with the gray repeated over 1 or 3 channels.
+    train_examples: of what is left after validation, balanced over the classes; see `InMemory`.
+    num_classes: a fact that a config's other nodes read; ValueError where it is not 10.
     """
-    if list(shape) != [1, 8, 8] or num_classes != 10:
-        raise ValueError(f"the digits are 10 classes of shape [1, 8, 8], not {num_classes} of {list(shape)}")
+    if num_classes != 10:
+        raise ValueError(f"the digits are 10 classes, not {num_classes}; leave data.num_classes out")
+    check_channels(shape, mean, std)
     raw: Any = load_digits()
-    # 17 levels of gray, 0 to 16, spread over uint8
-    images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    gray = torch.from_numpy(raw.images).unsqueeze(1)  # 17 levels, 0 to 16, to be spread over uint8
+    resized = F.interpolate(gray, list(shape[1:]), mode="bilinear", antialias=True)
+    images = resized.mul(255 / 16).round().to(torch.uint8).repeat(1, shape[0], 1, 1)
     everything = Examples(images, torch.from_numpy(raw.target).long())
     kept, test = split(len(images), test_share, seed=0)
     return InMemory(
         everything.take(kept),
         everything.take(test),
         val_share=val_share,
+        train_examples=train_examples,
         batch_size=batch_size,
         seed=seed,
         mean=mean,

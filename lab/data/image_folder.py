@@ -9,7 +9,8 @@ from torch.utils.data import Dataset, Subset
 
 from lab.data.decode import decode, watched
 from lab.data.in_memory import Examples, InMemory
-from lab.data.order import split
+from lab.data.order import balanced, split
+from lab.data.standardize import check_channels
 from lab.data.streamed import Indexable, Streamed
 from lab.names import nearest
 
@@ -26,19 +27,21 @@ def image_folder(
     std: list[float],
     classes: list[str],
     val_share: float = 0.1,
+    train_examples: int | None = None,
     random_crop: bool = False,
     in_memory_mb: int = 2000,
     workers: int = 2,
 ) -> InMemory | Streamed:
     """Images in `folder/<split>/<class>/`, their shorter side resized and their middle cropped to shape (C, H, W).
 
-    val_share: of `train`, held out where there is no `folder/val`.  random_crop: training images are random resized
-    crops (Szegedy et al. 2015, arXiv:1409.4842) instead.  in_memory_mb: sets up to so many megabytes are decoded once
-    and held in memory; larger ones, and those with random crops, stream through `workers` processes.
+    val_share: of `train`, held out where there is no `folder/val`.  train_examples: train on so many of what is left,
+    balanced over the classes (`order.balanced`).  random_crop: training images are random resized crops (Szegedy et al.
+    2015, arXiv:1409.4842) instead.  in_memory_mb: sets up to so many megabytes are decoded once and held in memory;
+    larger ones, and those with random crops, stream through `workers` processes.
     Raises FileNotFoundError for a missing folder, ValueError where the classes are not those of the folders.
     """
     check_facts(Path(folder), num_classes, shape, mean, std, classes)
-    sets = splits(Path(folder), classes, shape, val_share, random_crop, seed)
+    sets = splits(Path(folder), classes, shape, val_share, train_examples, random_crop, seed)
     facts = {"batch_size": batch_size, "seed": seed, "mean": mean, "std": std, "classes": classes}
     megabytes = sum(map(len, sets)) * torch.Size(shape).numel() / 1e6
     if megabytes > in_memory_mb or random_crop:
@@ -52,24 +55,31 @@ def check_facts(
 ):
     if len(classes) != num_classes:
         raise ValueError(f"num_classes is {num_classes}, but {root / 'train'} has {len(classes)}: {', '.join(classes)}")
-    if shape[0] not in (1, 3) or not len(mean) == len(std) == shape[0]:
-        raise ValueError(
-            f"shape {list(shape)} has {shape[0]} channels, mean and std have {len(mean)} and {len(std)}; give 1 (gray) "
-            f"or 3 channels and as many numbers, such as data.mean=[0.5] data.std=[0.25]"
-        )
+    check_channels(shape, mean, std)
 
 
 def splits(
-    root: Path, classes: list[str], shape: list[int], val_share: float, random_crop: bool, seed: int
+    root: Path,
+    classes: list[str],
+    shape: list[int],
+    val_share: float,
+    train_examples: int | None,
+    random_crop: bool,
+    seed: int,
 ) -> tuple[Indexable, Indexable, Indexable]:
     """Training, validation and test images."""
     middle = Middle(shape)
     train = Images(root / "train", classes, Crop(shape) if random_crop else middle)
     test = Images(root / "test", classes, middle)
     if (root / "val").is_dir():
-        return train, Images(root / "val", classes, middle), test
-    kept, held_out = (part.tolist() for part in split(len(train), val_share, seed))
-    return Subset(train, kept), Subset(Images(root / "train", classes, middle), held_out), test
+        kept, val = torch.arange(len(train)), Images(root / "val", classes, middle)
+    else:
+        kept, held_out = split(len(train), val_share, seed)
+        val = Subset(Images(root / "train", classes, middle), held_out.tolist())
+    if train_examples is not None:
+        labels = torch.tensor([label for _, label in train.files])
+        kept = kept[balanced(labels[kept], train_examples, seed)]
+    return Subset(train, kept.tolist()), val, test
 
 
 class Images(Dataset):

@@ -26,6 +26,9 @@ class InMemory:
     """Train, validation and test examples as tensors, shuffled and batched by position.
 
     train: split into training and validation by `val_share` and the seed's split stream, unless `val` is given.
+    train_examples: train on so many of what is then left, balanced over the classes (`order.balanced`). Validation and
+    test stay as they are, so that settings compare: a validation set may then be larger than what is trained on, and
+    what is chosen by it has seen that many labels more. `val_share` makes it small.
     mean, std: of each channel, in units where the largest uint8 is 1; `prepare` takes uint8 inputs to float32 with
     them. Inputs that are not uint8 are left as they are.
     """
@@ -39,6 +42,7 @@ class InMemory:
         seed: int,
         val: Examples | None = None,
         val_share: float = 0.1,
+        train_examples: int | None = None,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         classes: Sequence[str] | None = None,
@@ -48,6 +52,8 @@ class InMemory:
             train, val = train.take(kept), train.take(held_out)
         if not len(train.labels):
             raise ValueError("no training examples")
+        if train_examples is not None:
+            train = train.take(order.balanced(train.labels, train_examples, seed))
         self.splits = {"train": train, "val": val, "test": test}
         self.batch_size, self.seed, self.classes = batch_size, seed, classes
         self.steps_per_epoch = order.steps_per_epoch(len(train.labels), batch_size)

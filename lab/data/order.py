@@ -17,6 +17,27 @@ def split(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tenso
     return shuffled[num_val:].sort().values, shuffled[:num_val].sort().values
 
 
+def balanced(labels: Tensor, num_examples: int, seed: int) -> Tensor:
+    """Indices of `num_examples` of the labels (N,), sorted: as many of each class as of any other, or one fewer, and
+    all of a class that has not so many.
+
+    Drawn from the seed's split stream; a smaller draw is part of a larger one.
+    Raises ValueError where there are not so many labels.
+    """
+    if not 1 <= num_examples <= len(labels):
+        raise ValueError(
+            f"train_examples={num_examples} is not from 1 to {len(labels)}, which is how many there are to train on; "
+            f"null takes them all"
+        )
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "split", 1))
+    by_class = labels[shuffled].argsort(stable=True)
+    sizes = labels.bincount()
+    # how many of the same class come before each: the first of every class are drawn, then the second of every class
+    before = torch.empty_like(by_class)
+    before[by_class] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return shuffled[before.argsort(stable=True)[:num_examples]].sort().values
+
+
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Full batches in one pass; a set smaller than one batch is one batch."""
     if batch_size < 1:

@@ -14,9 +14,12 @@ def synthetic(
     num_examples: int = 1024,
     noise: float = 0.5,
     val_share: float = 0.1,
+    train_examples: int | None = None,
 ) -> InMemory:
     """num_examples: of training, and a quarter as many of test.  noise: its standard deviation beside the
     prototypes' of 1; at 0.5 a linear classifier gets nearly all right, at 10 hardly any.
+
+    train_examples: see `InMemory`.
 
     The same images for every seed, so that seeds compare; labels are balanced.
     """
@@ -35,6 +38,7 @@ def synthetic(
         train,
         test,
         val_share=val_share,
+        train_examples=train_examples,
         batch_size=batch_size,
         seed=seed,
         mean=[0.5] * shape[0],

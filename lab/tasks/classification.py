@@ -32,7 +32,8 @@ class Classification:
         return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
 
     def score(self, model: Model, batches: Iterable[Batch]) -> Scores:
-        """accuracy, top5, cross_entropy (without smoothing), accuracy/<class>; empty where there is no batch."""
+        """accuracy, balanced_accuracy, top5, cross_entropy (without smoothing), accuracy/<class>; empty where there is
+        no batch."""
         counts = None
         for inputs, labels in batches:
             if counts is None:

@@ -1,0 +1,130 @@
+"""Single blood cells, cut from the smear images of BCCD: red cells, white cells and platelets.
+
+Source: Shenggan & Cosmic 2018, BCCD Dataset (MIT licence), 364 images with 4,888 boxes in the format of Pascal VOC.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+
+from lab.data.decode import decode, watched
+from lab.data.in_memory import Examples, InMemory
+from lab.data.order import balanced
+from lab.data.standardize import check_channels
+from lab.names import nearest
+
+CLASSES = ("RBC", "WBC", "Platelets")
+
+
+class Cell(NamedTuple):
+    """box: left, top, right, bottom in pixels."""
+
+    image: Path
+    box: tuple[int, int, int, int]
+    label: int
+
+
+def bccd_cells(
+    folder: str,
+    batch_size: int,
+    seed: int,
+    *,
+    train_examples: int | None = None,
+    margin: float = 0.1,
+    num_classes: int = 3,
+    shape: Sequence[int] = (3, 32, 32),
+    classes: Sequence[str] = CLASSES,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+) -> InMemory:
+    """Square crops around the boxes in `folder`, resized to shape (C, H, W), in the official splits: cells of one image
+    lie in one split.
+
+    train_examples: train on so many, balanced over the classes (`order.balanced`), of which RBC has 85 %; validation
+    and test stay as they are, so monitor `val/balanced_accuracy`.  margin: around a box, in shares of its longer side.
+    Two boxes have no area and are left out, an RBC of BloodImage_00343 (train) and one of BloodImage_00338 (val).
+    Raises FileNotFoundError that says what to place where; ValueError for facts that are not BCCD's, for files that are
+    not annotations, and for a box that lies outside its image.
+    """
+    if num_classes != len(CLASSES) or list(classes) != list(CLASSES):
+        raise ValueError(f"BCCD's cells are {list(CLASSES)}, not {num_classes} classes {list(classes)}")
+    check_channels(shape, mean, std)
+    if margin < 0:
+        raise ValueError(f"margin {margin} is negative; give a share of a box's side, such as 0.1")
+    root = Path(folder)
+    train, val, test = (annotated(root, part) for part in ("train", "val", "test"))
+    if train_examples is not None:
+        chosen = balanced(torch.tensor([cell.label for cell in train]), train_examples, seed)
+        train = [train[index] for index in chosen]
+    train, val, test = (cut(cells, shape, margin) for cells in (train, val, test))
+    return InMemory(train, test, val=val, batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes)
+
+
+def annotated(root: Path, part: str) -> list[Cell]:
+    """The cells of one split, those of an image together. Boxes without area are none."""
+    names = root / "ImageSets" / "Main" / f"{part}.txt"
+    if not names.is_file():
+        raise FileNotFoundError(
+            f"no {names.name} in {names.parent.resolve()}: place JPEGImages, Annotations and ImageSets of BCCD "
+            f"(Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}; data.folder= or LAB_DATA= looks elsewhere"
+        )
+    return [
+        Cell(root / "JPEGImages" / f"{name}.jpg", box, label)
+        for name in names.read_text().split()
+        for box, label in objects(root / "Annotations" / f"{name}.xml")
+        if box[0] < box[2] and box[1] < box[3]
+    ]
+
+
+def objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
+    """The boxes and labels in a file of Pascal VOC's format."""
+    # decoded here, so that no encoding hides a DOCTYPE, without which XML has no entities to expand
+    text = path.read_text(encoding="utf-8")
+    if "<!DOCTYPE" in text:
+        raise ValueError(f"{path} has a DOCTYPE, which annotations have not; take it out if you trust the file")
+    try:
+        return [read_object(element) for element in ElementTree.fromstring(text).iter("object")]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(f"{path} is not an annotation in Pascal VOC's format: {error}") from error
+
+
+def read_object(element: ElementTree.Element) -> tuple[tuple[int, int, int, int], int]:
+    name = element.findtext("name", "")
+    if name not in CLASSES:
+        raise ValueError(f"no class {name!r}; {nearest(name, CLASSES)}")
+    left, top, right, bottom = (
+        int(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
+    )
+    return (left, top, right, bottom), CLASSES.index(name)
+
+
+def cut(cells: list[Cell], shape: Sequence[int], margin: float) -> Examples:
+    """The crops of the cells, each image decoded once."""
+    from torchvision.transforms.v2 import functional as F
+
+    crops = torch.empty(len(cells), *shape, dtype=torch.uint8)
+    images = [(path, list(group)) for path, group in groupby(enumerate(cells), key=lambda numbered: numbered[1].image)]
+    for path, numbered in watched(images, len(images)):
+        image = decode(path)
+        for number, cell in numbered:
+            top, left, side = square(cell, image, margin)
+            crop = F.resized_crop(image, top, left, side, side, list(shape[1:]), antialias=True)
+            crops[number] = F.rgb_to_grayscale(crop) if shape[0] == 1 else crop
+    return Examples(crops, torch.tensor([cell.label for cell in cells]))
+
+
+def square(cell: Cell, image: Tensor, margin: float) -> tuple[int, int, int]:
+    """Top, left and side in pixels of the square around a cell's box with its margin, moved into the image (3, H, W)
+    where it would stick out, and no larger than that."""
+    height, width = image.shape[1:]
+    left, top, right, bottom = cell.box
+    if min(left, top) < 0 or right > width or bottom > height:
+        raise ValueError(f"the box {cell.box} lies outside {cell.image}, which is {width} pixels wide, {height} high")
+    side = min(round(max(right - left, bottom - top) * (1 + 2 * margin)), height, width)
+    top, left = (round((low + high - side) / 2) for low, high in ((top, bottom), (left, right)))
+    return min(max(top, 0), height - side), min(max(left, 0), width - side), side
