@@ -6,7 +6,7 @@ Source: Liu et al. 2024, arXiv:2402.09353, eq. 5, with the norm held constant in
 import torch
 from torch import Tensor, nn
 
-from lab.finetune.lora import LoRA, adapt, lora
+from lab.finetune.lora import adapt, adapted, lora
 
 
 def dora(
@@ -23,18 +23,16 @@ def dora(
     what makes one output (the column of the paper's W, which multiplies from the right; the row of torch's).
     """
     groups = lora(model, rank, alpha, targets, head, train_head)
-    magnitudes: list[nn.Parameter] = []
-    for module in list(model.modules()):
-        for name, parts in dict(getattr(module, "parametrizations", {})).items():
-            if isinstance(parts[0], LoRA):
-                magnitude = Magnitude(getattr(module, name).detach(), parts[0].transposed is not None)
-                adapt(module, name, magnitude)
-                magnitudes.append(magnitude.magnitude)
+    magnitudes = []
+    for _, module, name, change in adapted(model):
+        part = Magnitude(getattr(module, name).detach(), change.transposed is not None)
+        adapt(module, name, part)
+        magnitudes.append(part.magnitude)
     return [groups[0], {"name": "magnitude", "params": magnitudes}, *groups[1:]]
 
 
 class Magnitude(nn.Module):
-    """From a weight V to magnitude * V / |V|, with a norm and a magnitude for each output.  transposed: V is (in, out)"""
+    """From a weight V to magnitude * V / |V|, a norm and a magnitude for each output.  transposed: V is (in, out)."""
 
     def __init__(self, weight: Tensor, transposed: bool = False):
         super().__init__()

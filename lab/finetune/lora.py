@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from lab.finetune.groups import train_only
 from lab.models.blocks import head_name, matching
@@ -40,7 +40,7 @@ def lora(
         adapt(
             module, name, LoRA(module.get_parameter(name), rank, alpha, transposed(module), isinstance(module, EMBED))
         )
-    parts = [part for module in model.modules() if isinstance(module, LoRA) for part in module.parameters()]
+    parts = [parameter for *_, part in adapted(model) for parameter in part.parameters()]
     return train_only(model, {"lora": parts, "head": model.get_submodule(head).parameters() if train_head else []})
 
 
@@ -51,6 +51,8 @@ class LoRA(nn.Module):
     mixes them. As the authors' code, A starts Kaiming-uniform and B at zero; an embedding's A at zero, B normal.
     transposed: W is (in, out).
     """
+
+    scale: Tensor
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, transposed: bool = False, embedding: bool = False):
         super().__init__()
@@ -143,14 +145,26 @@ def adapt(module: nn.Module, name: str, part: nn.Module) -> None:
     """Parametrize the tensor of that name by `part`."""
     register_parametrization(module, name, part)
     if isinstance(module, nn.RNNBase):
-        # recurrent layers compute with a list of their tensors, gathered once; the class is this module's own by now
-        kind = type(module)
-        setattr(kind, "_flat_weights", property(gathered, lambda module, value: None))
-        for keep in ("_init_flat_weights", "_update_flat_weights", "flatten_parameters"):
-            setattr(kind, keep, lambda module: None)
+        # it computes with a list of its tensors, gathered once: from now on gathered at each call
+        for attribute, instead in GATHERED.items():
+            setattr(type(module), attribute, instead)  # a class of this module alone, made by register_parametrization
         vars(module).pop("_flat_weights", None)
-        module._flat_weight_refs = []
 
 
-def gathered(module: nn.RNNBase) -> list[Tensor]:
-    return [getattr(module, name) for name in module._flat_weights_names]
+def adapted(model: nn.Module) -> list[tuple[str, nn.Module, str, LoRA]]:
+    """Every weight that LoRA has adapted: the module's name, the module, the tensor's name, and what adapts it."""
+    return [
+        (name, module, tensor, parts[0])
+        for name, module in model.named_modules()
+        if is_parametrized(module)
+        for tensor, parts in module.parametrizations.items()  # type: ignore[union-attr,operator]
+        if isinstance(parts[0], LoRA)
+    ]
+
+
+GATHERED = {
+    "_flat_weights": property(
+        lambda module: [getattr(module, name) for name in module._flat_weights_names], lambda module, value: None
+    ),
+    **dict.fromkeys(("_init_flat_weights", "_update_flat_weights", "flatten_parameters"), lambda module: None),
+}
