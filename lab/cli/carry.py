@@ -165,7 +165,8 @@ def conclude(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "not sta
     keys = swept_keys([job.asked.overrides for job in plan.jobs])
     found = table(plan.own, keys)
     metrics = dict.fromkeys(name for job in plan.own for name in results(job) if overall(name))
-    columns = sorted(metrics, key=lambda name: not name.startswith("test/"))
+    logged = [name for name in metrics if not name.startswith("hardware/")]  # the others are scalars of the runs
+    columns = sorted(logged, key=lambda name: not name.startswith("test/"))
     try:
         found.write(plan.directory)
         write_columns(plan.directory, [hparams(job.asked) for job in plan.own], columns)

@@ -14,6 +14,7 @@ from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.names import nearest
 from lab.optim.clip import clipping
+from lab.optim.decay import spare
 from lab.regularize.chain import Chain
 from lab.run import Cadence, Data, Run, Schedule, cadence
 from lab.streams import seed_all, seeded, stream
@@ -33,7 +34,7 @@ def build(config: Mapping[str, Any]) -> Run:
     optimizer, schedule = build_optimizer(config, groups, pace)
     parts = {
         "augment": instantiate(config, "augment"),
-        "regularize": Chain([build_regularizer(config, model, monitor), say]),
+        "regularize": Chain([build_regularizer(config, model, monitor, pace), say]),
         "hardware": hardware,
         "clip": attempt("", partial(clipping, settings.max_norm)),
         "monitor": monitor,
@@ -69,7 +70,13 @@ def build_model(
 def build_optimizer(
     config: Mapping[str, Any], groups: list[dict[str, Any]], pace: Cadence
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+    spared = config["weight_decay_on"] == "matrices"
+    optimizer = attempt("optimizer", partial(instantiate(config, "optimizer"), spare(groups) if spared else groups))
+    if spared and not all("weight_decay" in group for group in optimizer.param_groups):
+        raise ConfigError(
+            f"weight_decay_on=matrices: {type(optimizer).__name__} has no weight decay to spare any of; "
+            "give weight_decay_on=all"
+        )
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
     lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
@@ -79,8 +86,9 @@ def build_optimizer(
     return optimizer, schedule
 
 
-def build_regularizer(config: Mapping[str, Any], model: torch.nn.Module, monitor: Monitor) -> Any:
-    return supply("regularize", instantiate(config, "regularize"), model=model, monitor=monitor)
+def build_regularizer(config: Mapping[str, Any], model: torch.nn.Module, monitor: Monitor, pace: Cadence) -> Any:
+    of_run = {"model": model, "monitor": monitor, "steps": pace.steps, "steps_per_epoch": pace.steps_per_epoch}
+    return supply("regularize", instantiate(config, "regularize"), **of_run)
 
 
 def instantiate(config: Mapping[str, Any], group: str) -> Any:

@@ -18,7 +18,7 @@ SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
     "optimizer": (1, ()),  # parameter groups
     "schedule": (1, ("steps", "T_max", "total_steps")),  # optimizer; by torch's names for the run's length
     "finetune_strategy": (1, ()),  # model
-    "regularize": (0, ("model", "monitor")),
+    "regularize": (0, ("model", "monitor", "steps", "steps_per_epoch")),
     "logger": (1, ()),  # directory
 }
 OPEN_NODES = ("paths", "search", "sweep")

@@ -107,7 +107,7 @@ def try_part(group: str, config: Mapping[str, Any], run: Run, batch: Any) -> Non
     elif group == "augment":
         attempt(group, lambda: next(feed(replace(run, augment=instantiate(config, group)), 0)))
     elif group == "regularize":
-        build_regularizer(config, run.model, monitor)
+        build_regularizer(config, run.model, monitor, attempt("", partial(paced, settings, run.data)))
     else:
         groups = attempt("finetune_strategy", partial(instantiate(config, "finetune_strategy"), run.model))
         build_optimizer(config, groups, attempt("", partial(paced, settings, run.data)))

@@ -8,6 +8,8 @@ class Settings:
     """Lengths and cadences are in optimizer steps; None for eval_every and save_every is once an epoch.
 
     steps: of the run; None for `epochs` times the data's steps per epoch.  max_norm: of the gradients, clipped to it.
+    weight_decay_on: the parameters that the optimizer's weight decay is for, `all` or `matrices`, which spares norms and
+    biases.
     monitor, mode: the score that chooses the best weights, and whether `max` or `min` is better.  final: the weights
     scored on the test set, `best` or `last`.  again: run anew what is done.  overfit: train
     on the first batch alone.  profile: trace a few steps.
@@ -20,6 +22,7 @@ class Settings:
     save_every: int | None
     log_every: int
     max_norm: float | None
+    weight_decay_on: str
     monitor: str
     mode: str
     final: str
@@ -32,6 +35,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not a positive number")
+        if self.weight_decay_on not in ("all", "matrices"):
+            raise ValueError(f"weight_decay_on={self.weight_decay_on} is not all or matrices")
 
 
 @dataclass(frozen=True)

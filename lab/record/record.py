@@ -136,7 +136,9 @@ class Record:
         for name, table in scores.tables.items():
             if name.startswith("test/") or new_tenth(run.cadence, n):
                 self.table(run, n, name, table)
-        self.console.line(n, run.cadence.epoch(n), {name: value for name, value in scores.items() if overall(name)})
+        gap = run.monitor.name.replace("val/", "gap/", 1)
+        few = {name: value for name, value in scores.items() if overall(name) and (name == gap or looked_at(name))}
+        self.console.line(n, run.cadence.epoch(n), few)
         if run.monitor.name.split("/")[0] in {name.split("/")[0] for name in scores}:
             self.last = {"step": n, "scores": dict(scores)}
             self.keep_best(run, n, scores)
@@ -148,7 +150,7 @@ class Record:
         # of equal scores the later one: it has trained longer
         if run.monitor.better(score, self.best["score"]) or score == self.best["score"]:
             self.best = {"score": score, "step": n, "scores": dict(scores)}
-            weights = run.regularize.scored(run.model).state_dict()
+            weights = scored_model(run).state_dict()
             checkpoints.save(self.checkpoints / "best.pt", {"model": weights, **self.best})
 
     def save(self, run: Run, step: Step) -> None:
@@ -191,6 +193,11 @@ class Record:
         picture = pictures.grid(batch[0]) if isinstance(batch, tuple | list) else None
         if picture:
             self.writer.image(0, "inputs", pictures.png(picture), picture.size)
+
+
+def looked_at(name: str) -> bool:
+    """Whether a score is of a split that a run is judged by."""
+    return name.startswith(("val/", "test/"))
 
 
 def new_tenth(cadence: Cadence, n: int) -> bool:

@@ -15,7 +15,7 @@ class Chain:
     penalise(model): add to the gradients, unscaled and not yet clipped.
     step(model): after each optimizer step.
     scored(model) -> model: the weights that are scored and kept.  stale: whether the running statistics of what
-    `scored` gives have to be taken anew from the training data.
+    `scored` gives have to be taken anew from the training data.  refreshed(): told when they have been.
     seen(scores), stopped: of each evaluation, and whether that was the last one.
     state_dict(), load_state_dict(state): what it carries from step to step.
     """
@@ -48,6 +48,11 @@ class Chain:
         for part in self.steps:
             part.step(model)
 
+    def refreshed(self) -> None:
+        for part in self.parts:
+            if hasattr(part, "refreshed"):
+                part.refreshed()
+
     def scored(self, model: nn.Module) -> nn.Module:
         for part in self.averages:
             model = part.scored(model)
@@ -65,11 +70,19 @@ class Chain:
             part.load_state_dict(state[f"{n}_{type(part).__name__}"])
 
 
-def chain(model: nn.Module, monitor: Any, regularizers: Sequence[Callable[..., Any]]) -> Chain:
-    """Each of `regularizers`, made with what it takes of the model and the monitor, one after the other."""
-    given = {"model": model, "monitor": monitor}
+def chain(
+    model: nn.Module, monitor: Any, steps: int, steps_per_epoch: int, regularizers: Sequence[Callable[..., Any]]
+) -> Chain:
+    """Each of `regularizers`, made with what it takes of the run and is not given, one after the other.
+
+    Of several that average, the last one's weights are scored.
+    """
+    of_run = {"model": model, "monitor": monitor, "steps": steps, "steps_per_epoch": steps_per_epoch}
     made = []
-    for make in regularizers:
+    for number, make in enumerate(regularizers):
+        if not callable(make):
+            raise ValueError(f"regularizers.{number} is made already; give it _partial_: true")
         takes = inspect.signature(make).parameters
-        made.append(make(**{name: value for name, value in given.items() if name in takes}))
+        given = make.keywords if isinstance(make, partial) else {}
+        made.append(make(**{name: of_run[name] for name in of_run if name in takes and name not in given}))
     return Chain(made)

@@ -16,7 +16,7 @@ from lab.study.plan import Job, results, state
 @dataclass(frozen=True)
 class Table:
     """header: the columns.  rows: their values, None where there is none.  best: the directory of the best run.
-    few: the columns that matter most, for a terminal.
+    few: the columns that matter most, for a person; the others are in the CSV.
     """
 
     header: Sequence[str]
@@ -31,7 +31,8 @@ class Table:
         return text.getvalue()
 
     def markdown(self) -> str:
-        lines = [self.header, ["---"] * len(self.header), *self.text()]
+        header, *rows = self.short()
+        lines = [header, ["---"] * len(header), *rows]
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
     def text(self) -> list[list[str]]:
@@ -76,7 +77,9 @@ def table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
         for job, status, scores in ordered
     ]
     best = ordered[0][0].directory if ordered and ordered[0][1]["state"] == "done" else None
-    scores = [n for n in shown if n in monitored or n.replace("test/", "val/", 1) in monitored]
+    # what was never looked at, what was, and how far that is below what was learnt
+    few = [n.replace("val/", f"{split}/", 1) for n in monitored for split in ("test", "val", "gap")]
+    scores = [n for n in dict.fromkeys(few) if n in shown]
     return Table(header, rows, best, ["n", *keys, "state", *(scores or shown[:2]), "seconds", "id"])
 
 

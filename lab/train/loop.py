@@ -6,11 +6,12 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lab.metrics import Scores
 from lab.names import overall
 from lab.run import Batch, Run, Step
-from lab.streams import seed_all, stream
+from lab.streams import seed_all, seeded, stream
 from lab.train.feed import feed, of_training, one_epoch, scored
 from lab.train.meter import Meter
 from lab.train.micro import at_once, counted, in_parts
@@ -102,15 +103,22 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: Pulse = u
     costs = meter.results()
     n, val, model = record.recall(run)
     test = evaluate(run, "test", pulse, model)
-    record.scores(run, n, test)
-    return {**val, **test, **generalisation(run, val, pulse, model), **costs}
+    apart = generalisation(run, val, model, pulse)
+    record.scores(run, n, Scores({**test, **apart}, test.tables))
+    return {**val, **test, **apart, **costs}
 
 
-def generalisation(run: Run, val: Scores, pulse: Pulse = unasked, model: nn.Module | None = None) -> dict[str, float]:
-    """`train/name` for the scores of `val`, its augmentation off too, and `gap/name`, train minus val."""
+def generalisation(run: Run, val: Scores, model: nn.Module, pulse: Pulse = unasked) -> dict[str, float]:
+    """`train/name` on as many training examples as validate, and `gap/name`: train minus val, the scores of `val`.
+
+    The more a model overfits, the further above 0 is the gap of an accuracy, and the further below 0 that of a loss.
+    Nothing is augmented: what is compared differs only in having been trained on.
+    """
     train = evaluate(run, "train", pulse, model) if val else Scores({})
     found = {name: value for name, value in train.items() if overall(name)}
-    pairs = {name.partition("/")[2]: (value, val.get(name.replace("train/", "val/"))) for name, value in found.items()}
+    pairs = {
+        name.partition("/")[2]: (value, val.get(name.replace("train/", "val/", 1))) for name, value in found.items()
+    }
     return found | {f"gap/{name}": ours - theirs for name, (ours, theirs) in pairs.items() if theirs is not None}
 
 
@@ -131,7 +139,7 @@ def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked, model: nn.Mod
             pulse(0)
             yield batch
 
-    model = (model or scored_model(run)).eval()
+    model = (model or scored_model(run, pulse)).eval()
     # not inference_mode: what a model caches while it is scored may be needed in training
     with torch.no_grad(), run.hardware.autocast():
         scores = run.task.score(model, batches())
@@ -139,25 +147,35 @@ def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked, model: nn.Mod
     return (scores if isinstance(scores, Scores) else Scores(scores)).of(split)
 
 
-def scored_model(run: Run) -> nn.Module:
-    """The weights that the run's regularizer wants scored; where they are an average, with running statistics of their
-    own, taken anew from an epoch of training batches (Izmailov et al. 2018, arXiv:1803.05407, sec. 3.2)."""
+def scored_model(run: Run, pulse: Pulse = unasked) -> nn.Module:
+    """The weights that the run's regularizer wants scored.
+
+    An average of weights has seen no batch: where it is `stale`, its batch normalisations' running statistics become
+    the mean over an epoch of training batches, not augmented (Izmailov et al. 2018, arXiv:1803.05407, sec. 3.2), with
+    dropout off. Those that the strategy froze stay. That costs the forward passes of an epoch, of a data set without
+    `steps_per_epoch` those of the whole run, and leaves no trace in the run's streams of randomness.
+    """
     model = run.regularize.scored(run.model)
-    moving = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    if not run.regularize.stale or not moving:
+    if not run.regularize.stale:
         return model
-    model.eval()
+    training_mode(run.model)
+    own = {name for name, part in run.model.named_modules() if isinstance(part, _BatchNorm) and part.training}
+    moving = [part for name, part in model.named_modules() if isinstance(part, _BatchNorm) and name in own]
     momenta = [part.momentum for part in moving]
+    model.eval()
     for part in moving:
         part.reset_running_stats()
         part.momentum = None  # the mean of all batches
         part.train()
-    with torch.no_grad(), run.hardware.autocast():
-        for batch in scored(run, one_epoch(run)):
+    # a data set of one's own may draw while it is read
+    with seeded(stream(run.seed, "statistics")), torch.no_grad(), run.hardware.autocast():
+        for batch in scored(run, one_epoch(run)) if moving else ():
             run.task.loss(model, batch)
+            pulse(0)
     for part, momentum in zip(moving, momenta, strict=True):
         part.momentum = momentum
-    return model
+    run.regularize.refreshed()
+    return model.eval()
 
 
 def training_mode(model: nn.Module) -> None:

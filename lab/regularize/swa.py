@@ -1,0 +1,59 @@
+"""Stochastic weight averaging: the equal mean of the weights along the end of the run, scored in place of the last.
+
+Source: Izmailov et al. 2018, arXiv:1803.05407, Alg. 1.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_swa_multi_avg_fn
+
+
+class SWA:
+    """average <- (average * taken + weights) / (taken + 1), at step `start` and every `every` steps (Alg. 1's c) after.
+
+    start: share of the run. Until then the model itself is scored.  every: steps; None: an epoch.
+    The paper keeps the learning rate high while it averages, constant or cyclic; that is the schedule's business:
+    schedule=constant, or schedule=wsd with schedule.decay_share=0. An average along a rate that has decayed to nothing
+    is the last weights.
+
+    The average has seen no batch, so its batch normalisations' statistics are taken anew before it is scored (`stale`):
+    an epoch's forward passes, once for each change of the average that is scored. Other buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module, steps: int, steps_per_epoch: int, start: float, every: int | None = None):
+        if not 0 <= start <= 1:
+            raise ValueError(f"start {start} is not a share of the run; give a number from 0 to 1")
+        if every is not None and every < 1:
+            raise ValueError(f"every={every} is not a positive number of steps; null is once an epoch")
+        self.start, self.every = round(start * steps), every or steps_per_epoch
+        self.steps_seen, self.taken, self.stale = 0, 0, False
+        self.average = deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def step(self, model: nn.Module) -> None:
+        self.steps_seen += 1
+        since = self.steps_seen - self.start
+        if since < 0 or since % self.every:
+            return
+        get_swa_multi_avg_fn()(list(self.average.parameters()), list(model.parameters()), self.taken)
+        for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+        self.taken += 1
+        self.stale = self.taken > 1  # of one, the statistics are its own
+
+    def scored(self, model: nn.Module) -> nn.Module:
+        return self.average if self.taken else model
+
+    def refreshed(self) -> None:
+        self.stale = False
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"steps_seen": self.steps_seen, "taken": self.taken, "stale": self.stale}
+        return {**counts, "average": self.average.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps_seen, self.taken, self.stale = state["steps_seen"], state["taken"], state["stale"]
+        self.average.load_state_dict(state["average"])
