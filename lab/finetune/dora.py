@@ -3,9 +3,12 @@
 Source: Liu et al. 2024, arXiv:2402.09353, eq. 5, with the norm held constant in the backward pass (sec. 4.3).
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from lab.finetune.adapter import load_adapter
 from lab.finetune.lora import adapt, adapted, lora
 
 
@@ -16,6 +19,7 @@ def dora(
     targets: list[str] | None = None,
     head: str | None = None,
     train_head: bool = True,
+    adapter: str | None = None,
 ) -> list[dict]:
     """As `lora`, of which the options are, with a third group, `magnitude`: one number m for each output of a weight.
 
@@ -28,6 +32,8 @@ def dora(
         part = Magnitude(getattr(module, name).detach(), change.transposed is not None)
         adapt(module, name, part)
         magnitudes.append(part.magnitude)
+    if adapter:
+        load_adapter(model, Path(adapter))
     return [groups[0], {"name": "magnitude", "params": magnitudes}, *groups[1:]]
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +24,28 @@ def lora(
     targets: list[str] | None = None,
     head: str | None = None,
     train_head: bool = True,
+    adapter: str | None = None,
 ) -> list[dict]:
     """Each weight W of the targets becomes W + alpha / rank * B A. Groups: `lora`, the A's and B's, and `head`.
 
     targets: patterns over the names of modules (`layer3.*`, `*.attn.qkv`): linear layers, convolutions, attention,
     recurrent layers and embeddings; None: all of them that are neither embeddings nor in the head.  head: a submodule's
     name; None: the model's last block. With train_head it is trained whole, and no target; else it stays as it is.
+    adapter: a folder of peft's or of `lab adapter` to start from, of the same rank, alpha and targets.
 
     The weights are parametrized, not the modules wrapped: what reads a weight past its module's forward, as attention
     does, finds the changed one. Its price is that a step computes B A and the whole weight's gradient, and that the
     dropout on A's input, which some of the paper's runs use, cannot be had.
     Raises ValueError for a rank below 1, and for a pattern that matches nothing, with what there is.
     """
+    from lab.finetune.adapter import load_adapter  # which builds on this module
+
     head = head_name(model, head)
     for module, name in chosen(model, targets, head, train_head):
-        adapt(
-            module, name, LoRA(module.get_parameter(name), rank, alpha, transposed(module), isinstance(module, EMBED))
-        )
+        weight = module.get_parameter(name)
+        adapt(module, name, LoRA(weight, rank, alpha, transposed(module), isinstance(module, EMBED)))
+    if adapter:
+        load_adapter(model, Path(adapter))
     parts = [parameter for *_, part in adapted(model) for parameter in part.parameters()]
     return train_only(model, {"lora": parts, "head": model.get_submodule(head).parameters() if train_head else []})
 
