@@ -1,0 +1,52 @@
+"""Where weights lie: in a file, or in a run of ours. Without torch: what only has to know the file reads none."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+RUN_ID = re.compile(r"[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file of weights.  sealed: the SHA-256 that it had when its run was done; None for any other file."""
+
+    file: Path
+    sealed: str | None = None
+
+
+def place(weights: str) -> Place | None:
+    """The file that `weights` means: itself, or the final weights of a run of ours by its directory or its id (8
+    characters, looked for in outputs/ or $LAB_OUTPUTS). None where it is no such thing: a name, or nothing.
+
+    Raises ValueError for a run that is not done.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return Place(path)
+    if (path / "status.json").is_file():
+        return of_run(path)
+    if RUN_ID.fullmatch(weights):
+        outputs = Path(os.environ.get("LAB_OUTPUTS", "outputs"))
+        found = sorted(outputs.glob(f"**/*-{weights}/status.json"))
+        return of_run(found[0].parent) if found else None
+    return None
+
+
+def of_run(directory: Path) -> Place:
+    """The weights that were scored at the run's end: the best ones, or the last."""
+    import yaml
+
+    status = json.loads((directory / "status.json").read_bytes())
+    if status["state"] != "done":
+        raise ValueError(
+            f"weights={directory} is a run that is {status['state']}, not done; the command that started it goes on "
+            f"with it, or give a checkpoint of it, such as {directory}/checkpoints/last.pt"
+        )
+    final = yaml.safe_load((directory / "config.yaml").read_text())["final"]
+    name = f"checkpoints/{final}.pt"
+    if not (directory / name).is_file():  # without a validation set nothing is best
+        name = "checkpoints/last.pt"
+    return Place(directory / name, status["sealed"].get(name))
