@@ -6,7 +6,7 @@ Source: Yosinski et al. 2014, arXiv:1411.1792.
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import block_names, head_name
+from lab.models.blocks import block_names, head_name, within
 
 
 def last_blocks(model: nn.Module, num_blocks: int, head: str | None = None) -> list[dict]:
@@ -17,7 +17,7 @@ def last_blocks(model: nn.Module, num_blocks: int, head: str | None = None) -> l
     Raises ValueError that lists the blocks where there are not so many, or no head of that name.
     """
     head = head_name(model, head)
-    body = [name for name in block_names(model) if not f"{name}.".startswith(f"{head}.")]
+    body = [name for name in block_names(model) if not within(name, head)]
     if not 0 <= num_blocks <= len(body):
         raise ValueError(f"num_blocks {num_blocks} is not from 0 to {len(body)}; before {head}: {', '.join(body)}")
     chosen = [p for name in body[len(body) - num_blocks :] for p in model.get_submodule(name).parameters()]

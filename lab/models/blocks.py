@@ -1,5 +1,6 @@
 """What a model is made of, by name: the blocks that its author stacked, its head, its normalisations."""
 
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -12,7 +13,7 @@ def block_names(model: nn.Module) -> list[str]:
     """The blocks that a model is a sequence of, in order, by name: what its author stacked, not the layers inside.
 
     Containers are opened, and modules around a stack (two or more modules of one kind in a container) as well; a
-    member of a container that is none itself is a block.
+    member of a container that is none itself is a block. A model without parts is one block, `""`, as torch names it.
     """
     names: list[str] = []
 
@@ -27,7 +28,7 @@ def block_names(model: nn.Module) -> list[str]:
             names.append(name)
 
     visit("", model, opened=True)
-    return names
+    return names or [""]
 
 
 # these classes themselves: a subclass is a module of its author's own making
@@ -57,14 +58,56 @@ def blocks(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def head_name(model: nn.Module, head: str | None = None) -> str:
-    """The name of the head: `head` itself, or the model's last block. Raises ValueError that lists the blocks where no
-    module has that name."""
-    names = block_names(model)
-    if head is None:
-        return names[-1]
-    if head not in dict(model.named_modules()):
-        raise ValueError(f"{type(model).__name__} has no module {head!r}; its blocks are: {', '.join(names)}")
-    return head
+    """The name of the head: `head` itself; None: the classifier that the model's configuration notes, as timm's do,
+    or else its last block. Raises ValueError that lists the blocks where no module has that name."""
+    if head is not None:
+        return module_name(model, head)
+    configuration = getattr(model, "pretrained_cfg", None)
+    noted = configuration.get("classifier") if isinstance(configuration, dict) else None
+    known = (name for name, _ in model.named_modules() if name and name == noted)
+    return next(known, block_names(model)[-1])
+
+
+def module_name(model: nn.Module, name: str) -> str:
+    """`name`, that of a module. Raises ValueError that lists the blocks where none has it."""
+    known = [known for known, _ in model.named_modules()]
+    if name not in known:
+        close = hint(name, known)
+        raise ValueError(
+            f"{type(model).__name__} has no module {name!r}; {close}its blocks are: {', '.join(block_names(model))}"
+        )
+    return name
+
+
+def body_and_head(
+    model: nn.Module, head: str | None = None
+) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
+    """The parameters of each block without the head's, in order, and the head's: every parameter once.
+
+    head: as for head_name.
+    """
+    top = list(model.get_submodule(head_name(model, head)).parameters())
+    own = {id(p) for p in top}
+    body = {name: [p for p in parameters if id(p) not in own] for name, parameters in blocks(model).items()}
+    return {name: parameters for name, parameters in body.items() if parameters}, top
+
+
+def stack(model: nn.Module, head: str | None = None) -> list[str]:
+    """The blocks that the model repeats, from the first to the last of the kind that it has most of, with what lies
+    between (a ConvNeXt's downsampling); none where no kind comes twice. The head is not among them."""
+    top = head_name(model, head)
+    body = [name for name in block_names(model) if not within(name, top)]
+    kinds = [type(model.get_submodule(name)) for name in body]
+    if len(kinds) == len(set(kinds)):
+        return []
+    kind = Counter(kinds).most_common(1)[0][0]
+    last = len(kinds) - kinds[::-1].index(kind)
+    return body[kinds.index(kind) : last]
+
+
+def within(name: str, module: str) -> bool:
+    """Whether `name` is that of `module` or of a part of it."""
+    return not module or f"{name}.".startswith(f"{module}.")
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
@@ -74,17 +117,23 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            close = nearest(pattern.replace("*", ""), names)
-            raise ValueError(f"{pattern!r} matches no {what}; {close} There is: {', '.join(names)}")
+            close = hint(pattern.replace("*", ""), names)
+            raise ValueError(f"{pattern!r} matches no {what}; {close}there is: {', '.join(names) or 'none'}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def hint(name: str, known: Sequence[str]) -> str:
+    """`did you mean X? `, or nothing where nothing is near."""
+    close = nearest(name, known)
+    return f"{close} " if close.startswith("did you mean") else ""
+
+
 def is_normalisation(module: nn.Module) -> bool:
-    """Whether a module is a normalisation of torch's, or of a library's own making by its name, with a scale or a
-    shift to train."""
+    """Whether a module is a normalisation with a scale or a shift to train: one of torch's, or of a library's own
+    making, which its name tells."""
     own = list(module.parameters(recurse=False))
-    named = isinstance(module, NORMALISATIONS) or "norm" in type(module).__name__.lower()
-    return named and bool(own) and all(p.dim() <= 1 for p in own)
+    named = "norm" in type(module).__name__.lower() and all(p.dim() <= 1 for p in own)
+    return bool(own) and (named or isinstance(module, NORMALISATIONS))
 
 
 NORMALISATIONS = (

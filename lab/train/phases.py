@@ -1,5 +1,6 @@
 """The phases of a strategy: which groups train from when on, and whether each does what it says."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -15,7 +16,8 @@ def phases(run: Run) -> list[int]:
 
 def first_step(group: dict, run: Run) -> int:
     """The first step in which a group trains: that which begins its `from_epoch`."""
-    return int(-(-group.get("from_epoch", 0) * run.cadence.steps_per_epoch // 1)) + 1
+    # rounded: 3 * 0.1 epochs of 10 steps are 3 steps, though 3.0000000000000004 in floating point
+    return math.ceil(round(group.get("from_epoch", 0) * run.cadence.steps_per_epoch, 6)) + 1
 
 
 def thaw(run: Run, n: int) -> None:
@@ -35,6 +37,7 @@ class Promise:
     def __init__(self, run: Run):
         named = dict(run.model.named_parameters())
         ours = {id(p) for p in run.trainable}
+        self.whole = all(id(p) in ours for p in named.values())  # sooner or later all of the model trains
         self.training = {name: p for name, p in named.items() if id(p) in ours and p.requires_grad}
         self.frozen = {name: p for name, p in named.items() if name not in self.training}
         self.before = sums(self.frozen.values())
@@ -43,7 +46,7 @@ class Promise:
         """To be asked once, after a step, while its gradients are there. Raises ValueError with what is broken."""
         without = [name for name, p in self.training.items() if p.grad is None]
         # who trains everything has not named what the forward pass does not use
-        if without and (self.frozen or len(without) == len(self.training)):
+        if without and (not self.whole or len(without) == len(self.training)):
             raise ValueError(
                 f"finetune_strategy is to train {listed(without)}, but no gradient reached it: the model's forward "
                 "pass does not use it. Name other modules, or finetune_strategy=full"
@@ -51,17 +54,21 @@ class Promise:
         after = sums(self.frozen.values())
         moved = [name for name, a, b in zip(self.frozen, self.before, after, strict=True) if a != b]
         if moved:
-            raise ValueError(f"finetune_strategy is to leave {listed(moved)} as it is, but the first step moved it")
+            raise ValueError(
+                f"finetune_strategy is to leave {listed(moved)} as it is, but a step moved it: an optimizer or a "
+                "regularizer changes what is not in its groups"
+            )
 
 
 def sums(parameters: Iterable[nn.Parameter]) -> list[int]:
-    """Of each one's bits, as integers: what has changed in a bit has another sum."""
+    """Of each one's bits, read as integers: a step that moves it leaves another sum, but for a coincidence."""
     found = [bits(p.detach()).sum(dtype=torch.int64) for p in parameters]
     return torch.stack([total.cpu() for total in found]).tolist() if found else []
 
 
 def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return real.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[real.itemsize])
 
 
 def listed(names: list[str]) -> str:

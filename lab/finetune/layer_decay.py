@@ -1,0 +1,34 @@
+"""Train every layer at a rate of its own, which decays from the head down to the embeddings.
+
+Source: Clark et al. 2020, ELECTRA, arXiv:2003.10555; the numbers of the layers are those of BEiT, Bao et al. 2022,
+arXiv:2106.08254, which MAE, He et al. 2022, arXiv:2111.06377, takes over.
+"""
+
+from torch import nn
+
+from lab.finetune.groups import train_only
+from lab.models.blocks import body_and_head, stack
+
+
+def layer_decay(model: nn.Module, decay: float = 0.75, head: str | None = None) -> list[dict]:
+    """A group for each layer n, at the optimizer's learning rate times decay ** (L + 1 - n), the uppermost first.
+
+    What comes before the L blocks that the model repeats is layer 0, the blocks are 1 to L, what comes after (the last
+    normalisation, the head) is L + 1. Where nothing is repeated, every block below the head is a layer.
+    head: a submodule's name; None: the model's last block.  BEiT spares biases and normalisations of weight decay, too;
+    here that is not the strategy's business.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(
+            f"decay {decay} is not in (0, 1]; usual are 0.65 to 0.9, and 1 gives every layer the same rate"
+        )
+    body, top = body_and_head(model, head)
+    repeated = [name for name in stack(model, head) if name in body] or list(body)[1:]
+    first = list(body).index(repeated[0]) if repeated else len(body)
+    highest = len(repeated) + 1
+    layers: dict[int, list[nn.Parameter]] = {highest: list(top)}
+    for number, parameters in enumerate(body.values()):
+        layers.setdefault(min(max(0, number - first + 1), highest), []).extend(parameters)
+    scales = {f"layer {n}": decay ** (highest - n) for n in sorted(layers, reverse=True)}
+    groups = train_only(model, {f"layer {n}": layers[n] for n in sorted(layers, reverse=True)})
+    return [{**group, "lr_scale": scales[group["name"]]} for group in groups]
