@@ -42,22 +42,29 @@ def evaluated(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
 
     Raises ConfigError where there are none to trust.
     """
+    from lab.config.build import dry_step
+    from lab.train.loop import evaluate, generalisation
+
+    run, model = finished(directory, overrides)
+    dry_step(run)
+    val = evaluate(run, "val", model=model)
+    return {**val, **evaluate(run, "test", model=model), **generalisation(run, val, model=model)}
+
+
+def finished(directory: Path, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
+    """A run that is done, built again, and the model with its final weights. Raises ConfigError as `evaluated`."""
     state = read_status(directory)["state"]
     if state != "done":
         raise ConfigError(f"{directory} is {state}, not done; the command that started it goes on with it")
     if changed := broken(directory, checkpoints=True):
         raise ConfigError(f"{directory} is not as it was sealed: {', '.join(changed)} changed")
     config = overridden(read_config(directory), overrides)
-    from lab.config.build import build, dry_step
+    from lab.config.build import build
     from lab.config.check import check
-    from lab.train.loop import evaluate, generalisation
 
     check(config, (directory / ".hydra" / "config.yaml").read_text())
     run = build(config)
-    model = final_model(run, directory)
-    dry_step(run)
-    val = evaluate(run, "val", model=model)
-    return {**val, **evaluate(run, "test", model=model), **generalisation(run, val, model=model)}
+    return run, final_model(run, directory)
 
 
 def final_model(run: Any, directory: Path) -> Any:

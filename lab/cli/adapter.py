@@ -1,0 +1,42 @@
+"""lab adapter: what a run with lora or dora trained, in a folder that Hugging Face's peft reads."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lab.cli.evaluate import finished
+from lab.cli.show import find, missing
+from lab.config.errors import ConfigError
+from lab.study.diff import read_config
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "lab adapter", description="Write a finished run's LoRA or DoRA as peft's adapter."
+    )
+    parser.add_argument("run", type=Path, help="a run's directory, or the 8 characters of its id")
+    parser.add_argument("folder", type=Path, help="where to write adapter_config.json and adapter_model.safetensors")
+    given = parser.parse_args(arguments)
+    directory = find(given.run)
+    if directory is None:
+        return missing(given.run, "no run", "lab ls lists them")
+    try:
+        write(directory, given.folder)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"lab: {problem}", file=sys.stderr)
+        return 2
+    print(f"{given.folder}: peft reads it, and finetune_strategy.adapter")
+    return 0
+
+
+def write(directory: Path, folder: Path) -> None:
+    """Write the adapter of the run's final weights. Raises ConfigError where it has none that peft could read."""
+    run, model = finished(directory)
+    from lab.config.build import attempt
+    from lab.finetune.adapter import save_adapter
+
+    if model is not run.model:  # an average of it, frozen whole, does not tell what was trained
+        run.model.load_state_dict(model.state_dict())
+    base = read_config(directory)["model"].get("weights")
+    attempt(str(directory), lambda: save_adapter(run.model, folder, base))
