@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lab.activation_checkpointing import checkpoint_blocks
+
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -18,7 +20,8 @@ class Hardware:
     last two are mixed precision by autocast (Micikevicius et al. 2018, arXiv:1710.03740), fp16 with a loss scaler.
     threads: of the CPU's operators; None keeps torch's choice.  micro_batch: examples in one forward and backward pass,
     at most; None: the whole batch. Gradients are accumulated to the whole batch's (`train.micro.in_parts`), but batch
-    normalisation sees the statistics of a micro-batch.
+    normalisation sees the statistics of a micro-batch.  activation_checkpointing: compute the model's blocks again in
+    the backward pass (`lab.activation_checkpointing`): the same results in less memory, for a third more time.
 
     Raises ValueError for a device that this machine lacks, a precision that is not one of the three, or a number that
     is not positive.
@@ -31,6 +34,7 @@ class Hardware:
     threads: int | None = None
     deterministic: bool = False
     micro_batch: int | None = None
+    activation_checkpointing: bool = False
     scaler: torch.amp.GradScaler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +47,11 @@ class Hardware:
             raise ValueError(f"threads={self.threads} is not a positive number; null keeps torch's choice")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch={self.micro_batch} is not a positive number; null takes the whole batch")
+        if self.compile and self.activation_checkpointing:
+            raise ValueError(
+                "compile=true chooses by itself what to compute again in the backward pass; "
+                "give activation_checkpointing=false with it"
+            )
         object.__setattr__(self, "device", device)
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=self.precision == "fp16")
         object.__setattr__(self, "scaler", scaler)
@@ -62,12 +71,15 @@ class Hardware:
         return torch.autocast(self.device.split(":")[0], PRECISIONS[self.precision], enabled) if enabled else NOTHING
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device and, where asked, change its memory format and compile it, all in place."""
+        """Move `model` to the device and, where asked, change its memory format, checkpoint its blocks and compile it,
+        all in place."""
         model.to(self.device)
         if self.channels_last:
             for parameter in model.parameters():
                 if parameter.dim() == 4:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if self.activation_checkpointing:
+            checkpoint_blocks(model)
         if self.compile:
             model.compile()  # in place: the state's keys stay as they are
         return model
