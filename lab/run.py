@@ -25,6 +25,7 @@ class Data(Protocol):
     to(device) -> None: move what is held to the device.
     classes: names of the classes, for pictures.
     plain(after): as `batches`, without the augmentation that the data set does itself.
+    val_examples: int, how many validate; else `val` is read through to count them.
     """
 
     def batches(self, after: int, /) -> Iterator[Batch]:

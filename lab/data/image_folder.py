@@ -41,13 +41,15 @@ def image_folder(
     Raises FileNotFoundError for a missing folder, ValueError where the classes are not those of the folders.
     """
     check_facts(Path(folder), num_classes, shape, mean, std, classes)
-    sets = splits(Path(folder), classes, shape, val_share, train_examples, random_crop, seed)
+    train, val, test = splits(Path(folder), classes, shape, val_share, train_examples, seed)
     facts = {"batch_size": batch_size, "seed": seed, "mean": mean, "std": std, "classes": classes}
-    megabytes = sum(map(len, sets)) * torch.Size(shape).numel() / 1e6
-    if megabytes > in_memory_mb or random_crop:
-        return Streamed(*sets, workers=workers, **facts)
-    train, val, test = (load(examples, shape) for examples in sets)
-    return InMemory(train, test, val=val, **facts)
+    if random_crop:
+        cropped = Subset(Images(Path(folder) / "train", classes, Crop(shape)), train.indices)
+        return Streamed(cropped, val, test, plain=train, workers=workers, **facts)
+    megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
+    if megabytes > in_memory_mb:
+        return Streamed(train, val, test, workers=workers, **facts)
+    return InMemory(load(train, shape), load(test, shape), val=load(val, shape), **facts)
 
 
 def check_facts(
@@ -64,18 +66,17 @@ def splits(
     shape: list[int],
     val_share: float,
     train_examples: int | None,
-    random_crop: bool,
     seed: int,
-) -> tuple[Indexable, Indexable, Indexable]:
-    """Training, validation and test images."""
+) -> tuple[Subset, Indexable, Indexable]:
+    """Training, validation and test images, of all their middle."""
     middle = Middle(shape)
-    train = Images(root / "train", classes, Crop(shape) if random_crop else middle)
+    train = Images(root / "train", classes, middle)
     test = Images(root / "test", classes, middle)
     if (root / "val").is_dir():
         kept, val = torch.arange(len(train)), Images(root / "val", classes, middle)
     else:
         kept, held_out = split(len(train), val_share, seed)
-        val = Subset(Images(root / "train", classes, middle), held_out.tolist())
+        val = Subset(train, held_out.tolist())
     if train_examples is not None:
         labels = torch.tensor([label for _, label in train.files])
         kept = kept[balanced(labels[kept], train_examples, seed)]

@@ -55,6 +55,7 @@ class InMemory:
         if train_examples is not None:
             train = train.take(order.balanced(train.labels, train_examples, seed))
         self.splits = {"train": train, "val": val, "test": test}
+        self.val_examples = len(val.labels)
         self.batch_size, self.seed, self.classes = batch_size, seed, classes
         self.steps_per_epoch = order.steps_per_epoch(len(train.labels), batch_size)
         self.standardize = Standardize(mean, std) if train.inputs.dtype == torch.uint8 else None

@@ -22,7 +22,8 @@ class Indexable(Protocol):
 class Streamed:
     """Training, validation and test sets whose examples are read by `workers` processes while the model trains.
 
-    Examples are pairs (image uint8 (C, H, W), label). Whatever a training example draws from torch's generator, it
+    Examples are pairs (image uint8 (C, H, W), label).  plain: the training examples without what is drawn for them,
+    where something is. Whatever a training example draws from torch's generator, it
     draws from the augment stream at its epoch and index, so that the number of workers changes nothing.
     """
 
@@ -34,6 +35,7 @@ class Streamed:
         *,
         batch_size: int,
         seed: int,
+        plain: Indexable | None = None,
         workers: int = 2,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
@@ -41,7 +43,8 @@ class Streamed:
     ):
         if not len(train):
             raise ValueError("no training examples")
-        self.splits = {"train": train, "val": val, "test": test}
+        self.splits = {"train": train, "plain": train if plain is None else plain, "val": val, "test": test}
+        self.val_examples = len(val)
         self.batch_size, self.seed, self.workers, self.classes = batch_size, seed, workers, classes
         self.steps_per_epoch = order.steps_per_epoch(len(train), batch_size)
         self.standardize = Standardize(mean, std)
@@ -51,6 +54,9 @@ class Streamed:
 
     def batches(self, after: int = 0) -> Iterator[list[Tensor]]:
         return self.load(Seeded(self.splits["train"], self.seed), self.keys(after))
+
+    def plain(self, after: int = 0) -> Iterator[list[Tensor]]:
+        return self.load(Seeded(self.splits["plain"], self.seed), self.keys(after))
 
     def keys(self, after: int) -> Iterator[list[tuple[int, int]]]:
         """(epoch, index) of the examples of each batch after position `after`, without end: no epoch starts cold."""

@@ -50,8 +50,10 @@ def one_epoch(run: Run) -> Iterator[Batch]:
 
 
 def of_training(run: Run) -> Iterator[Batch]:
-    """Of those, as many as validate, counted in examples, or all where there are not so many."""
-    wanted = sum(counted(batch) or 0 for batch in run.data.val())
+    """Of those, as many as validate, up to a whole batch, or all where there are not so many."""
+    wanted = getattr(run.data, "val_examples", None)
+    if wanted is None:
+        wanted = sum(counted(batch) or 0 for batch in run.data.val())
     for batch in one_epoch(run):
         if wanted <= 0:
             return
