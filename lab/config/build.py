@@ -56,11 +56,15 @@ def build_model(
     config: Mapping[str, Any], settings: Settings, hardware: Hardware
 ) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
+    strategy: partial[list[dict[str, Any]]] = instantiate(config, "finetune_strategy")
+    node = config["model"]
+    if getattr(strategy.func, "from_random_start", False) and "weights" in node:
+        config = {**config, "model": {**node, "weights": None}}
     seed_all(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
-    groups = attempt("finetune_strategy", partial(instantiate(config, "finetune_strategy"), model))
+    groups = attempt("finetune_strategy", partial(strategy, model))
     if not any(len(group["params"]) for group in groups):
         raise ConfigError("finetune_strategy: it trains no parameter of the model")
     attempt("hardware", partial(hardware.place, model))

@@ -1,22 +1,22 @@
 """Train every parameter from a random start."""
 
-from typing import Any
-
 from torch import nn
+
+from lab.finetune.groups import train_only
 
 
 def scratch(model: nn.Module) -> list[dict]:
-    """One group of all parameters. Pretrained weights, if the model carries any, are dropped first.
+    """One group of all parameters. In a run the model is made without its `weights`, though they be given.
 
-    Raises ValueError where they cannot be: a module that owns parameters but no `reset_parameters`.
+    Raises ValueError for a model that carries pretrained weights: what they replaced is gone.
     """
     if getattr(model, "pretrained", False):
-        for name, module in model.named_modules():
-            reset: Any = getattr(module, "reset_parameters", None)
-            if reset:
-                reset()
-            elif any(True for _ in module.parameters(recurse=False)):
-                raise ValueError(
-                    f"{name or type(model).__name__} cannot be reset to train from scratch; leave model.weights null"
-                )
-    return [{"params": list(model.parameters())}]
+        raise ValueError(
+            f"{type(model).__name__} carries pretrained weights, no random start to train from; make it without "
+            "(weights=null), or train from where it is with finetune_strategy=full"
+        )
+    return train_only(model, {"all": model.parameters()})
+
+
+# who makes the model reads this, and leaves its weights out
+vars(scratch)["from_random_start"] = True
