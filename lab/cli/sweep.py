@@ -34,6 +34,9 @@ class Sweeping:
         self.gave_up = False  # another launcher
 
     def sweep(self, arguments: Sequence[str]) -> None:
+        if self.session.sweep:
+            self.session.code = self.session.sweep(self, arguments)
+            return
         if self.master.get("search"):
             from lab.cli.search import searched
 

@@ -3,7 +3,9 @@
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
@@ -24,18 +26,23 @@ from lab.record.files import Owned
 from lab.study.job import Outcome, Refused, Terms, do, policy
 from lab.study.pulse import Pulse
 
+if TYPE_CHECKING:
+    from lab.cli.sweep import Sweeping
+
 OWNED = 4
+Swept = Callable[["Sweeping", Sequence[str]], int]
 
 
 class Session:
     """One command.
 
-    verb: `train`, `plan` or `check`.  traceback: whether errors show theirs.  code: to exit with.  identify: gives
-    identities, each source and file read once.
+    verb: `train`, `plan`, `check` or `rank`.  traceback: whether errors show theirs.  sweep: what is done with a
+    sweep's arguments instead of its runs.  code: to exit with.  identify: gives identities, each source and file read
+    once.
     """
 
-    def __init__(self, verb: str, traceback: bool) -> None:
-        self.verb, self.traceback = verb, traceback
+    def __init__(self, verb: str, traceback: bool, sweep: "Swept | None" = None) -> None:
+        self.verb, self.traceback, self.sweep = verb, traceback, sweep
         self.code = 0
         self.identify = Identifier()
 
@@ -79,14 +86,14 @@ def one_run(asked: Asked, identity: Identity, directory: Path) -> int:
     return {"done": 0, "interrupted": stopped}.get(outcome.state, FAILED)
 
 
-def main(arguments: list[str], verb: str = "train") -> int:
-    """Run Hydra on the arguments. Gives the exit code."""
+def main(arguments: list[str], verb: str = "train", sweep: "Swept | None" = None) -> int:
+    """Run Hydra on the arguments. Gives the exit code.  verb, sweep: see Session."""
     flags = [a for a in arguments if a.startswith("-")]
     multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
     if verb != "train" and not multirun and not set(flags) & SHOWING:
         arguments, multirun = ["-m", *arguments], True
     overrides = [a for a in arguments if not a.startswith("-")]
-    session = Session(verb, traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    session = Session(verb, traceback=os.environ.get("HYDRA_FULL_ERROR") == "1", sweep=sweep)
     # Hydra 1.3 takes flags only before or after all overrides, and prints errors itself unless told not to
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
