@@ -14,14 +14,16 @@ class Chain:
     backward(once) -> loss: leave the gradients of a step in the parameters; `once` leaves the loss's and gives it.
     penalise(model): add to the gradients, unscaled and not yet clipped.
     step(model): after each optimizer step.
-    scored(model) -> model: the weights that are scored and kept.  stale: whether the running statistics of what
-    `scored` gives have to be taken anew from the training data.  refreshed(): told when they have been.
+    scored(model) -> model: the weights that are scored and kept, made of the model's or of the part's before.
+    stale, refreshed(): whether the running statistics of what `scored` gives have to be taken anew from the training
+    data, and that they have been; who has the one has the other.
     seen(scores), stopped: of each evaluation, and whether that was the last one.
     state_dict(), load_state_dict(state): what it carries from step to step.
     """
 
     def __init__(self, parts: Sequence[Any] = ()):
-        self.parts = [part for part in parts if part is not None]
+        lists = [part.parts if isinstance(part, Chain) else [part] for part in parts if part is not None]
+        self.parts = [part for some in lists for part in some]
         self.backwards, self.penalties, self.steps, self.averages, self.watchers, self.stateful = (
             [part for part in self.parts if hasattr(part, name)]
             for name in ("backward", "penalise", "step", "scored", "seen", "state_dict")
@@ -30,10 +32,6 @@ class Chain:
     @property
     def stopped(self) -> bool:
         return any(getattr(part, "stopped", False) for part in self.parts)
-
-    @property
-    def stale(self) -> bool:
-        return any(getattr(part, "stale", False) for part in self.parts)
 
     def backward(self, once: Callable[[], Tensor]) -> Tensor:
         for part in self.backwards:
@@ -48,14 +46,13 @@ class Chain:
         for part in self.steps:
             part.step(model)
 
-    def refreshed(self) -> None:
-        for part in self.parts:
-            if hasattr(part, "refreshed"):
-                part.refreshed()
-
-    def scored(self, model: nn.Module) -> nn.Module:
+    def scored(self, model: nn.Module, renew: Callable[[nn.Module], None] | None = None) -> nn.Module:
+        """renew: takes the running statistics of a model anew, where a part's are stale."""
         for part in self.averages:
             model = part.scored(model)
+            if renew and getattr(part, "stale", False):
+                renew(model)
+                part.refreshed()
         return model
 
     def seen(self, scores: dict[str, float]) -> None:

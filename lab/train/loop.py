@@ -148,16 +148,17 @@ def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked, model: nn.Mod
 
 
 def scored_model(run: Run, pulse: Pulse = unasked) -> nn.Module:
-    """The weights that the run's regularizer wants scored.
+    """The weights that the run's regularizer wants scored, with running statistics that are theirs."""
+    return run.regularize.scored(run.model, partial(renew, run, pulse))
 
-    An average of weights has seen no batch: where it is `stale`, its batch normalisations' running statistics become
-    the mean over an epoch of training batches, not augmented (Izmailov et al. 2018, arXiv:1803.05407, sec. 3.2), with
-    dropout off. Those that the strategy froze stay. That costs the forward passes of an epoch, of a data set without
-    `steps_per_epoch` those of the whole run, and leaves no trace in the run's streams of randomness.
+
+def renew(run: Run, pulse: Pulse, model: nn.Module) -> None:
+    """Make the running statistics of `model`, an average of weights that has seen no batch, the mean over an epoch of
+    training batches, not augmented and without dropout (Izmailov et al. 2018, arXiv:1803.05407, sec. 3.2).
+
+    Normalisations that the strategy froze keep theirs. Costs the forward passes of an epoch, of a data set without
+    `steps_per_epoch` those of the whole run; leaves no trace in the run's randomness.
     """
-    model = run.regularize.scored(run.model)
-    if not run.regularize.stale:
-        return model
     training_mode(run.model)
     own = {name for name, part in run.model.named_modules() if isinstance(part, _BatchNorm) and part.training}
     moving = [part for name, part in model.named_modules() if isinstance(part, _BatchNorm) and name in own]
@@ -174,8 +175,7 @@ def scored_model(run: Run, pulse: Pulse = unasked) -> nn.Module:
             pulse(0)
     for part, momentum in zip(moving, momenta, strict=True):
         part.momentum = momentum
-    run.regularize.refreshed()
-    return model.eval()
+    model.eval()
 
 
 def training_mode(model: nn.Module) -> None:
