@@ -8,7 +8,10 @@ from lab.augment.chain import chain
 from lab.augment.flip_crop import flip_crop
 from lab.augment.mix import cutmix, mixup
 from lab.augment.randaugment import NUM_BINS, operations, randaugment
+from lab.augment.random_erasing import random_erasing
 from lab.streams import generator
+
+ERASING = {"probability": 0.5, "area": [0.02, 0.4], "aspect": [0.3, 3.33]}
 
 
 @pytest.fixture
@@ -42,6 +45,7 @@ def test_the_same_generator_gives_the_same_augmentation(batch):
         lambda b, g: randaugment(b, g, num_ops=2, magnitude=9),
         lambda b, g: mixup(b, g, num_classes=5, alpha=0.2),
         lambda b, g: cutmix(b, g, num_classes=5, alpha=1.0),
+        lambda b, g: random_erasing(b, g, **ERASING),
     ):
         before = torch.get_rng_state()
         first, again = (augment(batch, generator(1, "augment")) for _ in range(2))
@@ -93,3 +97,53 @@ def test_a_chain_applies_one_after_the_other(batch):
     whole = chain(batch, generator(0, "augment"), augmentations=parts)
     draw = generator(0, "augment")
     assert torch.equal(whole[0], parts[1](parts[0](batch, draw), draw)[0])
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 60), (48, 80)])
+def test_random_erasing_covers_one_rectangle_of_half_the_images_within_the_papers_ranges(height, width):
+    images = torch.full((4000, 2, height, width), 7, dtype=torch.uint8)
+    erased, _ = random_erasing((images, None), generator(0, "augment"), **ERASING, value=200)
+    changed = erased == 200
+    assert torch.equal(erased == 7, ~changed)
+    assert torch.equal(changed[:, 0], changed[:, 1])
+    rows, columns = changed[:, 0].any(2), changed[:, 0].any(1)
+    heights, widths = rows.sum(1), columns.sum(1)
+    assert torch.equal(changed[:, 0], rows[:, :, None] & columns[:, None, :])
+    # the rows are one unbroken run
+    assert torch.equal(heights, rows.long().diff(dim=1, prepend=torch.zeros(4000, 1)).abs().cumsum(1).eq(1).sum(1))
+    chosen = heights > 0
+    assert chosen.float().mean() == pytest.approx(0.5, abs=0.03)
+    areas = (heights * widths)[chosen] / (height * width)
+    assert 0.015 < areas.min() < 0.03
+    assert 0.35 < areas.max() < 0.42
+    large = chosen & (heights * widths > 100)  # of small ones rounding to whole pixels shows in the ratio
+    ratios = (heights / widths)[large]
+    assert 0.25 < ratios.min() < 0.4
+    assert 2.8 < ratios.max() < 3.8
+    # anywhere: the outermost rows and columns are reached
+    assert all(changed[:, 0].any(0)[place].any() for place in (0, -1, (slice(None), 0), (slice(None), -1)))
+
+
+def test_random_erasing_fills_with_a_value_or_with_noise_of_each_pixel():
+    images = torch.full((64, 3, 16, 16), 7, dtype=torch.uint8)
+    always = {**ERASING, "probability": 1.0}
+    noisy, _ = random_erasing((images, None), generator(0, "augment"), **always)
+    changed = (noisy != 7).any(1)
+    found = noisy.permute(0, 2, 3, 1)[changed]
+    assert noisy.dtype == torch.uint8
+    assert found.float().mean() == pytest.approx(127.5, abs=5)
+    assert len(found.unique(dim=0)) > 0.99 * len(found)
+    assert torch.equal(images, torch.full_like(images, 7)), "the batch itself was changed"
+    never, _ = random_erasing((images, None), generator(0, "augment"), **{**ERASING, "probability": 0.0})
+    assert torch.equal(never, images)
+
+
+def test_random_erasing_takes_what_mixing_made_and_refuses_what_is_no_range(batch):
+    mixed = mixup(batch, generator(0, "augment"), num_classes=5, alpha=0.2)
+    erased, labels = random_erasing(mixed, generator(0, "augment"), **{**ERASING, "probability": 1.0})
+    assert erased.dtype == torch.float32
+    assert torch.equal(labels, mixed[1])
+    assert not torch.equal(erased, mixed[0])
+    for wrong in ({"area": [0.4, 0.02]}, {"probability": 2}, {"aspect": [0, 1]}, {"value": 256}):
+        with pytest.raises(ValueError, match=r"area|probability|value"):
+            random_erasing(batch, generator(0, "augment"), **{**ERASING, **wrong})
