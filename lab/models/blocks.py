@@ -1,6 +1,5 @@
 """What a model is made of, by name: the blocks that its author stacked, its head, its normalisations."""
 
-from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -97,12 +96,15 @@ def stack(model: nn.Module, head: str | None = None) -> list[str]:
     between (a ConvNeXt's downsampling); none where no kind comes twice. The head is not among them."""
     top = head_name(model, head)
     body = [name for name in block_names(model) if not within(name, top)]
-    kinds = [type(model.get_submodule(name)) for name in body]
-    if len(kinds) == len(set(kinds)):
+    modules = [model.get_submodule(name) for name in body]
+    kinds = [type(module) for module in modules]
+    # those that are made of parts first: a GPT of two layers has as many embeddings
+    built = {type(module): any(True for _ in module.children()) for module in modules}
+    repeated = sorted({kind for kind in kinds if kinds.count(kind) > 1}, key=kinds.index)
+    if not repeated:
         return []
-    kind = Counter(kinds).most_common(1)[0][0]
-    last = len(kinds) - kinds[::-1].index(kind)
-    return body[kinds.index(kind) : last]
+    kind = max(repeated, key=lambda kind: (built[kind], kinds.count(kind)))
+    return body[kinds.index(kind) : len(kinds) - kinds[::-1].index(kind)]
 
 
 def within(name: str, module: str) -> bool:
