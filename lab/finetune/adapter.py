@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lab.finetune.lora import adapted
 
@@ -48,7 +49,8 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     theirs, prefix = json.loads((folder / CONFIG).read_text()), inside(model)
     if said := unlike(theirs, settings_of(model)):
         raise ValueError(f"the adapter in {folder} {said}")
-    saved = safetensors().load_file(folder / WEIGHTS)
+    with _disable_current_modes():  # safetensors cannot give tensors without values, by which a step's cost is found
+        saved = safetensors().load_file(folder / WEIGHTS)
     needed = {key: value for key, (value, _) in factors(model).items()}
     known = {PREFIX + key.removeprefix(prefix): value for key, value in model.state_dict().items() if not ours(key)}
     known |= needed
