@@ -285,6 +285,17 @@ def test_a_folder_of_images_in_memory_and_streamed_gives_the_same_batches(flower
     )
 
 
+@pytest.mark.parametrize("facts", [{}, {"train_examples": 12}])
+def test_training_images_can_be_had_in_the_same_order_without_their_random_crops(flowers, facts):
+    options = {**FACTS, **facts, "batch_size": 6, "seed": 0, "workers": 0}
+    cropped = image_folder(str(flowers), **options, random_crop=True)
+    middles = image_folder(str(flowers), **options)
+    for ours, theirs in zip(islice(cropped.plain(1), 4), islice(middles.batches(1), 4), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+    assert not torch.equal(next(cropped.batches(1))[0], next(cropped.plain(1))[0])
+    assert cropped.val_examples == middles.val_examples == 4
+
+
 def test_random_crops_differ_from_epoch_to_epoch_but_not_from_run_to_run(flowers):
     options = {**FACTS, "batch_size": 36, "seed": 0, "workers": 0, "random_crop": True}
     a, b = (list(islice(image_folder(str(flowers), **options).batches(), 2)) for _ in range(2))

@@ -1,12 +1,17 @@
 """Schedules and optimizers, against torch's own."""
 
+import json
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from lab.optim import schedules
 from lab.optim.clip import clipping
+from lab.optim.decay import spare
 from lab.optim.muon import Muon
+from tests.conftest import only_run
 
 STEPS = 50
 
@@ -128,3 +133,60 @@ def test_clipping_bounds_the_norm_and_tells_it():
     assert clipping(None)([parameter]) is None
     with pytest.raises(ValueError, match="max_norm"):
         clipping(0.0)
+
+
+def test_what_is_spared_from_decay_has_less_than_two_dimensions_and_keeps_all_other_options():
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), "head": nn.Linear(8, 2)})
+    (filters, *others), (weight, bias) = model["body"].parameters(), model["head"].parameters()
+    options = {"lr_scale": 0.1, "from_epoch": 2, "weight_decay": 0.3}
+    given = [
+        {"params": [filters, *others], "name": "body", **options},
+        {"params": [weight, bias], "name": "head"},
+        {"params": others[:1], "name": "a norm"},
+    ]
+    assert spare(given) == [
+        {"params": [filters], "name": "body", **options},
+        {"params": others, "name": "body (no decay)", **options, "weight_decay": 0.0},
+        {"params": [weight], "name": "head"},
+        {"params": [bias], "name": "head (no decay)", "weight_decay": 0.0},
+        {"params": others[:1], "name": "a norm (no decay)", "weight_decay": 0.0},
+    ]
+    assert given[0]["params"] == [filters, *others], "the strategy's own groups were changed"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.5),
+        lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5),
+        lambda groups: Muon(groups, lr=0.1, weight_decay=0.5),
+    ],
+)
+def test_without_gradients_a_step_shrinks_matrices_and_no_bias(make):
+    model = network()
+    before = deepcopy(model.state_dict())
+    optimizer = make(spare([{"params": list(model.parameters())}]))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) is (parameter.dim() < 2), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+def test_decay_can_be_for_matrices_alone_with_any_optimizer_and_phases(lab, tmp_path, optimizer):
+    chosen = ["model=mlp", f"optimizer={optimizer}", "optimizer.weight_decay=0.1", "finetune_strategy=lp_ft"]
+    ended = lab("train", *chosen, "finetune_strategy.probe_epochs=0.5", "weight_decay_on=matrices", "steps=15")
+    assert ended.code == 0, ended.err
+    assert "body (no decay)" in ended.err
+    assert json.loads((only_run(tmp_path) / "results.json").read_text())["test/accuracy"] > 0.1
+
+
+def test_an_optimizer_without_decay_has_none_to_spare(lab):
+    chosen = ["model=mlp", "optimizer._target_=torch.optim.Rprop", "~optimizer.momentum", "~optimizer.nesterov"]
+    chosen += ["optimizer=sgd", "~optimizer.weight_decay", "~optimizer.fused", "steps=1"]
+    ended = lab("train", *chosen, "weight_decay_on=matrices")
+    assert ended.code == 2
+    assert "Rprop has no weight decay to spare any of" in ended.err
+    ended = lab("train", *chosen, "weight_decay_on=biases")
+    assert "weight_decay_on=biases is not all or matrices" in ended.err

@@ -18,7 +18,7 @@ def spare(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for number, group in enumerate(groups):
         matrices = [p for p in group["params"] if p.dim() >= 2]
         others = [p for p in group["params"] if p.dim() < 2]
-        name = group.get("name", f"group {number}")
+        name = group.get("name", number)
         if matrices or not others:
             parts.append({**group, "params": matrices})
         if others:
