@@ -22,6 +22,7 @@ NEEDED = (
     "pillow",
     "pyarrow",
     "rich",
+    "safetensors",
     "scikit-learn",
 )
 

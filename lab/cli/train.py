@@ -1,6 +1,7 @@
 """lab train, lab plan, lab check: a Hydra app whose task is one run, and whose sweeps are planned."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ def one_run(asked: Asked, identity: Identity, directory: Path) -> int:
 
 def main(arguments: list[str], verb: str = "train", sweep: "Swept | None" = None) -> int:
     """Run Hydra on the arguments. Gives the exit code.  verb, sweep: see Session."""
+    arguments = [quoted(argument) for argument in arguments]
     flags = [a for a in arguments if a.startswith("-")]
     multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
     if verb != "train" and not multirun and not set(flags) & SHOWING:
@@ -120,6 +122,13 @@ def plan(arguments: list[str]) -> int:
 
 
 SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "-sc", "--shell-completion"}
+
+
+def quoted(argument: str) -> str:
+    """A path that is there is one value to Hydra too, though it have `=` or `,` in its name, as a run's does."""
+    key, _, value = argument.partition("=")
+    special = re.search("[=,]", value) and not re.search("[\"'\\\\]", value)
+    return f'{key}="{value}"' if special and Path(value).exists() else argument
 
 
 def in_order(arguments: list[str], multirun: bool) -> list[str]:

@@ -12,6 +12,7 @@ from lab.config.errors import ConfigError
 from lab.config.settings import SETTINGS, Settings
 from lab.hardware import Hardware
 from lab.metrics import Monitor
+from lab.models.weights import draw_head, load_weights
 from lab.names import nearest
 from lab.optim.clip import clipping
 from lab.optim.decay import spare
@@ -57,18 +58,36 @@ def build_model(
 ) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
     strategy: partial[list[dict[str, Any]]] = instantiate(config, "finetune_strategy")
-    node = config["model"]
-    if getattr(strategy.func, "from_random_start", False) and "weights" in node:
-        config = {**config, "model": {**node, "weights": None}}
+    random_start = getattr(strategy.func, "from_random_start", False)
+    if random_start and "weights" in config["model"]:
+        config = {**config, "model": {**config["model"], "weights": None}}
     seed_all(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
+    if not random_start:
+        start(model, config["model"], settings)
     groups = attempt("finetune_strategy", partial(strategy, model))
     if not any(len(group["params"]) for group in groups):
         raise ConfigError("finetune_strategy: it trains no parameter of the model")
     attempt("hardware", partial(hardware.place, model))
     return model, groups
+
+
+def start(model: torch.nn.Module, node: Mapping[str, Any], settings: Settings) -> None:
+    """Load `settings.weights` into a model that does not take them itself, and draw its head anew where asked.
+
+    node: the model's config.
+    """
+    if "weights" not in node and settings.weights is not None:
+        attempt("weights", partial(load_weights, model, settings.weights))
+    if "weights" in node and settings.weights not in (None, node["weights"]):
+        raise ConfigError(
+            f"weights={settings.weights}, but model.weights={node['weights']}; give one of the two, or write "
+            "`weights: ${weights}` in the model's YAML"
+        )
+    if settings.new_head:
+        attempt("new_head", partial(draw_head, model))
 
 
 def build_optimizer(

@@ -18,11 +18,13 @@ from lab.config.check import nodes
 from lab.config.redact import names_secret
 from lab.config.settings import POLICY
 from lab.config.targets import is_project_source
+from lab.models.places import place
 
 # keys that change where a run is written and how it is shown, not what it computes
 BOOKKEEPING = {
     *((name,) for name in ("paths", "logger", "log_every", "save_every", "again", "sweep", "search", *POLICY)),
     *(("data", name) for name in ("workers", "download", "in_memory_mb")),
+    ("model", "download"),
     ("hardware", "threads"),
 }
 READ_WHOLE = 2**30  # bytes of a data set up to which all of its content counts
@@ -58,6 +60,9 @@ class Identifier:
     def __call__(self, config: Mapping[str, Any]) -> Identity:
         """config: resolved, as plain values."""
         files: dict[str, str] = {}
+        own = config.get("model", {})
+        if "weights" in own and config.get("weights") in (None, own["weights"]):  # said twice, by interpolation
+            config = {key: value for key, value in config.items() if key != "weights"}
         canonical = json.dumps(self.stripped(config, (), files), sort_keys=True, ensure_ascii=True)
         return Identity(digest(canonical), self.code(targets(config)), files)
 
@@ -85,6 +90,9 @@ class Identifier:
             }
         if isinstance(value, list):
             return [self.stripped(part, path, files) for part in value]
+        if isinstance(value, str) and path[-1] == "weights" and (file := weights_file(value)):
+            files[value] = self.fingerprint(file)
+            return f"file:{files[value]}"
         if isinstance(value, str) and is_path(value, path):
             files[value] = self.fingerprint(Path(value))
             return f"file:{files[value]}"
@@ -142,6 +150,15 @@ def digest(*parts: str | bytes) -> str:
 def is_path(value: str, path: tuple[str, ...]) -> bool:
     looks = PATH_KEY.search(path[-1]) or "/" in value or Path(value).suffix
     return len(path) > 1 and bool(value and looks) and Path(value).exists()
+
+
+def weights_file(weights: str) -> Path | None:
+    """The file that is loaded: of a run, that of its final weights. None where there is none, or none yet."""
+    try:
+        found = place(weights)
+    except ValueError:  # the run is not done; building the model says so
+        return None
+    return found.file if found else None
 
 
 def fingerprint(path: Path) -> str:

@@ -149,7 +149,7 @@ def graph_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that do the same arithmetic but for numbers that are no shape."""
     graph = {group: without_numbers(config[group]) for group in GROUPS}
     graph["schedule"] = graph["optimizer"] = None
-    return canonical([graph, config["overfit"], config["monitor"]])
+    return canonical([graph, *(config[name] for name in ("overfit", "monitor", "weights"))])
 
 
 def without_numbers(value: Any) -> Any:

@@ -8,10 +8,10 @@ class Settings:
     """Lengths and cadences are in optimizer steps; None for eval_every and save_every is once an epoch.
 
     steps: of the run; None for `epochs` times the data's steps per epoch.  max_norm: of the gradients, clipped to it.
-    weight_decay_on: the parameters that the optimizer's weight decay is for, `all` or `matrices`, which spares norms and
-    biases.
+    weight_decay_on: what the optimizer's weight decay is for, `all` or `matrices`, which spares norms and biases.
     monitor, mode: the score that chooses the best weights, and whether `max` or `min` is better.  final: the weights
-    scored on the test set, `best` or `last`.  again: run anew what is done.  overfit: train
+    scored on the test set, `best` or `last`.  weights: to start from, a name, a file or a run; None for a random start.
+    new_head: draw the head anew where they have one that fits.  again: run anew what is done.  overfit: train
     on the first batch alone.  profile: trace a few steps.
     """
 
@@ -26,6 +26,8 @@ class Settings:
     monitor: str
     mode: str
     final: str
+    weights: str | None
+    new_head: bool
     again: bool
     overfit: bool
     profile: bool

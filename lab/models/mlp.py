@@ -5,14 +5,24 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from lab.models.weights import load_weights
+
 
 class MLP(nn.Module):
     """Inputs (B, *shape) to logits (B, num_classes): linear layers with ReLU, and dropout where asked, between them.
 
-    hidden: the widths of the hidden layers, none of them for a linear classifier.
+    hidden: the widths of the hidden layers, none of them for a linear classifier.  weights: a file of a state dict, or
+    a run of ours, to start from.
     """
 
-    def __init__(self, shape: list[int], num_classes: int, hidden: list[int], dropout: float = 0.0):
+    def __init__(
+        self,
+        shape: list[int],
+        num_classes: int,
+        hidden: list[int],
+        dropout: float = 0.0,
+        weights: str | None = None,
+    ):
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for width_in, width_out in pairwise([math.prod(shape), *hidden]):
@@ -21,6 +31,8 @@ class MLP(nn.Module):
                 layers.append(nn.Dropout(dropout))
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear([math.prod(shape), *hidden][-1], num_classes)
+        if weights:
+            load_weights(self, weights)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.body(inputs))

@@ -35,8 +35,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Images (B, C, H, W) to logits (B, num_classes), in 6 * blocks_per_stage + 2 layers with weights.
 
-    shape: (C, H, W) of the images, any height and width of at least 4.  weights: a file of a state dict to start from.
-    Weights start as in He et al. 2015 (arXiv:1502.01852, eq. 10).
+    shape: (C, H, W) of the images, any height and width of at least 4.  weights: a file of a state dict, or a run of
+    ours, to start from. Others start as in He et al. 2015 (arXiv:1502.01852, eq. 10).
     """
 
     def __init__(self, blocks_per_stage: int, shape: list[int], num_classes: int, weights: str | None = None):

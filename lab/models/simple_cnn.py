@@ -3,18 +3,23 @@
 import torch
 from torch import Tensor, nn
 
+from lab.models.weights import load_weights
+
 
 class SimpleCNN(nn.Module):
     """Images (B, C, H, W) to logits (B, num_classes).
 
     shape: (C, H, W) of the images.  channels: filters of the one 3x3 convolution, whose padding keeps H and W.
+    weights: a file of a state dict, or a run of ours, to start from.
     """
 
-    def __init__(self, shape: list[int], num_classes: int, channels: int = 32):
+    def __init__(self, shape: list[int], num_classes: int, channels: int = 32, weights: str | None = None):
         super().__init__()
         in_channels, height, width = shape
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.head = nn.Linear(channels * height * width, num_classes)
+        if weights:
+            load_weights(self, weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(torch.relu(self.conv(images)).flatten(1))

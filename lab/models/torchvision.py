@@ -1,12 +1,14 @@
 """Any classification model of torchvision, its head fitted to the data's classes."""
 
+import hashlib
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from lab.models.weights import load_weights, mark_pretrained
+from lab.models.places import place
+from lab.models.weights import Loaded, State, counts, head_in, load_weights, mark, output_layer
 from lab.names import nearest
 
 
@@ -16,12 +18,16 @@ def torchvision_model(
     shape: list[int],
     weights: str | None = None,
     dropout: float | None = None,
+    stochastic_depth: float | None = None,
 ) -> nn.Module:
     """The model that `torchvision.models.get_model(name)` builds, from images (B, C, H, W) to logits (B, num_classes).
 
-    weights: None, a name as torchvision spells it (`DEFAULT`, `IMAGENET1K_V1`), or a file of a state dict; a name is
-    downloaded to torch's cache unless it lies there.  dropout: passed on to models that know it.
-    Raises ValueError for a name or weights that do not exist, ConnectionError where a download is needed and fails.
+    weights: None, a name as torchvision spells it (`DEFAULT`, `IMAGENET1K_V1`), a file of a state dict, or a run of
+    ours; a name is downloaded to torch's cache unless it lies there.  dropout: passed on to models that know it.
+    stochastic_depth: the probability with which the last block is left out, falling linearly towards the first (Huang
+    et al. 2016, arXiv:1603.09382, eq. 4), for models that know it.
+    Raises ValueError for a name, weights or an option that do not exist, ConnectionError where a download is needed and
+    fails.
     """
     from torchvision import models
 
@@ -30,47 +36,108 @@ def torchvision_model(
         raise ValueError(
             f"torchvision has no classification model {name!r}; {nearest(name, models.list_models(module=models))}"
         )
-    options = {} if dropout is None else {"dropout": dropout}
+    by_name = weights is not None and place(weights) is None
+    options: dict = {} if dropout is None else {"dropout": dropout}
     if name.split("_")[0] in ("googlenet", "inception"):
         # their auxiliary heads make training return tuples; weights by name are for models that have them
-        options |= {"init_weights": True} if weights is None else {}
-        options |= {"aux_logits": False} if weights is None or Path(weights).is_file() else {}
-    if weights is None or Path(weights).is_file():
-        model = models.get_model(name, num_classes=num_classes, **options)
+        options |= {} if weights else {"init_weights": True}
+        options |= {} if by_name else {"aux_logits": False}
+    if by_name:
+        model = fit_stem(download(name, str(weights), options, num_classes), shape)
+    else:
+        model = fit_stem(made(name, {"num_classes": num_classes, **options}), shape)
         if weights:
-            load_weights(model, weights)
-        return fit_stem(model, shape)
-    model = download(name, weights, options)
+            load_weights(model, weights, convert=lambda state: with_stem_of(model, state))
+    if stochastic_depth is not None:
+        set_stochastic_depth(model, name, stochastic_depth)
+    return model
+
+
+def made(name: str, options: dict) -> nn.Module:
+    from torchvision import models
+
+    try:
+        model = models.get_model(name, **options)
+    except TypeError as error:
+        if "dropout" not in str(error):
+            raise
+        model = None
+    rate = options.get("dropout")
+    # some swallow options that they do not know
+    if model is None or (rate is not None and all(m.p != rate for m in model.modules() if isinstance(m, nn.Dropout))):
+        raise ValueError(f"{name} knows no dropout; of torchvision's models do: {', '.join(WITH_DROPOUT)}")
+    return model
+
+
+WITH_DROPOUT = (
+    "alexnet",
+    "efficientnet_*",
+    "googlenet",
+    "inception_v3",
+    "mnasnet*",
+    "mobilenet_*",
+    "squeezenet*",
+    "swin_*",
+    "vgg*",
+    "vit_*",
+)
+WITH_STOCHASTIC_DEPTH = ("convnext_*", "efficientnet_*", "maxvit_t", "swin_*")
+
+
+def set_stochastic_depth(model: nn.Module, name: str, rate: float) -> None:
+    """Scale the probabilities of its blocks to `rate` at the last one: not every builder takes the option."""
+    from torchvision.ops import StochasticDepth
+
+    found = [module for module in model.modules() if isinstance(module, StochasticDepth)]
+    if not found:
+        there = ", ".join(WITH_STOCHASTIC_DEPTH)
+        raise ValueError(f"{name} knows no stochastic depth; of torchvision's models do: {there}")
+    if not 0 <= rate < 1:
+        raise ValueError(f"stochastic_depth {rate} is not in [0, 1)")
+    last = max(module.p for module in found)
+    for module in found:
+        module.p *= rate / last
+
+
+def download(name: str, weights: str, options: dict, num_classes: int) -> nn.Module:
+    """The model with the weights of that name, its head replaced where they are for another number of classes."""
+    from torchvision import models
+
+    known = [member.name for member in models.get_model_weights(name)]
+    if weights not in (*known, "DEFAULT"):
+        raise ValueError(
+            f"{name} has no weights {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
+        )
+    url = models.get_model_weights(name)[weights].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        model = made(name, {"weights": weights, **options})
+    except OSError as error:
+        raise ConnectionError(
+            f"the weights {weights} of {name} are not here and could not be downloaded ({error}); fetch the file "
+            f"{file.name} where there is a network and place it in {file.parent}, or give its path as weights="
+        ) from error
     if hasattr(model, "aux_logits"):
         vars(model)["aux_logits"] = False
         for head in ("aux1", "aux2", "AuxLogits"):
             if hasattr(model, head):
                 setattr(model, head, None)
-    fit_head(model, num_classes)
-    mark_pretrained(model)
-    return fit_stem(model, shape)
-
-
-def download(name: str, weights: str, options: dict) -> nn.Module:
-    from torchvision import models
-
-    known = [member.name for member in models.get_model_weights(name)]
-    if weights not in (*known, "DEFAULT"):
-        raise ValueError(f"{name} has no weights {weights!r}, nor is that a file; it has: DEFAULT, {', '.join(known)}")
-    try:
-        return models.get_model(name, weights=weights, **options)
-    except OSError as error:
-        url = models.get_model_weights(name)[weights].url
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ConnectionError(
-            f"the weights {weights} of {name} are not here and could not be downloaded ({error}); fetch the file "
-            f"{url.rsplit('/', 1)[-1]} where there is a network and place it in {cache}, or give its path as weights="
-        ) from error
+    head, layer = output_layer(model)
+    kept = head_in(model.state_dict(), model, [head])
+    new = []
+    if layer.weight.shape[0] != num_classes:
+        fit_head(model, num_classes)
+        new = [f"{head}.{key}" for key in layer.state_dict()]
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    matched = sum(map(counts, model.state_dict())) - len(new)
+    mark(model, Loaded(f"torchvision {name} {weights}", digest, matched, new, new), kept)
+    return model
 
 
 def fit_head(model: nn.Module, num_classes: int) -> None:
     """Replace the last layer, a Linear or a Conv2d, by a new one for `num_classes`, in place."""
-    name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    name, last = output_layer(model)
     head = deepcopy(last)
     head.weight = nn.Parameter(last.weight.new_empty(num_classes, *last.weight.shape[1:]))
     if last.bias is not None:
@@ -82,7 +149,7 @@ def fit_head(model: nn.Module, num_classes: int) -> None:
 
 def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
     """Fit the first convolution to the images' channels: gray images meet the sum of the colours' filters."""
-    name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    name, stem = first_convolution(model)
     if stem.in_channels == shape[0]:
         return model
     if stem.groups != 1 or shape[0] != 1:
@@ -91,3 +158,16 @@ def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
     gray.in_channels, gray.weight = 1, nn.Parameter(stem.weight.detach().sum(1, keepdim=True))
     model.set_submodule(name, gray)
     return model
+
+
+def with_stem_of(model: nn.Module, state: State) -> State:
+    """The state with its first convolution's filters summed over the colours, where the model's sees gray images."""
+    name, stem = first_convolution(model)
+    weight = state.get(f"{name}.weight")
+    if stem.in_channels != 1 or weight is None or weight.dim() != 4:
+        return state
+    return {**state, f"{name}.weight": weight.sum(1, keepdim=True)}
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))

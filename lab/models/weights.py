@@ -1,45 +1,244 @@
-"""Weights from a file into a model, key by key, without unpickling code."""
+"""Weights from a file into a model, key by key: what matched, what is new, what was left. No code is unpickled."""
 
+import hashlib
+import pickle
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lab.models.blocks import head_name, within
+from lab.models.places import Place, place
 
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load the state dict in `path` into `model`, in place.
+State = dict[str, Tensor]
+Head = tuple[Tensor, Tensor | None]
 
-    Understood: a state dict, one under the key `state_dict` or `model`, and the prefix `module.` of DataParallel.
-    Raises FileNotFoundError, or ValueError that names the keys or shapes that differ.
+
+@dataclass(frozen=True)
+class Loaded:
+    """Where a model's weights come from.
+
+    source: as it was asked for.  sha256: of the file; of several, that of their hashes.  matched: tensors that were
+    taken over.  new: those of the model that were not, being of another shape or not in the file.  left: those of the
+    file that the model did not take. BatchNorm's counter of batches is in none of these.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}; place the file there, or leave weights out to start at random")
-    state = unwrap(torch.load(path, map_location="cpu", weights_only=True))
+
+    source: str
+    sha256: str
+    matched: int
+    new: list[str]
+    left: list[str]
+
+    def __str__(self) -> str:
+        said = f"{self.matched} of {self.matched + len(self.new)} tensors from {self.source}"
+        for what, names in (("new", self.new), ("left", self.left)):
+            said += f"; {what}: {listed(names)}" if names else ""
+        return said
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str,
+    heads: Sequence[str] | None = None,
+    convert: Callable[[State], State] = lambda state: state,
+) -> None:
+    """Load a file, or the final weights of a run of ours, into `model`, in place, and mark the model.
+
+    weights: as `lab.models.places.place` understands it.  heads: the modules that the file may lack or have in another
+    shape; None: the model's last block.  convert: the file's state into one with the model's names.
+    Raises FileNotFoundError, or ValueError that names what differs outside the head.
+    """
+    found = place(weights)
+    if found is None:
+        kind = "a folder that holds no run" if Path(weights).is_dir() else "no file and no run"
+        raise FileNotFoundError(
+            f"no weights at {weights}; place the file there, or leave weights out to start at random. It is {kind}, "
+            f"and {type(model).__name__} knows no weights by name"
+        )
+    saved, digest = read([found])
+    fit(model, convert(unwrap(saved)), weights, digest, heads)
+
+
+def fit(model: nn.Module, state: State, source: str, digest: str, heads: Sequence[str] | None = None) -> None:
+    """Load what fits of `state` into `model`, in place, and mark the model. Raises ValueError as `load_weights`.
+
+    source, digest: for `Loaded`.
+    """
+    heads = heads or [head_name(model)]
     own = model.state_dict()
-    # BatchNorm's counter of batches came later than some published files, and nothing reads it
-    missing = {key for key in own.keys() - state.keys() if not key.endswith("num_batches_tracked")}
-    unknown = state.keys() - own.keys()
-    misshapen = {
-        f"{key} {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
-    }
-    said = [
-        f"{what}: {', '.join(sorted(keys))}"
-        for what, keys in {"missing": missing, "unknown": unknown, "of another shape": misshapen}.items()
-        if keys
-    ]
-    if said:
-        raise ValueError(f"{path} does not fit {type(model).__name__}; {'; '.join(said)}")
-    model.load_state_dict(state, strict=False)
-    mark_pretrained(model)
+    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    new = [key for key in own if key not in fits and counts(key)]
+    left = [key for key in state if key not in fits and counts(key)]
+    refuse(model, source, {key: own[key].shape for key in new}, {key: state[key].shape for key in left}, heads)
+    model.load_state_dict(fits, strict=False)
+    mark(model, Loaded(source, digest, sum(map(counts, fits)), new, left), head_in(state, model, heads))
 
 
-def mark_pretrained(model: nn.Module) -> None:
-    """Note on the model that its weights come from elsewhere; what is to train from scratch drops them."""
+def mark(model: nn.Module, loaded: Loaded, source_head: Head | None) -> None:
+    """Note on the model, in attributes that are no part of its state:
+
+    pretrained: True.  loaded: what it has from elsewhere.  new_parameters: the names of those it does not.
+    source_head: weight (K, D) and bias (K,) or None of the linear layer that the weights end in, for the K classes that
+    they were trained for; None where there is none.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
     vars(model)["pretrained"] = True
+    vars(model)["loaded"] = loaded
+    vars(model)["new_parameters"] = frozenset(parameters & {*loaded.new})
+    vars(model)["source_head"] = source_head
 
 
-def unwrap(saved: dict) -> dict[str, Tensor]:
-    state = next((saved[key] for key in ("state_dict", "model") if isinstance(saved.get(key), dict)), saved)
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def draw_head(model: nn.Module, heads: Sequence[str] | None = None) -> None:
+    """Draw the layer that gives the logits anew, in place, though weights for it were there.
+
+    heads: where it lies; None: in the model's last block. Raises ValueError where no linear or convolutional layer is.
+    """
+    names = []
+    for head in heads or [head_name(model)]:
+        name, layer = output_layer(model, head)
+        layer.reset_parameters()
+        names += [f"{name}.{key}" for key in layer.state_dict()]
+    if loaded := vars(model).get("loaded"):
+        names = [name for name in names if name not in loaded.new]
+        new, left = [*loaded.new, *names], [*loaded.left, *names]
+        mark(
+            model, replace(loaded, matched=loaded.matched - len(names), new=new, left=left), vars(model)["source_head"]
+        )
+
+
+def output_layer(model: nn.Module, below: str = "") -> tuple[str, Any]:
+    """The last linear or convolutional layer of `model`, or of its module `below`, and its name."""
+    for name, module in reversed(list(model.get_submodule(below).named_modules(prefix=below))):
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            return name, module
+    raise ValueError(f"{below or type(model).__name__} has no linear or convolutional layer that gives the logits")
+
+
+def head_in(state: State, model: nn.Module, heads: Sequence[str]) -> Head | None:
+    """The linear layer that the weights of `state` end in: that of the model's own head, or the one layer that the
+    model did not take and that has as many inputs."""
+    try:
+        name, layer = output_layer(model, heads[-1])
+    except ValueError:
+        return None
+    own, inputs = model.state_dict(), layer.weight[0].numel()
+    linear = {key for key, w in state.items() if key.endswith("weight") and w.dim() > 1 and w[0].numel() == inputs}
+    beside = [key for key in linear if key not in own]
+    key = f"{name}.weight" if f"{name}.weight" in linear else beside[0] if len(beside) == 1 else None
+    if key is None:
+        return None
+    bias = state.get(f"{key.removesuffix('weight')}bias")
+    return state[key].flatten(1).clone(), None if bias is None else bias.clone()
+
+
+def refuse(model: nn.Module, source: str, new: dict, left: dict, heads: Sequence[str]) -> None:
+    """Raises ValueError, with the names, where weights and model differ by more than a head.
+
+    new, left: shapes by name, of the model's tensors that the weights lack and of those in the weights without a place.
+    """
+    modules = dict(model.named_modules())
+    inside = [key for key in new if not below(key, heads)]
+    outside = []
+    for key in left:
+        parts = key.split(".")
+        at = next(".".join(parts[:n]) for n in range(len(parts) - 1, -1, -1) if ".".join(parts[:n]) in modules)
+        # beside the head, or in what holds it, is where another head lies
+        if at and key not in new and not below(at, heads) and not any(below(head, [at]) for head in heads):
+            outside.append(key)
+    shapes = [f"{key} {tuple(left[key])}, the model's is {tuple(new[key])}" for key in inside if key in left]
+    missing = [key for key in inside if key not in left]
+    parts = {"missing": missing, "unknown": outside, "of another shape": shapes}
+    said = [f"{what}: {listed(names, 20)}" for what, names in parts.items() if names]
+    if len(new) == len({*filter(counts, model.state_dict())}):
+        said.insert(0, "nothing in it matches")
+    if said:
+        raise ValueError(f"{source} does not fit {type(model).__name__} outside its head; {'; '.join(said)}")
+
+
+def below(name: str, modules: Collection[str]) -> bool:
+    return any(within(name, module) for module in modules)
+
+
+def counts(key: str) -> bool:
+    """BatchNorm's counter of batches came later than some published files, and nothing reads it."""
+    return not key.endswith("num_batches_tracked")
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read(places: Sequence[Place]) -> tuple[dict[str, Any], str]:
+    """What is in these files together, and their SHA-256. Raises ValueError for what is damaged or holds code, and for
+    a run's weights that are not what was sealed."""
+    saved: dict[str, Any] = {}
+    digests = []
+    for found in places:
+        file = found.file
+        with open(file, "rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        if found.sealed not in (None, digests[-1]):
+            raise ValueError(
+                f"{file} has changed since its run was done; the same command with again=true runs it anew"
+            )
+        content = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} holds a {type(content).__name__}, not a state dict")
+        saved |= content
+    return saved, digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def read_safetensors(file: Path) -> State:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no sound safetensors file ({error}); fetch it again") from error
+
+
+def read_torch(file: Path) -> Any:
+    with open(file, "rb") as opened:
+        zipped = opened.read(2) == b"PK"  # not so before torch 1.6
+    try:
+        if zipped:
+            # torch.load takes a flipped bit for a weight; the archive's own CRC does not
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"{file} is damaged: {damaged} has changed since it was written; fetch it again")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" not in str(error):
+            raise ValueError(f"{file} is no file of weights, or damaged; fetch it again") from error
+        raise ValueError(
+            f"{file} holds more than tensors: opening it would run code that it names, which lab never does. If you "
+            "trust who made it, load it once yourself with torch.load(..., weights_only=False) and write its state "
+            "dict by safetensors.torch.save_file; then give that file"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, LookupError) as error:
+        raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}); fetch it again") from error
+
+
+# what state dicts lie in: our checkpoints' keys first
+CONTAINERS = ("scored", "run", "state_dict", "model", "model_state_dict", "net")
+
+
+def unwrap(saved: dict[str, Any]) -> State:
+    """The state dict in what was saved, without the prefixes of DataParallel and torch.compile, and with what LoRA or
+    DoRA changed added to the weights."""
+    for name in CONTAINERS:
+        if isinstance(saved.get(name), dict):
+            return unwrap(saved[name])
+    named = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in saved.items()}
+    state = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if any("parametrizations." in key for key in state):
+        from lab.finetune.lora import merged
+
+        return merged(state)
+    return state

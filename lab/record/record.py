@@ -156,6 +156,8 @@ class Record:
     def save(self, run: Run, step: Step) -> None:
         finite_loss(step)
         state = {"run": snapshot(run), "step": step.n, "best": self.best, "last": self.last}
+        if (model := run.regularize.scored(run.model)) is not run.model:
+            state["scored"] = model.state_dict()  # no copy of what is in `run`: a storage is written once
         last = self.checkpoints / "last.pt"
         checkpoints.save(last, state, keep=last.with_name("previous.pt"))
 

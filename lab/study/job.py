@@ -209,6 +209,8 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms)
 
     with (terms.show or Console)(run.cadence.steps) as console:
         if not terms.show:
+            if loaded := vars(run.model).get("loaded"):
+                console.note(f"weights: {loaded}")
             for line in trained_groups(asked, directory):
                 console.note(line)
         record = Record(directory, console, instantiate(asked.config, "logger"), introduce)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,8 @@ def manifest(
     started: float,
     around: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    from lab.streams import NAMES, stream
-
     from lab.finetune.groups import described
+    from lab.streams import NAMES, stream
 
     found = dict(around or surroundings())
     found["command"] = list(map(redacted_text, found["command"]))
@@ -86,6 +86,7 @@ def manifest(
         "parameters": total,
         "trainable": sum(p.numel() for p in run.trainable),
         "groups": described(run.optimizer.param_groups, total),
+        "weights": asdict(loaded) if (loaded := vars(run.model).get("loaded")) else None,
         "device": segment["device"],
         "threads": segment["threads"],
         "started": before.get("started", started),
