@@ -1,5 +1,6 @@
 """The loop: the same bits as a loop written by hand, and as itself interrupted."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lab.augment.flip_crop import flip_crop
+from lab.augment.mix import mixup
 from lab.data.digits import digits
 from lab.hardware import Hardware
 from lab.metrics import Monitor
@@ -24,6 +26,7 @@ from lab.regularize.early_stop import EarlyStop
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
+from lab.train.feed import of_training
 from lab.train.loop import evaluate, execute, train
 from lab.train.overfit import FirstBatch
 from lab.train.state import restore, snapshot
@@ -158,10 +161,64 @@ def test_execute_scores_validation_on_the_way_and_test_once(tmp_path):
     run = make(steps=60)
     run = replace(run, data=Watched(run.data))
     results = execute(run, Record(tmp_path))
-    # the validation set once more, for its size: as many training examples are scored at the end
-    assert asked == ["val", "val", "val", "test", "val"]
+    assert asked == ["val", "val", "val", "test"]
     assert results["test/accuracy"] > 0.9
     assert {"val/accuracy", "val/cross_entropy", "val/top5", "val/accuracy/3"} <= results.keys()
+
+
+def by_heart(**parts) -> Run:
+    """A run of 200 training examples whose labels are noise, as those of validation and test are."""
+    run = replace(make(steps=400, **parts), data=digits(batch_size=64, seed=0, train_examples=200))
+    for split in run.data.splits.values():
+        split.labels.copy_(torch.randint(10, split.labels.shape, generator=torch.Generator().manual_seed(0)))
+    return run
+
+
+def test_labels_that_are_noise_are_learnt_by_heart_and_the_gap_tells(tmp_path):
+    found = execute(by_heart(final="last"), Record(tmp_path))
+    assert found["train/accuracy"] > 0.8
+    assert found["val/accuracy"] < 0.25
+    for name in ("accuracy", "cross_entropy", "top5"):
+        assert found[f"gap/{name}"] == found[f"train/{name}"] - found[f"val/{name}"]
+    assert found["gap/accuracy"] > 0.5
+    assert found["gap/cross_entropy"] < -1
+    assert not [name for name in found if name.startswith(("train/accuracy/", "gap/accuracy/"))]
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["gap/accuracy"] == found["gap/accuracy"]
+    assert last["test/accuracy"] == found["test/accuracy"]
+
+
+def test_the_gap_is_that_of_images_as_they_are_and_of_as_many_as_validate(tmp_path):
+    def unreadable(batch, draw):
+        mixed = mixup(batch, draw, num_classes=10, alpha=0.2)
+        return mixed[0] * 0, mixed[1]
+
+    scored = []
+
+    class Counting(Classification):
+        def score(self, model, batches):
+            kept = list(batches)
+            scored.append(sum(len(labels) for _, labels in kept))
+            return super().score(model, kept)
+
+    run = make(steps=20, augment=unreadable)
+    run = replace(run, task=Counting(10))
+    found = execute(run, Record(tmp_path))
+    batches = [run.data.prepare(batch) for batch, _ in zip(run.data.batches(0), range(3), strict=False)]
+    with torch.no_grad():
+        assert found["train/accuracy"] == Classification(10).score(run.model, batches)["accuracy"]
+    assert scored == [144, 359, 192], "validation, test, and training in whole batches"
+    # what a data set does not say is counted
+    run.data.val_examples = None
+    assert sum(len(labels) for _, labels in of_training(run)) == 192
+
+
+def test_without_a_validation_set_there_is_no_gap(tmp_path):
+    run = make(steps=5)
+    run = replace(run, data=digits(batch_size=64, seed=0, val_share=0.0), final="last")
+    found = execute(run, Record(tmp_path))
+    assert "test/accuracy" in found
+    assert not [name for name in found if name.startswith(("train/", "gap/"))]
 
 
 def test_the_final_weights_are_the_best_or_the_last(tmp_path):
