@@ -22,7 +22,7 @@ VALUES = {
     "optimizer.lr": ["0.1", "1e-3", "1"],
     "data.batch_size": ["8", "16"],
     "data.shape": ["[1,4,4]", "[3,8,8]"],
-    "model.num_classes": ["3", "${seed}", "${data.num_classes}"],
+    "model.num_classes": ["3", "${seed}", "${data.num_classes}", "${steps}", "${data.limit}"],
     "steps": ["null", "5"],
     "monitor": ["val/top5", "'val/x y'"],
     "+paths.note": ["a", "{a:1,b:[2]}"],

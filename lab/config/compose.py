@@ -214,7 +214,8 @@ def mentioned(text: str, source: Mapping[str, Any]) -> dict[str, Any]:
         for path in {one or other for one, other in MENTION.findall(unread.pop())}:
             # whole, where what is mentioned is not there, or is itself interpolated
             there = path if looked_up(path, source) is not None else path.partition(".")[0]
-            if there not in found and (value := looked_up(there, source)) is not None:
+            if there not in found and there.partition(".")[0] in source:
+                value = looked_up(there, source)  # which may be null
                 if not absolute(written := canonical(value)):
                     return dict(source)  # it may depend on anything
                 found[there] = value
