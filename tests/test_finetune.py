@@ -720,9 +720,7 @@ def test_a_strategy_holds_its_start_on_the_device_that_the_model_moves_to():
 
 
 def test_a_sweep_over_all_strategies_goes_through(lab, tmp_path):
-    ended = lab(
-        "train", "-m", "finetune_strategy=glob(*)", "model=mlp", "steps=4", "log_every=1", "hydra.launcher.workers=1"
-    )
+    ended = lab("train", "-m", "finetune_strategy=glob(*)", "steps=4", "log_every=1", "hydra.launcher.workers=1")
     assert ended.code == 0, ended.err
     runs = list(tmp_path.glob("outputs/**/results.json"))
     found = {json.loads((path.parent / "manifest.json").read_text())["choices"]["finetune_strategy"] for path in runs}

@@ -57,6 +57,13 @@ def build_model(
     config: Mapping[str, Any], settings: Settings, hardware: Hardware
 ) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
+    model, groups = made_model(config, settings)
+    attempt("hardware", partial(hardware.place, model))
+    return model, groups
+
+
+def made_model(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+    """As build_model, the model where torch makes it."""
     strategy: partial[list[dict[str, Any]]] = instantiate(config, "finetune_strategy")
     random_start = getattr(strategy.func, "from_random_start", False)
     if random_start and "weights" in config["model"]:
@@ -70,7 +77,6 @@ def build_model(
     groups = attempt("finetune_strategy", partial(strategy, model))
     if not any(len(group["params"]) for group in groups):
         raise ConfigError("finetune_strategy: it trains no parameter of the model")
-    attempt("hardware", partial(hardware.place, model))
     return model, groups
 
 
@@ -101,7 +107,8 @@ def build_optimizer(
             "give weight_decay_on=all"
         )
     for group in optimizer.param_groups:
-        group["lr"] *= group.get("lr_scale", 1.0)
+        # by torch's name for it, the rate that a schedule multiplies
+        group["initial_lr"] = group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
     lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
     schedule = supply("schedule", instantiate(config, "schedule"), optimizer, **lengths)
     steps_alone("optimizer", optimizer)

@@ -17,6 +17,7 @@ from lab.config.build import (
     build_regularizer,
     dry_step,
     instantiate,
+    made_model,
     paced,
 )
 from lab.config.check import GROUPS, check, check_group
@@ -31,7 +32,7 @@ from lab.train.feed import feed
 
 # what is made anew where its numbers differ from those of a job that was tried whole
 PARTS = {
-    "model": ("model",),
+    "model": ("model", "finetune_strategy"),
     "augment": ("augment",),
     "regularize": ("regularize",),
     "optimizer": ("optimizer", "schedule"),
@@ -103,14 +104,14 @@ def try_part(group: str, config: Mapping[str, Any], run: Run, batch: Any) -> Non
     monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
     if group == "model":
         with torch.device("meta"):
-            instantiate(config, group)
+            made_model(config, settings)
     elif group == "augment":
         attempt(group, lambda: next(feed(replace(run, augment=instantiate(config, group)), 0)))
     elif group == "regularize":
         build_regularizer(config, run.model, monitor, attempt("", partial(paced, settings, run.data)))
     else:
-        groups = attempt("finetune_strategy", partial(instantiate(config, "finetune_strategy"), run.model))
-        build_optimizer(config, groups, attempt("", partial(paced, settings, run.data)))
+        # not by the strategy: one that changes the model (LoRA) has done so
+        build_optimizer(config, [{"params": run.trainable}], attempt("", partial(paced, settings, run.data)))
 
 
 def problems_of(make: Callable[[], None]) -> Sequence[str]:
