@@ -53,10 +53,13 @@ def test_a_cifar_resnet_is_the_papers_key_by_key(real_data, blocks, file, millio
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_keys_that_differ(real_data):
-    with pytest.raises(ValueError, match=r"layer1\.3\.bn1\.bias"):
-        ResNet(9, [3, 32, 32], 10, weights=str(real_data / "weights" / "resnet20-12fca82f.th"))
-    with pytest.raises(ValueError, match=r"linear\.bias \(10,\), the model's is \(7,\)"):
-        ResNet(3, [3, 32, 32], 7, weights=str(real_data / "weights" / "resnet20-12fca82f.th"))
+    small, large = (str(real_data / "weights" / name) for name in ("resnet20-12fca82f.th", "resnet56-4bfd9763.th"))
+    with pytest.raises(ValueError, match=r"missing: layer1\.3\.conv1\.weight"):
+        ResNet(9, [3, 32, 32], 10, weights=small)
+    with pytest.raises(ValueError, match=r"unknown: layer1\.3\.conv1\.weight"):
+        ResNet(3, [3, 32, 32], 10, weights=large)
+    with pytest.raises(ValueError, match=r"conv1\.weight \(16, 3, 3, 3\), the model's is \(16, 1, 3, 3\)"):
+        ResNet(3, [1, 32, 32], 10, weights=small)
     with pytest.raises(FileNotFoundError, match="place the file there"):
         ResNet(3, [3, 32, 32], 10, weights="nowhere.th")
 
@@ -86,6 +89,23 @@ def test_a_pretrained_head_is_replaced_and_gray_images_meet_the_sum_of_the_filte
     image = torch.rand(1, 1, 64, 64)
     same = torch.allclose(colour.conv1(image.expand(-1, 3, -1, -1)), gray.conv1(image), atol=1e-5)
     assert same
+
+
+def test_options_of_torchvisions_models_reach_those_that_know_them():
+    from torchvision.ops import StochasticDepth
+
+    with torch.device("meta"):
+        model = torchvision_model("swin_t", 7, [3, 224, 224], dropout=0.3, stochastic_depth=0.5)
+    rates = [module.p for module in model.modules() if isinstance(module, StochasticDepth)]
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0.5)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} >= {0.3}
+    # ConvNeXt swallows options that it does not know
+    for name in ("resnet18", "convnext_tiny"):
+        with pytest.raises(ValueError, match=rf"{name} knows no dropout; .*vit_\*"), torch.device("meta"):
+            torchvision_model(name, 7, [3, 224, 224], dropout=0.1)
+    with pytest.raises(ValueError, match=r"resnet18 knows no stochastic depth; .*convnext_\*"):
+        torchvision_model("resnet18", 7, [3, 32, 32], stochastic_depth=0.1)
 
 
 def test_a_misspelt_torchvision_model_names_the_nearest():
