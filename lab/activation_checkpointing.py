@@ -58,7 +58,7 @@ class Again(AbstractContextManager[None]):
         draw_from(*self.generators)
 
     def __exit__(self, *_: object) -> None:
-        for (module, _), now in zip(self.found, self.after, strict=True):
+        for (module, _buffers), now in zip(self.found, self.after, strict=True):
             module._buffers.update(now)
         draw_from(*self.generators_after)
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lab import parallel
 from lab.activation_checkpointing import checkpoint_blocks
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PARALLEL = ("none", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,12 @@ class Hardware:
     at most; None: the whole batch. Gradients are accumulated to the whole batch's (`train.micro.in_parts`), but batch
     normalisation sees the statistics of a micro-batch.  activation_checkpointing: compute the model's blocks again in
     the backward pass (`lab.activation_checkpointing`): the same results in less memory, for a third more time.
+    parallel: `none`; `ddp`, a replica of the model in each of `processes` processes, which averages gradients; or
+    `fsdp`, a shard of the model in each (`lab.parallel`). Each trains on its part of every batch. processes: None for
+    as many as there are GPUs, one on a CPU; then one of them for each, the first `processes` of the machine's.
 
-    Raises ValueError for a device that this machine lacks, a precision that is not one of the three, or a number that
-    is not positive.
+    Raises ValueError for a device that this machine lacks, a precision that is not one of the three, a number that is
+    not positive, or what does not go together.
     """
 
     device: str = "auto"
@@ -35,6 +40,8 @@ class Hardware:
     deterministic: bool = False
     micro_batch: int | None = None
     activation_checkpointing: bool = False
+    parallel: str = "none"
+    processes: int | None = None
     scaler: torch.amp.GradScaler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -52,12 +59,41 @@ class Hardware:
                 "compile=true chooses by itself what to compute again in the backward pass; "
                 "give activation_checkpointing=false with it"
             )
+        object.__setattr__(self, "processes", self.counted(device))
+        if device == "cuda" and parallel.world() > 1:
+            device = f"cuda:{parallel.rank()}"
         object.__setattr__(self, "device", device)
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=self.precision == "fp16")
         object.__setattr__(self, "scaler", scaler)
 
+    def counted(self, device: str) -> int:
+        """How many processes train. Raises ValueError where they cannot."""
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"parallel {self.parallel!r} is not one of {', '.join(PARALLEL)}")
+        if self.parallel == "none":
+            if self.processes in (None, 1):
+                return 1
+            raise ValueError(f"processes={self.processes} of one model need hardware=ddp or hardware=fsdp")
+        gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
+        processes = self.processes if self.processes is not None else max(1, gpus)
+        if processes < 1:
+            raise ValueError(f"processes={processes} is not a positive number; null takes one for each GPU")
+        if processes > 1 and device == "mps":
+            raise ValueError("mps is one device; give hardware.processes=1, or hardware.device=cpu")
+        if processes > 1 and ":" in device and parallel.world() == 1:
+            raise ValueError(f"device={device} is one device; give hardware.device=cuda, or hardware.processes=1")
+        if processes > 1 and device.startswith("cuda") and processes > gpus:
+            raise ValueError(f"processes={processes} want a GPU each, of which there are {gpus}")
+        if processes > 1 and self.parallel == "fsdp" and self.compile:
+            raise ValueError("compile=true and shards do not go together here; give hardware=ddp with it")
+        if processes > 1 and self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("fp16 scales its loss by what whole gradients say; give precision=bf16, or hardware=ddp")
+        return processes
+
     def setup(self) -> None:
-        """Set the process-wide switches: threads and determinism."""
+        """Set the process-wide switches: threads, determinism and CUDA's current device."""
+        if self.device.startswith("cuda:"):
+            torch.cuda.set_device(self.device)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.deterministic:
@@ -68,12 +104,16 @@ class Hardware:
 
     def autocast(self) -> AbstractContextManager[Any]:
         enabled = self.precision != "float32"
-        return torch.autocast(self.device.split(":")[0], PRECISIONS[self.precision], enabled) if enabled else NOTHING
+        if not enabled:
+            return parallel.NOTHING  # an autocast that is off costs 5 us to enter
+        return torch.autocast(self.device.split(":")[0], PRECISIONS[self.precision])
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move `model` to the device and, where asked, change its memory format, checkpoint its blocks and compile it,
         all in place."""
         model.to(self.device)
+        if self.device.startswith("cuda") and parallel.world() > 1:
+            parallel.synchronise_statistics(model)
         if self.channels_last:
             for parameter in model.parameters():
                 if parameter.dim() == 4:
@@ -103,16 +143,6 @@ def mapped(batch: Any, of: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, dict):
         return {key: mapped(part, of) for key, part in batch.items()}
     return batch
-
-
-class Nothing(AbstractContextManager[None]):
-    """An autocast that is off costs 5 us to enter; this one costs none."""
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-NOTHING = Nothing()
 
 
 def devices() -> list[str]:

@@ -196,7 +196,7 @@ def test_with_compilation_it_is_refused():
 def test_a_run_says_so_in_its_config(lab, tmp_path):
     short = ("model=resnet20", "data=synthetic", "data.num_examples=64", "steps=2", "logger=none")
     for lean in ("true", "false"):
-        done = lab("train", *short, f"hardware.activation_checkpointing={lean}", f"hydra.run.dir={lean}")
+        done = lab("train", *short, f"hardware.activation_checkpointing={lean}", f"hydra.run.dir=run_{lean}")
         assert done.code == 0, done.err
-    states = [torch.load(tmp_path / lean / "checkpoints" / "last.pt")["run"] for lean in ("true", "false")]
+    states = [torch.load(tmp_path / f"run_{lean}" / "checkpoints" / "last.pt")["run"] for lean in ("true", "false")]
     same(*states)

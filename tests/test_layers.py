@@ -27,6 +27,7 @@ LAYERS = (
         "rank",
         "hardware",
         "activation_checkpointing",
+        "parallel",
         "streams",
         "names",
     ),

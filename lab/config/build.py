@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lab import parallel
 from lab.config.check import GROUPS, SUPPLIED
 from lab.config.errors import ConfigError
 from lab.config.settings import SETTINGS, Settings
@@ -31,11 +32,13 @@ def build(config: Mapping[str, Any]) -> Run:
     data = build_data(config, settings, hardware)
     pace = attempt("", partial(paced, settings, data))
     model, groups = build_model(config, settings, hardware)
-    say = getattr(groups, "say", None)
+    regularize = Chain([build_regularizer(config, model, monitor, pace), getattr(groups, "say", None)])
+    if hardware.parallel == "fsdp" and hardware.processes != 1:
+        groups = shard(model, groups, regularize, hardware)
     optimizer, schedule = build_optimizer(config, groups, pace)
     parts = {
         "augment": instantiate(config, "augment"),
-        "regularize": Chain([build_regularizer(config, model, monitor, pace), say]),
+        "regularize": regularize,
         "hardware": hardware,
         "clip": attempt("", partial(clipping, settings.max_norm)),
         "monitor": monitor,
@@ -94,6 +97,31 @@ def start(model: torch.nn.Module, node: Mapping[str, Any], settings: Settings) -
         )
     if settings.new_head:
         attempt("new_head", partial(draw_head, model))
+
+
+def shard(
+    model: torch.nn.Module, groups: list[dict[str, Any]], regularize: Chain, hardware: Hardware
+) -> list[dict[str, Any]]:
+    """Shard the model over the processes, where there are any yet; the groups of its shards.
+
+    Raises ConfigError for what needs whole weights.
+    """
+    whole = [type(part).__name__ for part in leaves(regularize) if any(hasattr(part, name) for name in ON_WEIGHTS)]
+    if whole:
+        raise ConfigError(f"hardware: {', '.join(whole)} needs whole weights, which fsdp has in shards; hardware=ddp")
+    if any(group.get("from_epoch", 0) > 0 for group in groups):
+        raise ConfigError("hardware: fsdp cannot thaw groups on the way, as finetune_strategy= wants; hardware=ddp can")
+    if parallel.world() == 1:
+        return groups
+    return attempt("hardware", partial(parallel.shard, model, groups, hardware.device))
+
+
+ON_WEIGHTS = ("backward", "penalise", "step", "scored")
+
+
+def leaves(chain: Chain) -> list[Any]:
+    parts = [leaves(part) if isinstance(part, Chain) else [part] for part in chain.parts]
+    return [part for those in parts for part in those]
 
 
 def build_optimizer(
@@ -187,9 +215,16 @@ def paced(settings: Settings, data: Data) -> Cadence:
 def dry_step(run: Run) -> Any:
     """One batch through the loss and the score, leaving no trace; gives the batch. Raises ConfigError if it won't."""
     from lab.train.feed import feed, scored
-    from lab.train.micro import parts
+    from lab.train.micro import own, parts
 
-    batch = attempt("data or augment", lambda: next(feed(run, 0)))
+    batch, weight = attempt("data or augment", lambda: next(feed(run, 0)))
+    if parallel.world() == 1:  # a check of a run of several, as one of them
+        batch, weight = attempt("data", partial(own, batch, 0, run.hardware.processes or 1))
+    if run.hardware.parallel == "fsdp" and weight != 1:
+        raise ConfigError(
+            f"data: its batches do not divide by {run.hardware.processes} processes; give another data.batch_size, or "
+            "hardware=ddp"
+        )
     if size := run.hardware.micro_batch:
         batch = attempt("hardware.micro_batch", partial(lambda whole: next(parts(whole, size))[0], batch))
     model = run.regularize.scored(run.model).eval()

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TextIO
 
 from torch import nn
 
+from lab import parallel
 from lab.metrics import Scores, finite
 from lab.names import overall
 from lab.record import checkpoints, pictures
@@ -43,7 +44,8 @@ class Record:
     """Writes metrics.jsonl, TensorBoard events and checkpoints below `directory`, and shows progress.
 
     writer: opened once the files are at the step from which the run goes on.  introduce: called then, where that is the
-    beginning.  best: the best monitored score so far, its step and the scores that came with it.
+    beginning.  best: the best monitored score so far, its step and the scores that came with it.  silent: write
+    nothing, but take part in what all processes of a run do together, of which the first one writes.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Record:
         console: Progress | None = None,
         writer: Callable[[Path], Writer] = NoTensorBoard,
         introduce: Callable[["Record"], None] = lambda record: None,
+        silent: bool = False,
     ):
-        self.directory = directory
+        self.directory, self.silent = directory, silent
         self.console: Progress = console or Console(steps=0, quiet=True)
-        directory.mkdir(parents=True, exist_ok=True)
+        if not silent:
+            directory.mkdir(parents=True, exist_ok=True)
         self.open_writer, self.introduce = writer, introduce
         self.writer: Writer = NoTensorBoard(directory)
         self.best: dict[str, Any] = {"score": None, "step": 0, "scores": {}}
@@ -79,6 +83,14 @@ class Record:
             restore(run, state["run"])
             self.best, self.last, step = state["best"], state["last"], state["step"]
             self.best = self.later_best(step) or self.best
+        if (first := parallel.from_first(step)) != step:
+            raise checkpoints.Corrupt(f"{self.checkpoints}: read twice, it is of step {first} and of step {step}")
+        if not self.silent:
+            self.begin(step)
+        return step
+
+    def begin(self, step: int) -> None:
+        """Bring the files to a step, and open what is written to."""
         if self.lost:
             reached = last_step(self.directory / "metrics.jsonl")
             for problem in self.lost:
@@ -88,7 +100,6 @@ class Record:
         self.writer = self.open_writer(self.directory)
         if step == 0:
             self.introduce(self)
-        return step
 
     def later_best(self, step: int) -> dict[str, Any] | None:
         """The best of a step that is still to come, kept before the run was killed. A run that resumes exactly comes by
@@ -114,7 +125,7 @@ class Record:
         return None if found == wanted or found > state["step"] else f"best.pt is of step {found}, not {wanted}"
 
     def step(self, run: Run, step: Step) -> None:
-        if due(step.n, run.cadence.log_every, run.cadence.steps):
+        if not self.silent and due(step.n, run.cadence.log_every, run.cadence.steps):
             values = {"train/loss": finite_loss(step), "train/lr": run.optimizer.param_groups[0]["lr"]}
             for number, group in enumerate(run.optimizer.param_groups[1:], start=1):
                 values[f"train/lr_{number}"] = group["lr"]
@@ -150,25 +161,30 @@ class Record:
         # of equal scores the later one: it has trained longer
         if run.monitor.better(score, self.best["score"]) or score == self.best["score"]:
             self.best = {"score": score, "step": n, "scores": dict(scores)}
-            weights = scored_model(run).state_dict()
-            checkpoints.save(self.checkpoints / "best.pt", {"model": weights, **self.best})
+            weights = parallel.whole(scored_model(run).state_dict())
+            self.keep("best.pt", {"model": weights, **self.best})
 
     def save(self, run: Run, step: Step) -> None:
         finite_loss(step)
         state = {"run": snapshot(run), "step": step.n, "best": self.best, "last": self.last}
         if (model := run.regularize.scored(run.model)) is not run.model:
             state["scored"] = model.state_dict()  # no copy of what is in `run`: a storage is written once
-        last = self.checkpoints / "last.pt"
-        checkpoints.save(last, state, keep=last.with_name("previous.pt"))
+        self.keep("last.pt", state, before="previous.pt")
+
+    def keep(self, name: str, state: dict[str, Any], before: str | None = None) -> None:
+        """Write a checkpoint.  before: the name that the one before keeps."""
+        if not self.silent:
+            checkpoints.save(self.checkpoints / name, state, keep=self.checkpoints / before if before else None)
 
     def recall(self, run: Run) -> tuple[int, Scores, nn.Module]:
         """The step and the validation scores of the final weights, and the model that has them."""
         chosen, model = self.last, scored_model(run)
+        parallel.from_first(None)  # who writes the best weights has done so
         if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
             best = checkpoints.load(self.checkpoints / "best.pt")
             if best["step"] != self.best["step"]:
                 raise checkpoints.Corrupt(f"best.pt is of step {best['step']}, the best was {self.best['step']}")
-            model.load_state_dict(best["model"])
+            parallel.load_weights(model, best["model"])
             chosen = self.best
         return chosen["step"] or run.cadence.steps, Scores(chosen["scores"]), model
 
@@ -178,6 +194,8 @@ class Record:
             self.metrics.close()
 
     def write(self, run: Run, n: int, values: dict[str, float]) -> None:
+        if self.silent:
+            return
         if self.metrics is None:  # kept open: opening costs more than writing, and shows on small models
             self.metrics = open(self.directory / "metrics.jsonl", "a")
         line = json.dumps({"step": n, "epoch": run.cadence.epoch(n), **values}, allow_nan=False)
@@ -186,6 +204,8 @@ class Record:
         self.writer.scalars(n, values)
 
     def table(self, run: Run, n: int, name: str, table: list[list[int]]) -> None:
+        if self.silent:
+            return
         classes = getattr(run.task, "classes", None) or [str(number) for number in range(len(table))]
         picture = pictures.confusion_matrix(table, classes)
         self.writer.image(n, name, pictures.png(picture), picture.size)

@@ -69,15 +69,23 @@ def do(asked: Asked, identity: Identity, directory: Path, terms: Terms | None = 
     place = directory.absolute()  # the run's code may change the working directory
     if not terms.checked:
         check(asked.config, str(asked.source))
+    from lab.study.ranks import launched, processes
+
+    several = processes(asked) > 1
+    outcome = (launched if several else undertaken)(asked, identity, place, terms)
+    return replace(outcome, directory=directory)
+
+
+def undertaken(asked: Asked, identity: Identity, directory: Path, terms: Terms) -> Outcome:
+    """Do the run in this process; raises as `do`."""
     from lab.config.build import build, dry_step
 
-    keep_threads(asked, place)
+    keep_threads(asked, directory)
     run = build(asked.config)
     batch = dry_step(run)
-    with owned(place):
+    with owned(directory):
         # another process may have done it since
-        outcome = done(identity, place) or recorded(run, batch, asked, identity, place, terms)
-    return replace(outcome, directory=directory)
+        return done(identity, directory) or recorded(run, batch, asked, identity, directory, terms)
 
 
 def keep_threads(asked: Asked, directory: Path) -> None:

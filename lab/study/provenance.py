@@ -88,6 +88,7 @@ def manifest(
         "groups": described(run.optimizer.param_groups, total),
         "weights": asdict(loaded) if (loaded := vars(run.model).get("loaded")) else None,
         "device": segment["device"],
+        "processes": segment["processes"],
         "threads": segment["threads"],
         "started": before.get("started", started),
         "segments": [*before.get("segments", []), segment],
@@ -103,16 +104,19 @@ def next_segment(
     began from ending in the same bits."""
     import torch
 
+    from lab.parallel import world
+
     facts = {
         "host": around["host"],
         "device": named(run.hardware.device),
+        "processes": world(),
         "threads": torch.get_num_threads(),
         "torch": around["packages"].get("torch"),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     said = [
         f"{name} {before[-1].get(name)} then {facts[name]}"
-        for name in ("device", "threads", "torch", "cpu")
+        for name in ("device", "processes", "threads", "torch", "cpu")
         if before and before[-1].get(name) != facts[name]
     ]
     if before and run.hardware.device != "cpu" and not run.hardware.deterministic:

@@ -5,21 +5,25 @@ from itertools import islice
 
 import torch
 
+from lab import parallel
 from lab.augment.none import none
 from lab.run import Batch, Run
 from lab.streams import stream
-from lab.train.micro import counted
+from lab.train.micro import counted, own
 
 
-def feed(run: Run, after: int) -> Iterator[Batch]:
-    """The training batches that follow the first `after`, up to the run's last step.
+def feed(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
+    """The training batches that follow the first `after`, up to the run's last step, or of each the part that this
+    process trains on, with its weight (`lab.train.micro.own`).
 
-    Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter.
+    Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter:
+    whole, in every process alike, as an augmentation may mix its examples.
     Raises ValueError where the data set has none left.
     """
     prepare = preparation(run)
     augment, move, steps = run.augment, run.hardware.move, run.cadence.steps
     generator, seed = torch.Generator(), stream(run.seed, "augment")
+    rank, world = parallel.rank(), parallel.world()
     position = after
     while position < steps:
         start = position
@@ -27,7 +31,8 @@ def feed(run: Run, after: int) -> Iterator[Batch]:
             if augment is not none:  # seeding a generator that nobody reads would cost more than all else here
                 batch = augment(move(batch), generator.manual_seed(seed + position))
             position += 1
-            yield prepare(move(batch))
+            batch, weight = own(batch, rank, world)
+            yield prepare(move(batch)), weight
             if position == steps:
                 return
         if position == start:

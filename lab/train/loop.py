@@ -8,14 +8,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lab import parallel
 from lab.metrics import Scores
 from lab.names import overall
-from lab.run import Batch, Run, Step
-from lab.streams import seed_all, seeded, stream
+from lab.run import Batch, Model, Run, Step
+from lab.streams import seeded, stream
 from lab.train.feed import feed, of_training, one_epoch, scored
 from lab.train.meter import Meter
-from lab.train.micro import at_once, counted, in_parts
+from lab.train.micro import at_once, counted_in_all, in_parts
 from lab.train.phases import Promise, phases, thaw
+from lab.train.state import start_dropout
 
 Trainer = Callable[[Run, int], Iterator[Step]]
 Pulse = Callable[[int], str | None]
@@ -29,14 +31,16 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
     scaler, size, parameters = run.hardware.scaler, run.hardware.micro_batch, run.trainable
     backward = at_once if size is None else partial(in_parts, size=size)
     begins, promise, examples = {after + 1, *phases(run)}, None, None
+    model: Model = run.model
     if after == 0:
-        seed_all(stream(run.seed, "dropout"))  # what the model itself draws, on any device
-    for n, batch in enumerate(feed(run, after), start=after + 1):
+        start_dropout(run)
+    for n, (batch, weight) in enumerate(feed(run, after), start=after + 1):
         if n in begins:
             thaw(run, n)
             training_mode(run.model)
-            promise, examples = Promise(run), counted(batch)
-        loss = run.regularize.backward(partial(backward, run, batch))
+            model = parallel.shared(run.model, model)
+            promise, examples = Promise(run), counted_in_all(batch, weight)
+        loss = run.regularize.backward(partial(backward, run, model, batch, weight))
         scaler.unscale_(run.optimizer)
         run.regularize.penalise(run.model)
         norm = run.clip(parameters)
@@ -44,10 +48,13 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
         scaler.update()
         run.schedule.step()
         if promise:
-            promise = promise.check()
+            promise, model = promise.check(), parallel.settled(model)
         for parameter in parameters:  # as optimizer.zero_grad, at a tenth of its cost on small models
             parameter.grad = None
         run.regularize.step(run.model)
+        if due(n, run.cadence.log_every, run.cadence.steps):
+            # on other steps nobody looks at them, and this process's own will do
+            loss, norm = parallel.mean(loss), parallel.in_full(norm)
         yield Step(n, loss.detach(), norm, examples)
 
 
@@ -140,11 +147,13 @@ def evaluate(run: Run, split: str = "val", pulse: Pulse = unasked, model: nn.Mod
             yield batch
 
     model = (model or scored_model(run, pulse)).eval()
+    parallel.first_buffers(model)
     # not inference_mode: what a model caches while it is scored may be needed in training
     with torch.no_grad(), run.hardware.autocast():
         scores = run.task.score(model, batches())
     training_mode(run.model)
-    return (scores if isinstance(scores, Scores) else Scores(scores)).of(split)
+    # every process scores all of it, and goes by what the first one found: a device may round in another order
+    return parallel.from_first((scores if isinstance(scores, Scores) else Scores(scores)).of(split))
 
 
 def scored_model(run: Run, pulse: Pulse = unasked) -> nn.Module:

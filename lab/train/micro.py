@@ -8,36 +8,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab import parallel
 from lab.hardware import mapped
-from lab.run import Batch, Run
+from lab.run import Batch, Model, Run
 
 
-def at_once(run: Run, batch: Batch) -> Tensor:
-    """Leave the loss's gradients, scaled, in the parameters; gives the loss.
+def at_once(run: Run, model: Model, batch: Batch, weight: float) -> Tensor:
+    """Leave the gradients of the loss times `weight`, scaled, in the parameters; gives the product.
 
-    With its graph: while that lives, the next forward pass finds the parameters' accumulators of gradients ready, which
-    saves 1% of a step of a small model.
+    model: the run's, as `lab.parallel.shared` gives it.  The loss comes with its graph: while that lives, the next
+    forward pass finds the parameters' accumulators of gradients ready, which saves 1% of a step of a small model.
     """
-    with run.hardware.autocast():
-        loss = run.task.loss(run.model, batch)
-    run.hardware.scaler.scale(loss).backward()
+    with parallel.averaging(model):
+        with run.hardware.autocast():
+            loss = run.task.loss(model, batch)
+        if weight != 1:
+            loss = loss * weight
+        run.hardware.scaler.scale(loss).backward()
     return loss
 
 
-def in_parts(run: Run, batch: Batch, size: int) -> Tensor:
+def in_parts(run: Run, model: Model, batch: Batch, weight: float, size: int) -> Tensor:
     """As `at_once`, in the memory that `size` examples take.
 
     The same up to rounding where the loss is a mean over independent examples: not for a loss over pairs of them, or a
     mean with weights. Batch normalisation takes its statistics from each micro-batch and updates its running ones once
     for each; dropout draws other masks than for the whole batch, the same in each run with the same size.
     """
-    losses = []
-    for part, share in parts(batch, size):
-        with run.hardware.autocast():
-            loss = run.task.loss(run.model, part) * share
-        run.hardware.scaler.scale(loss).backward()
+    losses, divided = [], list(parts(batch, size))
+    for number, (part, share) in enumerate(divided, start=1):
+        with parallel.averaging(model, last=number == len(divided)):
+            with run.hardware.autocast():
+                loss = run.task.loss(model, part) * (share * weight)
+            run.hardware.scaler.scale(loss).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
+
+
+def own(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
+    """The part of a batch that process `rank` of `world` trains on, as views, and what its loss counts in a mean over
+    them: more or less than 1 where the parts are not even. Raises ValueError where there is not an example for each."""
+    if world == 1:
+        return batch, 1.0
+    examples = num_examples(batch)
+    if examples < world:
+        raise ValueError(f"a batch of {examples} for {world} processes; give data.batch_size, or hardware.processes")
+    start, stop = (examples * (rank + n) // world for n in range(2))
+    return mapped(batch, itemgetter(slice(start, stop))), (stop - start) * world / examples
 
 
 def parts(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
@@ -66,7 +83,7 @@ def num_examples(batch: Batch) -> int:
     found = ", ".join(map(str, lengths)) or "none"
     raise ValueError(
         f"the batch cannot be split into micro-batches: its first dimensions are {found}, not the number of examples "
-        "in all; give hardware.micro_batch=null to take it whole"
+        "in all; give hardware.micro_batch=null, and hardware.processes=1, to take it whole"
     )
 
 
@@ -76,6 +93,12 @@ def counted(batch: Batch) -> int | None:
         return num_examples(batch)
     except ValueError:
         return None
+
+
+def counted_in_all(batch: Batch, weight: float) -> int | None:
+    """The examples of a batch of which this process has the part that `own` gave."""
+    examples = counted(batch)
+    return None if examples is None else round(examples * parallel.world() / weight)
 
 
 def length(leaf: Any) -> int | str:

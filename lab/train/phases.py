@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lab.parallel import local
 from lab.run import Run
 
 
@@ -62,7 +63,7 @@ class Promise:
 
 def sums(parameters: Iterable[nn.Parameter]) -> list[int]:
     """Of each one's bits, read as integers: a step that moves it leaves another sum, but for a coincidence."""
-    found = [bits(p.detach()).sum(dtype=torch.int64) for p in parameters]
+    found = [bits(local(p.detach())).sum(dtype=torch.int64) for p in parameters]
     return torch.stack([total.cpu() for total in found]).tolist() if found else []
 
 

@@ -6,34 +6,63 @@ from typing import Any
 import numpy
 import torch
 
+from lab import parallel
 from lab.run import Run
+from lab.streams import seed_all, stream
 
 
 def snapshot(run: Run) -> dict[str, Any]:
     """The state after the last step taken. Its tensors are the live ones: save it before the next step."""
-    state = {name: getattr(run, name).state_dict() for name in STATEFUL}
+    state = {name: parallel.whole(getattr(run, name).state_dict()) for name in STATEFUL}
     state["scaler"] = run.hardware.scaler.state_dict()
-    state["generators"] = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state()}
-    if run.hardware.device.startswith("cuda"):
-        state["generators"]["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
-    if run.hardware.device == "mps":
-        state["generators"]["mps"] = torch.mps.get_rng_state()
+    state["generators"], *others = parallel.gathered(generators(run))
+    if others:
+        state["generators_of_others"] = others
     return state
 
 
 def restore(run: Run, state: dict[str, Any]) -> None:
-    """Bring `run` to a state that `snapshot` gave. The position in the data is the number of steps, no state."""
-    for name in STATEFUL:
-        getattr(run, name).load_state_dict(state[name])
+    """Bring `run` to a state that `snapshot` gave. The position in the data is the number of steps, no state.
+
+    A process beyond the number of those that gave it starts its dropout stream anew.
+    """
+    parallel.load_weights(run.model, state["model"])
+    parallel.load_optimizer(run.optimizer, state["optimizer"])
+    run.schedule.load_state_dict(state["schedule"])
+    run.regularize.load_state_dict(state["regularize"])
     run.hardware.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["generators"]["cpu"])
-    random.setstate(state["generators"]["python"])
-    name, keys, *rest = state["generators"]["numpy"]
+    saved = [state["generators"], *state.get("generators_of_others", ())]
+    if parallel.rank() < len(saved):
+        set_generators(run, saved[parallel.rank()])
+    else:
+        start_dropout(run)
+
+
+def start_dropout(run: Run) -> None:
+    """What the model itself draws, on any device, in each process from a stream of its own; the first process's is that
+    of one alone."""
+    seed_all(stream(run.seed, "dropout", *filter(None, [parallel.rank()])))
+
+
+def generators(run: Run) -> dict[str, Any]:
+    """The states of the global generators that the model may draw from."""
+    found: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state()}
+    if run.hardware.device.startswith("cuda"):
+        found["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
+    if run.hardware.device == "mps":
+        found["mps"] = torch.mps.get_rng_state()
+    return found
+
+
+def set_generators(run: Run, saved: dict[str, Any]) -> None:
+    torch.set_rng_state(saved["cpu"])
+    random.setstate(saved["python"])
+    name, keys, *rest = saved["numpy"]
     numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), *rest))
-    if "cuda" in state["generators"] and run.hardware.device.startswith("cuda"):
-        torch.cuda.set_rng_state(state["generators"]["cuda"], run.hardware.device)
-    if "mps" in state["generators"] and run.hardware.device == "mps":
-        torch.mps.set_rng_state(state["generators"]["mps"])
+    if "cuda" in saved and run.hardware.device.startswith("cuda"):
+        torch.cuda.set_rng_state(saved["cuda"], run.hardware.device)
+    if "mps" in saved and run.hardware.device == "mps":
+        torch.mps.set_rng_state(saved["mps"])
 
 
 def numpy_state() -> tuple[Any, ...]:
