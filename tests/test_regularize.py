@@ -54,22 +54,26 @@ REGULARIZERS = {
 @pytest.mark.parametrize("kept_at", [1, 12, 19, 20, 41])
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_a_run_with_any_regularizer_resumes_in_the_same_bits(name, kept_at):
-    def trained(run: Run, after: int = 0, until: int = 60) -> dict:
+    def trained(run: Run, after: int = 0, until: int = 60) -> tuple[dict, dict[int, dict[str, float]]]:
+        scores = {}
         for step in train(run, after):
             if step.n % 10 == 0:
-                run.regularize.seen(evaluate(run))
+                scores[step.n] = evaluate(run)
+                run.regularize.seen(scores[step.n])
             if step.n == until:
                 break
-        return deepcopy(snapshot(run))
+        return deepcopy(snapshot(run)), scores
 
     def regularized() -> Run:
         run = make()
         return replace(run, regularize=Chain(REGULARIZERS[name](run)))
 
     unbroken, resumed = regularized(), regularized()
-    whole = trained(unbroken)
-    restore(resumed, trained(regularized(), until=kept_at))
-    again = trained(resumed, after=kept_at)
+    whole, scores = trained(unbroken)
+    state, scores_before = trained(regularized(), until=kept_at)
+    restore(resumed, state)
+    again, scores_after = trained(resumed, after=kept_at)
+    assert scores == scores_before | scores_after
     assert same(whole["model"], again["model"])
     assert torch.equal(whole["generators"]["cpu"], again["generators"]["cpu"])
     assert str(whole["regularize"]) == str(again["regularize"])
