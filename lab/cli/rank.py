@@ -78,6 +78,7 @@ def rank(given: argparse.Namespace, sweeping: "Sweeping", arguments: Sequence[st
         "data": found[0].asked.choices.get("data"),
         "examples": len(sample.labels),
         "classes": len(set(sample.labels.tolist())),
+        "of_classes": config["data"].get("num_classes"),
         "seed": config["seed"],
         "outputs": str(outputs),
     }
@@ -155,9 +156,11 @@ def text(found: Ranked, taus: Mapping[str, tuple[float, int]], about: Mapping[st
     """All that is printed: the sample, the table, and what fine-tuning tells of it."""
     runs = sum(candidate.runs for candidate, _ in found)
     known = sum(candidate.tuned is not None for candidate, _ in found)
+    lacks = about["of_classes"] not in (None, about["classes"])
+    classes = f"{about['classes']} of {about['of_classes']} classes" if lacks else f"{about['classes']} classes"
     lines = [
-        f"{about['examples']} training examples of {about['data']}, {about['classes']} classes, seed {about['seed']}; "
-        "best first by the mean of its ranks",
+        f"{about['examples']} training examples of {about['data']}, {classes}, seed {about['seed']}; best first "
+        "by the mean of its ranks",
         table(found, taus if known >= FEW else {}),
     ]
     if random := [candidate.name for candidate, _ in found if candidate.pretrained is False]:

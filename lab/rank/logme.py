@@ -27,7 +27,8 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
     real = s > s.max() * max(features.shape) * np.finfo(features.dtype).eps
     y = (labels[:, None] == np.unique(labels)).astype(float)  # (N, K)
     z2 = (u[:, real].T @ y) ** 2  # (rank, K)
-    rest = np.maximum(y.sum(0) - z2.sum(0), LEAST)  # of y, outside of what F reaches
+    # of y, outside of what F reaches: nothing, where its rank is N, and rounding would count for noise
+    rest = np.maximum(y.sum(0) - z2.sum(0), LEAST) * (real.sum() < len(labels))
     return float(largest_evidence(s[real, None] ** 2, z2, rest, len(labels)).mean()) / len(labels)
 
 
@@ -39,7 +40,7 @@ def largest_evidence(s2: np.ndarray, z2: np.ndarray, rest: np.ndarray, n: int) -
         noise = t / (t + s2)  # (rank, K), the share of each direction that is noise's
         q = (z2 * noise).sum(0) + rest
         evidence = n / 2 * np.log(n / q) + np.log(noise).sum(0) / 2 - n / 2 * (1 + np.log(2 * np.pi))
-        if np.abs(evidence - before).max() <= 1e-7 * n:
+        if np.abs(evidence - before).max() <= 1e-8 * n:
             break
         before = evidence
         gamma, residual = (1 - noise).sum(0), (z2 * noise**2).sum(0) + rest

@@ -22,7 +22,7 @@ from lab.study.diff import read_config
 from lab.study.ledger import find_runs
 
 SCORES = ("LEEP", "H-score", "LogME", "kNN", "probe")  # in the order of what they cost
-SAME = ("data", "seed", "hardware")  # what the sample is made of and read with
+SAME = ("seed", "data", "hardware")  # what the sample is made of and read with
 SCRATCH = "lab.finetune.scratch.scratch"
 TRUTH = "test/accuracy"
 
