@@ -215,7 +215,7 @@ def read_torch(file: Path) -> Any:
                     raise ValueError(f"{file} is damaged: {damaged} has changed since it was written; fetch it again")
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not re.search("Unsupported (global|class)|call reduce", str(error)):
+        if not re.search("unsupported (global|class)|call reduce", str(error), re.IGNORECASE):
             raise ValueError(f"{file} is no file of weights, or damaged; fetch it again") from error
         raise ValueError(
             f"{file} holds more than tensors: opening it would run code that it names, which lab never does. If you "
