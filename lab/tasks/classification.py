@@ -1,18 +1,19 @@
 """One label out of several for each example."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from lab.metrics import ClassificationCounts, Scores
 
-Model = Callable[[Tensor], Tensor]
-Batch = tuple[Tensor, Tensor]
+Model = Callable[[Any], Tensor]
+Batch = tuple[Any, Tensor]
 
 
 class Classification:
-    """Batches are pairs of inputs (B, ...) and labels, (B,) int64 or, when mixed, probabilities (B, num_classes).
+    """Batches are pairs of inputs, a tensor (B, ...) or a dict of them, and labels, (B,) int64 or, when mixed, probabilities (B, num_classes).
 
     label_smoothing: share of each label spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
     classes: names for the accuracies of single classes; numbers where there are none.
@@ -38,14 +39,14 @@ class Classification:
         for inputs, labels in batches:
             if counts is None:
                 counts = ClassificationCounts(self.num_classes, labels.device)
-            counts.add(self.logits(model, inputs), labels)
+            counts.add(self.logits(model, inputs, len(labels)), labels)
         return counts.scores(self.classes) if counts else Scores({})
 
-    def logits(self, model: Model, inputs: Tensor) -> Tensor:
+    def logits(self, model: Model, inputs: Any, examples: int) -> Tensor:
         logits = model(inputs)
-        if logits.shape != (len(inputs), self.num_classes):
+        if logits.shape != (examples, self.num_classes):
             raise ValueError(
-                f"the model gives {tuple(logits.shape)} for {len(inputs)} examples of {self.num_classes} classes; "
-                f"expected is ({len(inputs)}, {self.num_classes})"
+                f"the model gives {tuple(logits.shape)} for {examples} examples of {self.num_classes} classes; "
+                f"expected is ({examples}, {self.num_classes})"
             )
         return logits
