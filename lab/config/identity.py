@@ -29,7 +29,7 @@ BOOKKEEPING = {
 }
 READ_WHOLE = 2**30  # bytes of a data set up to which all of its content counts
 SAMPLE = 2**16  # bytes at either end of each file that count above that
-PATH_KEY = re.compile(r"(^|_)(folder|dir|root|path|file|weights)$")
+PATH_KEY = re.compile(r"(^|_)(folder|dir|root|path|file|weights|adapter)$")
 
 
 @dataclass(frozen=True)
