@@ -114,6 +114,8 @@ class Sweeping:
 
     def launch(self, overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """Another sweeper's batch: its jobs, done, with the monitored score of each for what the sweeper optimizes."""
+        if self.session.sweep:
+            raise ConfigError(f"lab {self.session.verb} goes by lab's own sweeper; leave hydra/sweeper= out")
         plan = self.planned(overrides, first)
         self.session.code = carry_out(plan, self.workers(), verb=self.session.verb) or self.session.code
         returned = []
