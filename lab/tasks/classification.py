@@ -13,7 +13,8 @@ Batch = tuple[Any, Tensor]
 
 
 class Classification:
-    """Batches are pairs of inputs, a tensor (B, ...) or a dict of them, and labels, (B,) int64 or, when mixed, probabilities (B, num_classes).
+    """Batches are pairs of inputs, a tensor (B, ...) or a dict of them, and labels, (B,) int64 or, when mixed,
+    probabilities (B, num_classes).
 
     label_smoothing: share of each label spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
     classes: names for the accuracies of single classes; numbers where there are none.
