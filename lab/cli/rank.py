@@ -20,7 +20,7 @@ from lab.cli.train import main as hydra_app
 from lab.config.axes import axes, expand, swept_keys
 from lab.config.errors import ConfigError
 from lab.names import in_units
-from lab.study.rank import (
+from lab.study.ranking import (
     TRUTH,
     Candidate,
     agreement,
