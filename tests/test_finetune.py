@@ -726,3 +726,9 @@ def test_a_sweep_over_all_strategies_goes_through(lab, tmp_path):
     found = {json.loads((path.parent / "manifest.json").read_text())["choices"]["finetune_strategy"] for path in runs}
     assert {"gradual", "l2_sp", "lp_ft", "scratch", "wise_ft", "only"} <= found
     assert all("test/accuracy" in json.loads(path.read_text()) for path in runs)
+
+
+def test_a_group_whose_time_does_not_come_is_said(lab):
+    said = lab("train", "model=mlp", "epochs=1", "finetune_strategy=gradual", "data.batch_size=512").err
+    assert re.search(r"head +1,290 +13\.42%  lr 0\.001\n", said)
+    assert re.search(r"body\.1 +8,320 +86\.58%  lr 0\.001  from epoch 1, but the run ends with epoch 1\n", said)

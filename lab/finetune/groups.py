@@ -50,14 +50,15 @@ def described(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str,
     return rows
 
 
-def in_words(rows: Sequence[Mapping[str, Any]], total: int) -> list[str]:
-    """The rows of `described` as lines: what is trained in all, then each group."""
+def in_words(rows: Sequence[Mapping[str, Any]], total: int, epochs: float) -> list[str]:
+    """The rows of `described` as lines: what is trained in all, then each group.  epochs: of the run."""
     trained = sum(row["parameters"] for row in rows)
     lines = [f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"]
     names = max(len(row["name"]) for row in rows)
     counts = max(len(f"{row['parameters']:,}") for row in rows)
     for row in rows:
         later = f"  from epoch {row['from_epoch']:g}" if row["from_epoch"] else ""
+        later += f", but the run ends with epoch {epochs:g}" if row["from_epoch"] >= epochs else ""
         lines.append(
             f"  {row['name']:<{names}}  {row['parameters']:>{counts},}  {row['share']:>7.2%}  lr {row['lr']:.3g}{later}"
         )

@@ -219,7 +219,7 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms)
         if not terms.show:
             if loaded := vars(run.model).get("loaded"):
                 console.note(f"weights: {loaded}")
-            for line in trained_groups(asked, directory):
+            for line in trained_groups(asked, directory, run.cadence.epoch(run.cadence.steps)):
                 console.note(line)
         record = Record(directory, console, instantiate(asked.config, "logger"), introduce)
         try:
@@ -229,12 +229,12 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms)
             record.close()
 
 
-def trained_groups(asked: Asked, directory: Path) -> list[str]:
+def trained_groups(asked: Asked, directory: Path, epochs: float) -> list[str]:
     """What the strategy trains, in a line each group."""
     from lab.finetune.groups import in_words
 
     found = read_json(directory / "manifest.json")
-    first, *groups = in_words(found["groups"], found["parameters"])
+    first, *groups = in_words(found["groups"], found["parameters"], epochs)
     return [f"finetune_strategy={asked.choices.get('finetune_strategy')} {first}", *groups]
 
 
