@@ -84,11 +84,17 @@ class Hardware:
             raise ValueError(f"device={device} is one device; give hardware.device=cuda, or hardware.processes=1")
         if processes > 1 and device.startswith("cuda") and processes > gpus:
             raise ValueError(f"processes={processes} want a GPU each, of which there are {gpus}")
-        if processes > 1 and self.parallel == "fsdp" and self.compile:
-            raise ValueError("compile=true and shards do not go together here; give hardware=ddp with it")
-        if processes > 1 and self.parallel == "fsdp" and self.precision == "fp16":
-            raise ValueError("fp16 scales its loss by what whole gradients say; give precision=bf16, or hardware=ddp")
+        if processes > 1 and self.parallel == "fsdp":
+            self.shardable()
         return processes
+
+    def shardable(self) -> None:
+        if self.compile:
+            raise ValueError("compile=true and shards do not go together here; give hardware=ddp with it")
+        if self.channels_last:
+            raise ValueError("a shard has no memory format; give channels_last=false, or hardware=ddp")
+        if self.precision == "fp16":
+            raise ValueError("fp16 scales its loss by what whole gradients say; give precision=bf16, or hardware=ddp")
 
     def setup(self) -> None:
         """Set the process-wide switches: threads, determinism and CUDA's current device."""

@@ -235,11 +235,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """`optimizer.load_state_dict`, of whole tensors."""
+    optimizer.load_state_dict(state_in_shards(optimizer, state))
+
+
+def state_in_shards(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    if inner := getattr(optimizer, "inner", None):  # lab.optim.muon has an optimizer for each kind of weights
+        return {**state, "inner": list(map(state_in_shards, inner, state["inner"]))}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if any(hasattr(p, "placements") for p in parameters):
-        of = {
-            number: {name: as_sharded(value, parameters[number]) for name, value in values.items()}
-            for number, values in state["state"].items()
-        }
-        state = {**state, "state": of}
-    optimizer.load_state_dict(dict(state))
+    of = {
+        number: {name: as_sharded(value, parameters[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    return {**state, "state": of}

@@ -220,10 +220,10 @@ def dry_step(run: Run) -> Any:
     batch, weight = attempt("data or augment", lambda: next(feed(run, 0)))
     if parallel.world() == 1:  # a check of a run of several, as one of them
         batch, weight = attempt("data", partial(own, batch, 0, run.hardware.processes or 1))
-    if run.hardware.parallel == "fsdp" and weight != 1:
+    if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and weight != 1:
         raise ConfigError(
-            f"data: its batches do not divide by {run.hardware.processes} processes; give another data.batch_size, or "
-            "hardware=ddp"
+            f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, which under fsdp have "
+            "to take as many parts each; give another data.batch_size, or hardware=ddp"
         )
     if size := run.hardware.micro_batch:
         batch = attempt("hardware.micro_batch", partial(lambda whole: next(parts(whole, size))[0], batch))

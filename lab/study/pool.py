@@ -60,6 +60,7 @@ class Event:
 class Pool:
     """workers: how many runs at once.  threads: of each.  gpus: what CUDA_VISIBLE_DEVICES may name; shared out in turn.
     fresh: whether each run has a process of its own.  asked: how many workers were asked for, None for as many as suit.
+    ranks: the most processes that a run trains in, each with a GPU.
     modules: of lab's that the runs need, imported before the workers are forked.
     """
 
@@ -69,6 +70,7 @@ class Pool:
     fresh: bool = False
     asked: int | None = None
     modules: Sequence[str] = ()
+    ranks: int = 1
     slots: dict[int, Slot] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,12 +102,12 @@ class Pool:
             raise RuntimeError(f"checking ended its process: {said}; lab train of one job alone shows more") from None
 
     def share(self, gpus: int) -> None:
-        """Share out that many GPUs among the workers: one each, where it was not said how many."""
+        """Share out that many GPUs among the workers: one for each process of a run, where it was not said how many."""
         if not gpus:
             return
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.gpus = given.split(",")[:gpus] if given else [str(number) for number in range(gpus)]
-        self.workers = self.asked or gpus
+        self.workers = self.asked or max(1, gpus // self.ranks)
         self.threads = max(1, cores() // self.workers)
         for slot in list(self.slots.values()):  # they see all GPUs
             self.dismiss(slot)
@@ -127,7 +129,8 @@ class Pool:
 
     def made(self, number: int) -> Slot:
         ours, theirs = self.context.Pipe()
-        gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
+        own = range(number * self.ranks, (number + 1) * self.ranks)
+        gpu = ",".join(dict.fromkeys(self.gpus[n % len(self.gpus)] for n in own)) if self.gpus else None
         setup = Setup(
             directory=os.getcwd(),
             path=list(sys.path),
@@ -215,7 +218,7 @@ def cores() -> int:
 
 def pool_for(configs: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> Pool:
     """The pool that suits these runs on a machine without GPUs: as many workers as asked for, else the cores divided by
-    the threads that the runs want.
+    the threads that all processes of a run want.
 
     asked: `workers` and `isolation`, as hydra/launcher=lab has them. Raises ValueError for what they cannot be.
     """
@@ -224,10 +227,16 @@ def pool_for(configs: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> 
         raise ValueError(f"hydra.launcher.workers={workers} is not a positive whole number, or null")
     if isolation not in ("worker", "process"):
         raise ValueError(f"hydra.launcher.isolation={isolation} is not worker or process")
-    threads = max((config["hardware"].get("threads") or 1) for config in configs)
+    threads = max((config["hardware"].get("threads") or 1) * ranks(config) for config in configs)
     number = workers or max(1, cores() // threads)
     # not a project's own: importing those may do anything, which is each worker's affair
     paths = {path for config in configs[:100] for path in targets(config) if path.startswith("lab.")}
     modules = sorted({path.rpartition(".")[0] for path in paths})
     fresh = isolation == "process"
-    return Pool(min(number, len(configs)), max(1, cores() // number), fresh=fresh, asked=workers, modules=modules)
+    both = {"fresh": fresh, "ranks": max(map(ranks, configs))}
+    return Pool(min(number, len(configs)), max(1, cores() // number), asked=workers, modules=modules, **both)
+
+
+def ranks(config: Mapping[str, Any]) -> int:
+    """In how many processes a run trains, where its config says so: in a sweep `null` is the one GPU of its worker."""
+    return config["hardware"].get("processes") or 1

@@ -81,8 +81,8 @@ class Word:
     @property
     def for_want_of_others(self) -> bool:
         """Whether it failed as another rank had gone."""
-        error = self.outcome.error if isinstance(self.outcome, Outcome) else None
-        return any(name in (error or "") for name in ("gloo", "NCCL", "DistBackendError", "DistNetworkError"))
+        said = str(self.outcome.error if isinstance(self.outcome, Outcome) else self.outcome)
+        return any(name in said for name in ("gloo", "NCCL", "DistBackendError", "DistNetworkError"))
 
 
 # who launches
@@ -138,6 +138,7 @@ class Launch:
         self.thread = threading.Thread(target=self.launch, name="launcher", daemon=True)
 
     def launch(self) -> None:
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -152,12 +153,16 @@ class Launch:
             nproc_per_node=self.order.number,
             run_id=f"{self.order.identity.id}-{os.getpid()}",
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_endpoint=str(self.order.scratch / "rendezvous"),
+            rdzv_configs={"store_type": "file"},
             local_addr="localhost",
+            logs_specs=DefaultLogsSpecs(log_dir=str(self.order.scratch / "logs")),
             max_restarts=0,
             monitor_interval=POLL,
             shutdown_timeout=10,
         )
+        # they meet in files: a store of torch's own would listen to every network, and trust whom it hears
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         try:
             elastic_launch(config, ranked)(self.order, self.theirs)
         except ChildFailedError:  # the ranks' own words and exit codes say more
@@ -222,19 +227,16 @@ def verdict(launch: Launch, order: Order, started: float) -> Outcome:
     first = words.get(0)
     if first and isinstance(first.outcome, Outcome) and not first.failed:
         return first.outcome
-    told = sorted(words.items(), key=lambda pair: (pair[1].for_want_of_others, pair[1].time))
-    for _, word in [(0, first), *told]:
-        if word and isinstance(word.outcome, Exception):
-            raise word.outcome
-    causes = [(rank, word) for rank, word in told if word.failed and not word.for_want_of_others]
-    if causes and causes[0][0] == 0:
-        assert isinstance(causes[0][1].outcome, Outcome)
-        return causes[0][1].outcome  # which rank 0 has left in the directory
-    if causes:
-        rank, word = causes[0]
-        assert isinstance(word.outcome, Outcome)
-        said, trace = f"rank {rank}: {word.outcome.error}", word.trace
-        return left(order, said, trace, started, word.outcome.outside, word.outcome.state)
+    for rank, word in sorted(words.items(), key=lambda pair: pair[1].time):
+        outcome = word.outcome
+        if word.for_want_of_others or not (word.failed or isinstance(outcome, Exception)):
+            continue
+        if isinstance(outcome, Exception):
+            raise outcome
+        if rank == 0:  # which has left it in the directory
+            return outcome
+        said = f"rank {rank}: {outcome.error}"
+        return left(order, said, word.trace, started, outcome.outside, outcome.state)
     if is_done(order.directory):
         found = done(order.identity, order.directory)
         assert found
@@ -247,7 +249,7 @@ def how_it_died(launch: Launch, order: Order) -> tuple[str, str]:
     """Of ranks that could not say it themselves: in a line, and what there is beside."""
     from lab.study.pool import how
 
-    dumps = [order.directory / "error.txt", *sorted(order.scratch.iterdir())]
+    dumps = [order.directory / "error.txt", *sorted(order.scratch.glob("rank *"))]
     trace = "\n".join(f"{path.stem}:\n{path.read_text(errors='replace')}" for path in dumps if path.exists())
     for path in dumps:
         if said := crashed(path, order.step_timeout):
@@ -256,8 +258,7 @@ def how_it_died(launch: Launch, order: Order) -> tuple[str, str]:
         rank, code = min(dead.items(), key=lambda pair: pair[1])  # signals are negative
         return f"rank {rank}: {how(code)}", ""
     for word in launch.words.values():
-        assert isinstance(word.outcome, Outcome)
-        return f"{word.outcome.error}", word.trace or trace
+        return str(word.outcome.error if isinstance(word.outcome, Outcome) else word.outcome), word.trace or trace
     return f"the ranks could not be started: {launch.error or 'they ended without a word'}", trace
 
 
@@ -317,7 +318,10 @@ def last_word(order: Order, rank: int, channel: Connection, pulse: Pulse) -> Wor
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(rank % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
+        backend, store = "cpu:gloo,cuda:nccl" if cuda else "gloo", f"file://{order.scratch}/store"
+        dist.init_process_group(backend, store, rank=rank, world_size=order.number)
         show = (lambda steps: Relay(channel, steps)) if order.shown else None
         if rank:
             return Word(accompanied(order, rank, pulse))

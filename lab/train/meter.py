@@ -41,7 +41,10 @@ class Meter:
 
     def results(self) -> dict[str, float]:
         """hardware/steps_per_s, hardware/examples_per_s, and hardware/peak_memory_mb (10^6 bytes): of the device, or on
-        a CPU of the whole process. Without the first two where not more than one step was taken."""
+        a CPU of the whole process. Without the first two where not more than one step was taken.
+
+        Where several processes train, examples are those of all, memory is that of the first.
+        """
         found = {"hardware/peak_memory_mb": round(peak(self.device) / 1e6, 1)}
         if self.taken > 0:
             with self.paused():
