@@ -15,7 +15,7 @@ from lab.config.axes import swept_keys
 from lab.config.identity import CodeWatch
 from lab.config.settings import Policy
 from lab.names import in_units, overall
-from lab.study.job import Outcome, Refused, policy
+from lab.study.job import Outcome, Refused
 from lab.study.plan import Job, Plan, link, read_plan, results, state, write_plan
 from lab.study.pool import Pool, pool_for
 from lab.study.provenance import hparams
@@ -36,7 +36,7 @@ def carry_out(
     workers: of the pool, as hydra/launcher=lab has it.  verb: `train`; `plan` and `check` start nothing.
     retry: whether failed jobs are taken again.  by: another launcher, instead of the pool.
     """
-    pulse = Pulse.until(policy(plan.jobs[0].asked.config).time_limit)
+    pulse = Pulse.until(Policy.of(plan.jobs[0].asked.config).time_limit)
     # another launcher has its own way with signals
     with nullcontext() if by else pulse.signals(keyboard=True):
         return carried_out(plan, workers, pulse, verb, retry, by)
@@ -125,7 +125,7 @@ def same_sweep(plan: Plan) -> None:
 
 def done_by_pool(plan: Plan, wanted: Sequence[Job], pool: Pool, outcomes: dict[int, Outcome], pulse: Pulse) -> int:
     view = LiveView(len(wanted), swept_keys([job.asked.overrides for job in plan.jobs]))
-    return supervised(plan, Listed(wanted), pool, outcomes, view, policy(plan.jobs[0].asked.config), pulse)
+    return supervised(plan, Listed(wanted), pool, outcomes, view, Policy.of(plan.jobs[0].asked.config), pulse)
 
 
 def supervised(

@@ -23,7 +23,7 @@ from lab.config.redact import redacted_text
 from lab.config.settings import Policy
 from lab.names import key_and_value
 from lab.record.files import has_owner
-from lab.study.job import Outcome, policy
+from lab.study.job import Outcome
 from lab.study.plan import Job, Plan, state
 from lab.study.pool import pool_for
 from lab.study.pulse import Pulse
@@ -50,7 +50,7 @@ class Planned:
         sys.path[:] = [*self.path, *(place for place in sys.path if place not in self.path)]
         jobs = pickle.loads(zlib.decompress(self.jobs))
         job = jobs[Path(HydraConfig.get().runtime.output_dir).name]
-        terms = policy(job.asked.config)
+        terms = Policy.of(job.asked.config)
         if said := self.enough(terms, jobs):
             print(f"#{job.number} not started: {said}", file=sys.stderr)
             return None

@@ -19,7 +19,7 @@ from lab.config.redact import names_secret
 from lab.config.settings import Policy
 from lab.names import key_and_value
 from lab.record.files import owned
-from lab.study.job import Outcome, policy
+from lab.study.job import Outcome
 from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, state, with_twins, write_plan
 from lab.study.pool import Pool, pool_for
 from lab.study.pulse import Pulse
@@ -58,7 +58,7 @@ def searched(sweeping: Sweeping, arguments: Sequence[str]) -> int:
         if sweeping.session.verb != "train":
             print(f"{sweep}: {settings.sampler} takes {total} trials of {', '.join(axes)}; nothing was started")
             return 0
-        terms = policy(config)
+        terms = Policy.of(config)
         pulse = Pulse.until(terms.time_limit)
         with pulse.signals(keyboard=True), owned(sweep):
             return under_way(sweeping, plan, asked, pool, terms, pulse)

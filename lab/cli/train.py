@@ -22,9 +22,10 @@ from lab.config.axes import one_choice
 from lab.config.compose import asked_of, places
 from lab.config.errors import ConfigError
 from lab.config.identity import Identifier, Identity
+from lab.config.settings import Policy
 from lab.names import overall
 from lab.record.files import Owned
-from lab.study.job import Outcome, Refused, Terms, do, policy
+from lab.study.job import Outcome, Refused, Terms, do
 from lab.study.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Session:
 def one_run(asked: Asked, identity: Identity, directory: Path) -> int:
     """Do a run in this process and show how it ended. The exit code."""
     try:
-        terms = policy(asked.config)
+        terms = Policy.of(asked.config)
     except (LookupError, TypeError, ValueError):  # the check in `do` says what is wrong
         pulse = Pulse()
     else:

@@ -10,7 +10,7 @@ import torch
 from lab import parallel
 from lab.config.check import GROUPS, SUPPLIED
 from lab.config.errors import ConfigError
-from lab.config.settings import SETTINGS, Settings
+from lab.config.settings import Settings
 from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.models.weights import draw_head, load_weights
@@ -25,7 +25,7 @@ from lab.train.overfit import FirstBatch
 
 def build(config: Mapping[str, Any]) -> Run:
     """The run that a checked config describes. Raises ConfigError where a part cannot be made as asked."""
-    settings = attempt("", partial(Settings, **{name: config[name] for name in SETTINGS}))
+    settings = attempt("", partial(Settings.of, config))
     monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
     hardware: Hardware = instantiate(config, "hardware")
     attempt("hardware", hardware.setup)

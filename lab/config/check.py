@@ -53,7 +53,7 @@ def check(config: Mapping[str, Any], source: str, of_group: Callable[[str, Any],
 def values_of(config: Mapping[str, Any]) -> list[str]:
     """What is wrong with the policy's values, their types being right."""
     try:
-        Policy(**{name: config[name] for name in POLICY if name in config})
+        Policy.of(config)
     except (TypeError, ValueError) as error:
         return [str(error)]
     return []

@@ -100,7 +100,7 @@ def try_graph(jobs: Sequence[Job], report: Report) -> None:
 
 def try_part(group: str, config: Mapping[str, Any], run: Run, batch: Any) -> None:
     """Make the part of another job as `build` would, in the place of the run's own."""
-    settings = attempt("", partial(Settings, **{name: config[name] for name in SETTINGS}))
+    settings = attempt("", partial(Settings.of, config))
     monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
     if group == "model":
         with torch.device("meta"):
@@ -124,7 +124,7 @@ def problems_of(make: Callable[[], None]) -> Sequence[str]:
 
 def estimated(config: Mapping[str, Any], run: Run, batch: Any) -> Estimate:
     """What a step costs, or its parameters alone where that cannot be traced."""
-    settings = Settings(**{name: config[name] for name in SETTINGS})
+    settings = Settings.of(config)
     hardware = replace(run.hardware, compile=False)
 
     def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:

@@ -1,6 +1,8 @@
 """The keys at the top level of the config that are no group."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Settings:
     overfit: bool
     profile: bool
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Settings":
+        """Of a run's config. Raises ValueError for what is no option."""
+        return cls(**{name: config[name] for name in SETTINGS})
+
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "eval_every", "save_every", "log_every"):
             value = getattr(self, name)
@@ -58,6 +65,11 @@ class Policy:
     time_limit: float | None
     oom: str
     on_change: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Policy":
+        """Of a run's config. Raises ValueError for what is no option."""
+        return cls(**{name: config[name] for name in POLICY})
 
     def __post_init__(self) -> None:
         for name, options in (("on_error", ("continue", "stop")), ("oom", OOM), ("on_change", ("stop", "ignore"))):

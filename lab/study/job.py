@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from lab.config.asked import Asked
 from lab.config.check import check
 from lab.config.identity import Identity
-from lab.config.settings import POLICY, Policy
 from lab.record.files import owned, read_json, remove_torn, write_json
 from lab.record.status import Diverged, broken, is_done, seal, write_status
 from lab.study.provenance import end_segment, hparams, manifest, not_exact, write_asked
@@ -236,8 +235,3 @@ def trained_groups(asked: Asked, directory: Path, epochs: float) -> list[str]:
     found = read_json(directory / "manifest.json")
     first, *groups = in_words(found["groups"], found["parameters"], epochs)
     return [f"finetune_strategy={asked.choices.get('finetune_strategy')} {first}", *groups]
-
-
-def policy(config: Mapping[str, Any]) -> Policy:
-    """How a command with this config goes on when something goes wrong. Raises ValueError for what is no option."""
-    return Policy(**{name: config[name] for name in POLICY})

@@ -125,9 +125,9 @@ def read_sample(config: Mapping[str, Any], examples: int) -> tuple[Sample, Any]:
     import torch
 
     from lab.config.build import attempt, build_data, instantiate
-    from lab.config.settings import SETTINGS, Settings
+    from lab.config.settings import Settings
 
-    settings = attempt("", partial(Settings, **{name: config[name] for name in SETTINGS}))
+    settings = attempt("", partial(Settings.of, config))
     hardware = replace(instantiate(config, "hardware"), compile=False, channels_last=False)
     attempt("hardware", hardware.setup)
     data: Any = build_data(config, settings, hardware)

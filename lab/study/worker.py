@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.errors import ConfigError
+from lab.config.settings import Policy
 from lab.config.targets import is_project_source
 from lab.record.files import Owned, has_owner
-from lab.study.job import Outcome, Refused, Terms, do, policy
+from lab.study.job import Outcome, Refused, Terms, do
 from lab.study.plan import Job
 from lab.study.pulse import Pulse
 
@@ -146,7 +147,7 @@ def serve(channel: Connection, setup: Setup) -> None:
 
 
 def pulse_of(job: Job) -> Pulse:
-    return Pulse(policy(job.asked.config).step_timeout)
+    return Pulse(Policy.of(job.asked.config).step_timeout)
 
 
 class Reporter:
