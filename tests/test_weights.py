@@ -317,7 +317,7 @@ def test_a_hugging_face_model_of_sequences_takes_dicts_and_a_language_models_bod
 
 def test_names_that_are_not_here_say_which_file_goes_where(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
     with pytest.raises(ConnectionError, match=rf"resnet18-\w+\.pth .*place it in {tmp_path}"):
         torchvision_model("resnet18", 7, [3, 32, 32], weights="DEFAULT")
     pytest.importorskip("timm")
@@ -353,3 +353,12 @@ def test_torchvisions_weights_by_name_keep_the_head_that_they_had(tmp_path, monk
     assert model.loaded.matched == 100
     whole = torchvision_model("resnet18", 1000, [3, 32, 32], weights="DEFAULT")
     assert torch.equal(whole.fc.weight, source.fc.weight)
+
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({**source.state_dict(), "fc.bias": Code()}, file)
+    with pytest.raises(ValueError, match="would run code"):
+        torchvision_model("resnet18", 7, [1, 32, 32], weights="DEFAULT")
+    assert not (tmp_path / "ran").exists()

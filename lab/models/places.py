@@ -46,7 +46,7 @@ def of_run(directory: Path) -> Place:
             f"with it, or give a checkpoint of it, such as {directory}/checkpoints/last.pt"
         )
     final = yaml.safe_load((directory / "config.yaml").read_text())["final"]
-    name = f"checkpoints/{final}.pt"
-    if not (directory / name).is_file():  # without a validation set nothing is best
+    name = "checkpoints/best.pt"
+    if final != "best" or not (directory / name).is_file():  # without a validation set nothing is best
         name = "checkpoints/last.pt"
     return Place(directory / name, status["sealed"].get(name))

@@ -1,14 +1,14 @@
 """Any classification model of torchvision, its head fitted to the data's classes."""
 
-import hashlib
+import re
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from lab.models.places import place
-from lab.models.weights import Loaded, State, counts, head_in, load_weights, mark, output_layer
+from lab.models.places import Place, place
+from lab.models.weights import Loaded, State, counts, head_in, load_weights, mark, output_layer, read
 from lab.names import nearest
 
 
@@ -108,15 +108,10 @@ def download(name: str, weights: str, options: dict, num_classes: int) -> nn.Mod
         raise ValueError(
             f"{name} has no weights {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
         )
-    url = models.get_model_weights(name)[weights].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    try:
-        model = made(name, {"weights": weights, **options})
-    except OSError as error:
-        raise ConnectionError(
-            f"the weights {weights} of {name} are not here and could not be downloaded ({error}); fetch the file "
-            f"{file.name} where there is a network and place it in {file.parent}, or give its path as weights="
-        ) from error
+    file = cached(models.get_model_weights(name)[weights].url)
+    # torchvision would unpickle whatever lies there: what holds code is refused first
+    digest = read([Place(file)])[1]
+    model = made(name, {"weights": weights, **options})
     if hasattr(model, "aux_logits"):
         vars(model)["aux_logits"] = False
         for head in ("aux1", "aux2", "AuxLogits"):
@@ -128,11 +123,25 @@ def download(name: str, weights: str, options: dict, num_classes: int) -> nn.Mod
     if layer.weight.shape[0] != num_classes:
         fit_head(model, num_classes)
         new = [f"{head}.{key}" for key in layer.state_dict()]
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     matched = sum(map(counts, model.state_dict())) - len(new)
     mark(model, Loaded(f"torchvision {name} {weights}", digest, matched, new, new), kept)
     return model
+
+
+def cached(url: str) -> Path:
+    """The file of weights in torch's cache, downloaded where it does not lie there."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sha256 = re.search(r"-([a-f0-9]+)\.", file.name)  # its first digits
+        try:
+            torch.hub.download_url_to_file(url, str(file), sha256 and sha256[1])
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"the weights {file.name} are not here and could not be downloaded ({error}); fetch {url} where there "
+                f"is a network and place it in {file.parent}, or give its path as weights="
+            ) from error
+    return file
 
 
 def fit_head(model: nn.Module, num_classes: int) -> None:

@@ -236,8 +236,11 @@ def unwrap(saved: dict[str, Any]) -> State:
     for name in CONTAINERS:
         if isinstance(saved.get(name), dict):
             return unwrap(saved[name])
-    named = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in saved.items()}
-    state = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    state = {
+        key.removeprefix("_orig_mod.").removeprefix("module."): value
+        for key, value in saved.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if any("parametrizations." in key for key in state):
         from lab.finetune.lora import merged
 
