@@ -40,6 +40,15 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def share(examples: int, rank: int, world: int) -> tuple[slice, float]:
+    """Where in a batch the examples of process `rank` of `world` are, and what their mean counts in a mean over the
+    processes: more or less than 1 where the shares are not even. Raises ValueError where there is not one for each."""
+    if examples < world:
+        raise ValueError(f"a batch of {examples} for {world} processes; give data.batch_size, or hardware.processes")
+    start, stop = (examples * (rank + n) // world for n in range(2))
+    return slice(start, stop), (stop - start) * world / examples
+
+
 # what all do together: each of these has to be called by every process, in the same order
 
 

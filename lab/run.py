@@ -24,6 +24,8 @@ class Data(Protocol):
     prepare(batch) -> batch: from what augmentations work on (uint8 images) to what the model takes.
     to(device) -> None: move what is held to the device.
     classes: names of the classes, for pictures.
+    part(after, rank, world): of each of `batches` the share of one of several processes, and its weight, as
+        `lab.parallel.share` has them; else each process reads whole batches.
     plain(after): as `batches`, without the augmentation that the data set does itself.
     val_examples: int, how many validate; else `val` is read through to count them.
     """

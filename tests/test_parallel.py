@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
 from lab import parallel
 from lab.config.build import build
+from lab.data.streamed import Streamed
+from lab.models.resnet_cifar import ResNet
 from lab.train.loop import evaluate, train
 from lab.train.state import restore, snapshot
 from tests.test_injury import SHORT as MISHAPS
@@ -30,6 +33,10 @@ REPLICAS = {
     "climbing": ("data.batch_size=33", "regularize=sam", "optimizer=sgd", "optimizer.lr=0.1"),
     "thawing": ("finetune_strategy=gradual", "finetune_strategy.epochs_per_block=0.1", DEEP, "data.batch_size=33"),
     "averaging": ("regularize=swa", "regularize.start=0.3", "regularize.every=1", "data.batch_size=32"),
+    "reading each its own": (
+        *("data._target_=tests.test_parallel.Read", "data.batch_size=33", "monitor=val/cross_entropy", "mode=min"),
+        *("hardware.micro_batch=9", "max_norm=1"),
+    ),
     "pulled": ("finetune_strategy=l2_sp", "finetune_strategy.alpha=0.1", "finetune_strategy.beta=0.01"),
     "with parts that no forward pass uses": ("optimizer=adamw", "model._target_=tests.test_parallel.Unused"),
 }
@@ -42,6 +49,28 @@ SHARDS = {
     ),
     "adapters": ("finetune_strategy=lora", "finetune_strategy.rank=2", "data.batch_size=32"),
 }
+
+
+class Read(Streamed):
+    """The digits, read one by one.  read: how many training examples were."""
+
+    def __init__(self, batch_size: int, seed: int, val_share: float, test_share: float, **_: Any):
+        digits: Any = load_digits()
+        images = torch.from_numpy(digits.images).byte().unsqueeze(1)
+        every = list(zip(images, digits.target, strict=True))
+        self.read = 0
+        parts = {"train": Counted(self, every[:600]), "val": every[600:700], "test": every[700:800]}
+        super().__init__(**parts, batch_size=batch_size, seed=seed, workers=0, mean=(0.02,), std=(0.02,))
+
+
+class Counted(list):
+    def __init__(self, owner: Read, examples: list[Any]):
+        super().__init__(examples)
+        self.owner = owner
+
+    def __getitem__(self, index: Any) -> Any:
+        self.owner.read += 1
+        return super().__getitem__(index)
 
 
 class Unused(nn.Module):
@@ -88,6 +117,7 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
     found = {"steps": steps, "scores": dict(scores), "state": snapshot(run), "alike": alike, "sharded": sharded}
     restored = build(config)
     restore(restored, parallel.from_first(found["state"]))
+    found["read"] = getattr(run.data, "read", None)
     return {**found, "again": snapshot(restored)}
 
 
@@ -125,6 +155,9 @@ def test_two_processes_come_to_what_one_does(case, cases, in_two):
     config, found = cases[case], in_two[case]
     alone = trained({**config, "hardware": {**config["hardware"], "parallel": "none", "processes": None}})
     assert found["alike"]
+    if found["read"]:
+        assert alone["read"] == 7 * 33
+        assert found["read"] == 7 * 16
     assert found["sharded"] is case.startswith("fsdp")
     for (loss, norm, examples), (ours, our_norm, our_examples) in zip(alone["steps"], found["steps"], strict=True):
         assert ours == pytest.approx(loss, rel=1e-5)
@@ -159,6 +192,19 @@ def test_replicas_score_with_the_running_statistics_of_the_first(cases, in_two):
     found = in_two["ddp normalised"]
     assert found["alike"]  # the buffers too, once they have been scored with
     assert found["state"]["model"]["bn1.running_mean"].any()
+
+
+def test_batch_normalisations_on_cuda_are_those_that_take_statistics_of_all_processes():
+    timm = pytest.importorskip("timm")
+    for model in (ResNet(1, [1, 8, 8], 10), timm.create_model("efficientnet_b0", num_classes=10)):
+        keys, count = list(model.state_dict()), normalisations(model, nn.modules.batchnorm._BatchNorm)
+        parallel.synchronise_statistics(model)
+        assert list(model.state_dict()) == keys
+        assert normalisations(model, nn.SyncBatchNorm) == count > 0
+
+
+def normalisations(model: nn.Module, kind: type) -> int:
+    return sum(isinstance(module, kind) for module in model.modules())
 
 
 # as commands

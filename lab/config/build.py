@@ -37,7 +37,7 @@ def build(config: Mapping[str, Any]) -> Run:
         groups = shard(model, groups, regularize, hardware)
     optimizer, schedule = build_optimizer(config, groups, pace)
     parts = {
-        "augment": instantiate(config, "augment"),
+        "augment": bare(instantiate(config, "augment")),
         "regularize": regularize,
         "hardware": hardware,
         "clip": attempt("", partial(clipping, settings.max_norm)),
@@ -163,6 +163,11 @@ def plain_partials(made: Any) -> Any:
     if isinstance(made, partial):
         return partial(made.func, *made.args, **{name: plain_partials(part) for name, part in made.keywords.items()})
     return [plain_partials(part) for part in made] if isinstance(made, list) else made
+
+
+def bare(made: Any) -> Any:
+    """The function itself of a partial that gives it nothing, so that it can be told from others."""
+    return made.func if isinstance(made, partial) and not made.args and not made.keywords else made
 
 
 def attempt(where: str, make: Callable[[], Any]) -> Any:

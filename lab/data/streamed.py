@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
 from lab.data.standardize import Standardize
+from lab.parallel import share
 from lab.streams import seeded, stream
 
 
@@ -54,6 +55,12 @@ class Streamed:
 
     def batches(self, after: int = 0) -> Iterator[list[Tensor]]:
         return self.load(Seeded(self.splits["train"], self.seed), self.keys(after))
+
+    def part(self, after: int, rank: int, world: int) -> Iterator[tuple[list[Tensor], float]]:
+        """Of each batch the examples that process `rank` of `world` trains on, which alone it reads; their weight."""
+        where, weight = share(min(self.batch_size, len(self.splits["train"])), rank, world)
+        keys = (batch[where] for batch in self.keys(after))
+        return ((batch, weight) for batch in self.load(Seeded(self.splits["train"], self.seed), keys))
 
     def plain(self, after: int = 0) -> Iterator[list[Tensor]]:
         return self.load(Seeded(self.splits["plain"], self.seed), self.keys(after))

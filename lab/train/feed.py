@@ -21,17 +21,12 @@ def feed(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
     Raises ValueError where the data set has none left.
     """
     prepare = preparation(run)
-    augment, move, steps = run.augment, run.hardware.move, run.cadence.steps
-    generator, seed = torch.Generator(), stream(run.seed, "augment")
-    rank, world = parallel.rank(), parallel.world()
+    move, steps = run.hardware.move, run.cadence.steps
     position = after
     while position < steps:
         start = position
-        for batch in run.data.batches(position):
-            if augment is not none:  # seeding a generator that nobody reads would cost more than all else here
-                batch = augment(move(batch), generator.manual_seed(seed + position))
+        for batch, weight in augmented(run, position):
             position += 1
-            batch, weight = own(batch, rank, world)
             yield prepare(move(batch)), weight
             if position == steps:
                 return
@@ -39,6 +34,21 @@ def feed(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
             raise ValueError(
                 f"{type(run.data).__name__}.batches({start}) yields no batch; {steps} steps are to be taken"
             )
+
+
+def augmented(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
+    """Of each batch that the data set has after the first `after`, augmented, this process's part, and its weight."""
+    augment, move = run.augment, run.hardware.move
+    rank, world = parallel.rank(), parallel.world()
+    apart = getattr(run.data, "part", None)
+    if apart and world > 1 and augment is none:
+        yield from apart(after, rank, world)
+        return
+    generator, seed = torch.Generator(), stream(run.seed, "augment")
+    for position, batch in enumerate(run.data.batches(after), start=after):
+        if augment is not none:  # seeding a generator that nobody reads would cost more than all else here
+            batch = augment(move(batch), generator.manual_seed(seed + position))
+        yield own(batch, rank, world)
 
 
 def scored(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -50,11 +50,8 @@ def own(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
     them: more or less than 1 where the parts are not even. Raises ValueError where there is not an example for each."""
     if world == 1:
         return batch, 1.0
-    examples = num_examples(batch)
-    if examples < world:
-        raise ValueError(f"a batch of {examples} for {world} processes; give data.batch_size, or hardware.processes")
-    start, stop = (examples * (rank + n) // world for n in range(2))
-    return mapped(batch, itemgetter(slice(start, stop))), (stop - start) * world / examples
+    where, weight = parallel.share(num_examples(batch), rank, world)
+    return mapped(batch, itemgetter(where)), weight
 
 
 def parts(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
