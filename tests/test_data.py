@@ -235,6 +235,13 @@ def test_an_annotation_that_cannot_be_trusted_is_refused_by_its_file(tmp_path, b
         bccd_cells(smear(tmp_path, boxes, head), 2, seed=0)
 
 
+def test_a_split_that_leads_out_of_its_folder_is_refused(tmp_path):
+    folder = smear(tmp_path / "BCCD", box("RBC", 4, 3, 12, 9))
+    (tmp_path / "BCCD" / "ImageSets" / "Main" / "val.txt").write_text("A\n../Annotations/A\n")
+    with pytest.raises(ValueError, match=r"val\.txt lists '\.\./Annotations/A', which is a path"):
+        bccd_cells(folder, 2, seed=0)
+
+
 def test_bccd_says_what_to_place_where(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"place JPEGImages, Annotations and ImageSets .* data\.folder="):
         bccd_cells(str(tmp_path), batch_size=50, seed=0)

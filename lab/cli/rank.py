@@ -118,7 +118,8 @@ def scored(found: Sequence[Candidate], sample: Any, hardware: Any, with_tracebac
             try:
                 for step in score(candidate, sample, hardware):
                     doing = f"{number} of {len(found)}: {candidate.name}: {step}"
-                    live.refresh() if console.is_terminal else None
+                    if console.is_terminal:
+                        live.refresh()
             except KeyboardInterrupt:
                 for left in found[number - 1 :]:
                     left.error = "interrupted"

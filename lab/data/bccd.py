@@ -49,7 +49,7 @@ def bccd_cells(
     and test stay as they are, so monitor `val/balanced_accuracy`.  margin: around a box, in shares of its longer side.
     Two boxes have no area and are left out, an RBC of BloodImage_00343 (train) and one of BloodImage_00338 (val).
     Raises FileNotFoundError that says what to place where; ValueError for facts that are not BCCD's, for files that are
-    not annotations, and for a box that lies outside its image.
+    not annotations, for paths in place of images' names, and for a box that lies outside its image.
     """
     if num_classes != len(CLASSES) or list(classes) != list(CLASSES):
         raise ValueError(f"BCCD's cells are {list(CLASSES)}, not {num_classes} classes {list(classes)}")
@@ -73,9 +73,12 @@ def annotated(root: Path, part: str) -> list[Cell]:
             f"no {names.name} in {names.parent.resolve()}: place JPEGImages, Annotations and ImageSets of BCCD "
             f"(Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}; data.folder= or LAB_DATA= looks elsewhere"
         )
+    listed = names.read_text().split()
+    if outside := [name for name in listed if Path(name).name != name]:
+        raise ValueError(f"{names} lists {outside[0]!r}, which is a path, not the name of an image; take it out")
     return [
         Cell(root / "JPEGImages" / f"{name}.jpg", box, label)
-        for name in names.read_text().split()
+        for name in listed
         for box, label in objects(root / "Annotations" / f"{name}.xml")
         if box[0] < box[2] and box[1] < box[3]
     ]

@@ -1,7 +1,8 @@
 """H-score: the variance of the features between the classes, against all of their variance.
 
-Source: Bao et al. 2019, An Information-Theoretic Approach to Transferability in Task Transfer Learning; the shrinkage
-that keeps it stable where features outnumber examples is Ibrahim et al. 2021, arXiv:2110.06893.
+Source: Bao et al. 2019, An Information-Theoretic Approach to Transferability in Task Transfer Learning,
+arXiv:2212.10082; the shrinkage that keeps it stable where features outnumber examples is Ibrahim et al. 2021,
+arXiv:2110.06893.
 """
 
 import numpy as np

@@ -18,6 +18,7 @@ class SAM:
 
     rho: the radius; the paper's is 0.05 for CIFAR and ImageNet.  adaptive: ASAM (Kwon et al. 2021, arXiv:2102.11600):
     climb rho * w^2 g / || |w| g ||, which does not change when a layer is scaled; its rho is about ten times larger.
+    The authors add 0.01 to |w| and leave biases unscaled; here every parameter is scaled by |w| alone.
 
     Weights and buffers (running statistics) are then, in every bit, what they were after the first pass. Both passes
     draw the same dropout masks, as in the authors' code (on MPS others). The loss given is the first pass's. A loss
