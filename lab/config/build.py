@@ -106,7 +106,7 @@ def shard(
 
     Raises ConfigError for what needs whole weights.
     """
-    whole = [type(part).__name__ for part in leaves(regularize) if any(hasattr(part, name) for name in ON_WEIGHTS)]
+    whole = [type(part).__name__ for part in regularize.parts if any(hasattr(part, name) for name in ON_WEIGHTS)]
     if whole:
         raise ConfigError(f"hardware: {', '.join(whole)} needs whole weights, which fsdp has in shards; hardware=ddp")
     if any(group.get("from_epoch", 0) > 0 for group in groups):
@@ -117,11 +117,6 @@ def shard(
 
 
 ON_WEIGHTS = ("backward", "penalise", "step", "scored")
-
-
-def leaves(chain: Chain) -> list[Any]:
-    parts = [leaves(part) if isinstance(part, Chain) else [part] for part in chain.parts]
-    return [part for those in parts for part in those]
 
 
 def build_optimizer(
@@ -238,7 +233,7 @@ def dry_step(run: Run) -> Any:
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise ConfigError(f"task: its loss is {shapes(loss)}; expected is a scalar tensor")
         first = attempt("data", lambda: next(iter(scored(run, run.data.val())), None))
-        if first is None and watches(run.regularize):
+        if first is None and any(hasattr(part, "monitor") for part in run.regularize.parts):
             raise ConfigError(
                 "regularize: there is no validation set to watch; give data.val_share, or regularize=none"
             )
@@ -248,11 +243,6 @@ def dry_step(run: Run) -> Any:
                 said = f"no score {run.monitor.name!r} to monitor; {nearest(run.monitor.name, names)}"
                 raise ConfigError(f"{said} Give monitor= and mode=max or min")
     return batch
-
-
-def watches(regularizer: Any) -> bool:
-    """Whether it needs scores to decide by."""
-    return hasattr(regularizer, "monitor") or any(map(watches, getattr(regularizer, "parts", ())))
 
 
 def shapes(value: Any) -> str:
