@@ -40,7 +40,8 @@ from lab.regularize.chain import Chain
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
-from lab.train.loop import execute, train, training_mode
+from lab.train.feed import one_epoch
+from lab.train.loop import execute, scored_model, train, training_mode
 from lab.train.state import restore, snapshot
 
 
@@ -260,6 +261,7 @@ def test_a_model_without_the_parts_that_a_strategy_trains_is_refused_with_those_
         partial(layer_decay, decay=1.5),
         partial(gradual, epochs_per_block=0.0),
         partial(lp_ft, probe_epochs=0),
+        partial(lp_ft, probe_epochs=1, body_lr_scale=-1.0),
         partial(l2_sp, alpha=-1.0, beta=0.0),
         partial(wise_ft, mix=1.1),
     ],
@@ -704,6 +706,17 @@ def test_wise_ft_mixes_an_average_of_the_weights_as_well(tmp_path):
     averaged, scored = mean.average.conv1.weight, run.regularize.scored(run.model).conv1.weight
     torch.testing.assert_close(scored, (start["conv1.weight"] + averaged) / 2)
     assert {"val/accuracy", "test/accuracy"} <= scores.keys()
+
+
+def test_wise_ft_takes_the_running_statistics_of_the_mean_anew():
+    run = run_of(partial(wise_ft, mix=0.5), model=ResNet(1, [1, 8, 8], 10))
+    list(train(run))
+    model = scored_model(run)
+    found = model.bn1.running_mean.clone()
+    inputs = torch.cat([model.conv1(images) for images, _ in map(run.data.prepare, one_epoch(run))])
+    torch.testing.assert_close(found, inputs.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert not run.regularize.parts[-1].stale
+    assert torch.equal(scored_model(run).bn1.running_mean, found)
 
 
 def test_a_strategy_holds_its_start_on_the_device_that_the_model_moves_to():

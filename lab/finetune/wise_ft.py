@@ -17,7 +17,8 @@ def wise_ft(model: nn.Module, mix: float = 0.5) -> Groups:
 
     mix: the paper's alpha, 0.5 where nothing is known of the shift; 1 is plain fine-tuning.  The start is what the
     model holds now. Parameters that the model lists as `new_parameters` had none: they are scored as trained, as the
-    paper's classifier is not, which starts from a zero-shot one. Normalisations' running statistics are mixed too.
+    paper's classifier is not, which starts from a zero-shot one. Batch normalisations, which the paper's models have
+    none of, take their running statistics anew from the training data: those of neither end are the mean's.
     """
     if not 0 <= mix <= 1:
         raise ValueError(f"mix {mix} is not from 0 (the start) to 1 (the fine-tuned weights)")
@@ -32,7 +33,7 @@ class WiseFT:
 
     def __init__(self, model: nn.Module, mix: float):
         new = set(getattr(model, "new_parameters", ()))
-        self.mix, self.mixed = mix, None
+        self.mix, self.mixed, self.made_of, self.stale = mix, None, None, False
         self.start = {
             name: tensor.detach().clone()
             for name, tensor in tensors(model)
@@ -45,10 +46,16 @@ class WiseFT:
         if self.mixed is None:  # not before: the model has come to its device since
             self.mixed = deepcopy(model).requires_grad_(False)
             self.start = {name: self.start[name].to(t.device) for name, t in tensors(model) if name in self.start}
-        for (name, mixed), (_, tensor) in zip(tensors(self.mixed), tensors(model), strict=True):
-            start = self.start.get(name)
-            mixed.copy_(tensor if start is None else torch.lerp(start, tensor, self.mix))
+        made_of = (id(model), sum(tensor._version for _, tensor in tensors(model)))
+        if made_of != self.made_of:
+            for (name, mixed), (_, tensor) in zip(tensors(self.mixed), tensors(model), strict=True):
+                start = self.start.get(name)
+                mixed.copy_(tensor if start is None else torch.lerp(start, tensor, self.mix))
+            self.made_of, self.stale = made_of, 0 < self.mix < 1
         return self.mixed
+
+    def refreshed(self) -> None:
+        self.stale = False
 
 
 def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

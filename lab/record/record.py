@@ -167,7 +167,8 @@ class Record:
     def save(self, run: Run, step: Step) -> None:
         finite_loss(step)
         state = {"run": snapshot(run), "step": step.n, "best": self.best, "last": self.last}
-        if (model := run.regularize.scored(run.model)) is not run.model:
+        ends = run.regularize.stopped or step.n == run.cadence.steps
+        if ends and (model := scored_model(run)) is not run.model:
             state["scored"] = model.state_dict()  # no copy of what is in `run`: a storage is written once
         self.keep("last.pt", state, before="previous.pt")
 
