@@ -1,7 +1,10 @@
 """Several processes train one model as one process does, and end together however they end."""
 
+import itertools
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from lab import parallel
 from lab.config.build import build
 from lab.data.streamed import Streamed
 from lab.models.resnet_cifar import ResNet
+from lab.study.ranks import Agreed
 from lab.train.loop import evaluate, train
 from lab.train.state import restore, snapshot
 from tests.test_injury import SHORT as MISHAPS
@@ -125,9 +129,19 @@ def in_rank(rank: int, folder: Path, configs: dict[str, dict[str, Any]]) -> None
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     found = {name: trained(config) for name, config in configs.items()}
+    found["stopped"] = parallel.gathered(stopped(rank))
     if rank == 0:
         torch.save(found, folder / "found.pt")
     dist.destroy_process_group()
+
+
+def stopped(rank: int) -> tuple[int, str | None]:
+    """After which step, and why, where one process is asked to stop while both take steps as fast as they can."""
+    pulse = Agreed()
+    if rank == 1:
+        threading.Timer(0.3, pulse.stop, ["enough"]).start()
+    until = time.monotonic() + 20
+    return next((n, pulse.reason) for n in itertools.count(1) if pulse(n) or time.monotonic() > until)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +200,12 @@ def test_the_checkpoint_of_shards_is_one_that_a_single_process_goes_on_from(case
     assert dict(evaluate(run)) == pytest.approx(in_two[case]["scores"], rel=1e-5)
     assert frozen(snapshot(run)["optimizer"]) == frozen(in_two[case]["state"]["optimizer"])
     next(train(run, after=6))
+
+
+def test_all_stop_after_the_same_step_when_one_is_asked_to(in_two):
+    (ours, why), theirs = in_two["stopped"]
+    assert (ours, why) == theirs
+    assert why == "enough"
 
 
 def test_replicas_score_with_the_running_statistics_of_the_first(cases, in_two):

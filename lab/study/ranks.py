@@ -361,9 +361,10 @@ class Agreed(Pulse):
         from lab.parallel import from_any
 
         reason = super().__call__(step)
-        if step:  # 0 is told while a rank scores, which is no moment to agree
-            self.reason = reason = from_any(reason)
-        return reason
+        if step and (agreed := from_any(reason)):  # 0 is told while a rank scores, which is no moment to agree
+            self.stop(agreed)  # where it was asked meanwhile, for its own reason
+            return agreed
+        return None
 
 
 class Relay:
