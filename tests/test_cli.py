@@ -262,9 +262,15 @@ def test_debug_options_do_what_they_say(lab, tmp_path):
 
 
 def test_eval_gives_the_scores_of_the_run_and_of_its_overrides(lab, tmp_path):
-    for regularize in ("none", "ema"):
-        lab("train", "epochs=4", f"regularize={regularize}", f"hydra.run.dir={regularize}")
-        run = tmp_path / regularize
+    ways = {
+        "wise_ft": "finetune_strategy=wise_ft",
+        "last": ["finetune_strategy=wise_ft", "final=last"],
+        "none": "regularize=none",
+        "ema": "regularize=ema",
+    }
+    for name, way in ways.items():
+        lab("train", "epochs=4", *([way] if isinstance(way, str) else way), f"hydra.run.dir={name}")
+        run = tmp_path / name
         results = json.loads((run / "results.json").read_text())
         assert json.loads(lab("eval", str(run), "--json").out) == pytest.approx(scores(results))
     changed = json.loads(lab("eval", str(run), "--json", "data.val_share=0.5", "hardware=cpu").out)

@@ -42,11 +42,9 @@ def evaluated(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
 
     Raises ConfigError where there are none to trust.
     """
-    from lab.config.build import dry_step
     from lab.train.loop import evaluate, generalisation
 
     run, model = finished(directory, overrides)
-    dry_step(run)
     val = evaluate(run, "val", model=model)
     return {**val, **evaluate(run, "test", model=model), **generalisation(run, val, model=model)}
 
@@ -59,11 +57,12 @@ def finished(directory: Path, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
     if changed := broken(directory, checkpoints=True):
         raise ConfigError(f"{directory} is not as it was sealed: {', '.join(changed)} changed")
     config = overridden(read_config(directory), overrides)
-    from lab.config.build import build
+    from lab.config.build import build, dry_step
     from lab.config.check import check
 
     check(config, (directory / ".hydra" / "config.yaml").read_text())
     run = build(config)
+    dry_step(run)  # before the weights are there: it asks for those to score, which some methods then make anew
     return run, final_model(run, directory)
 
 

@@ -34,11 +34,15 @@ class WiseFT:
     def __init__(self, model: nn.Module, mix: float):
         new = set(getattr(model, "new_parameters", ()))
         self.mix, self.mixed, self.made_of, self.stale = mix, None, None, False
+        self.steps = 0
         self.start = {
             name: tensor.detach().clone()
             for name, tensor in tensors(model)
             if tensor.is_floating_point() and name not in new
         }
+
+    def step(self, model: nn.Module) -> None:
+        self.steps += 1  # a fused optimizer changes weights without a new version of them
 
     @torch.no_grad()
     def scored(self, model: nn.Module) -> nn.Module:
@@ -46,7 +50,7 @@ class WiseFT:
         if self.mixed is None:  # not before: the model has come to its device since
             self.mixed = deepcopy(model).requires_grad_(False)
             self.start = {name: self.start[name].to(t.device) for name, t in tensors(model) if name in self.start}
-        made_of = (id(model), sum(tensor._version for _, tensor in tensors(model)))
+        made_of = (id(model), self.steps, sum(tensor._version for _, tensor in tensors(model)))
         if made_of != self.made_of:
             for (name, mixed), (_, tensor) in zip(tensors(self.mixed), tensors(model), strict=True):
                 start = self.start.get(name)
