@@ -300,6 +300,33 @@ def test_the_scores_agreement_with_fine_tuning_runs_is_told(lab):
     assert max(map(len, printed.splitlines())) <= 100
 
 
+OWN = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes: int):
+        super().__init__(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))
+"""
+
+
+def test_models_that_take_no_weights_are_scored_with_those_that_are_given(lab, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "net.yaml").write_text("_target_: mine.Net\nnum_classes: ${data.num_classes}\n")
+    assert lab("train", "model=net", "epochs=3", "hydra.run.dir=run").code == 0
+    assert lab("train", "model=net", "steps=2", "weights=run").code == 0
+    ended = lab("rank", "data=digits", "model=net", "weights=run,null", "--examples=100", "--json")
+    assert ended.code == 0, ended.err
+    best, other = json.loads(ended.out)["candidates"]
+    assert (best["candidate"], other["candidate"]) == ("net run", "net random")
+    assert (best["pretrained"], other["pretrained"]) == (True, False)
+    assert best["scores"]["LEEP"] is not None
+    assert (best["fine_tuned"]["runs"], other["fine_tuned"]) == (1, None)
+    failed = lab("rank", "data=digits", "model=net", "weights=nowhere.pt")
+    assert failed.code == 1
+    assert "weights: no weights at nowhere.pt" in failed.err
+
+
 def test_what_only_trains_otherwise_is_one_candidate(lab):
     ended = lab(
         "rank", "-m", "model=mlp", "optimizer.lr=0.1,0.2", "finetune_strategy=full,linear_probe", "--examples=64"

@@ -73,9 +73,14 @@ def candidates(asked: Sequence[Asked]) -> list[Candidate]:
                 f"lab rank compares models on one sample, and {', '.join(keys)} is not the same for all of them; give "
                 f"{keys[0]} one value, and a command for each"
             )
-    distinct = {str(one.config["model"]): one for one in reversed(asked)}
+    distinct = {str(origin(one.config)): one for one in reversed(asked)}
     kept = list(reversed(distinct.values()))
     return [Candidate(name, one) for name, one in zip(names(kept), kept, strict=True)]
+
+
+def origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's node, with the `weights` that are loaded into a model which takes none itself."""
+    return {"weights": config.get("weights"), **config["model"]}
 
 
 def names(asked: Sequence[Asked]) -> list[str]:
@@ -193,11 +198,16 @@ def score(candidate: Candidate, sample: Sample, hardware: Any) -> Iterator[str]:
 def features_of(candidate: Candidate, sample: Sample, hardware: Any) -> tuple[Any, tuple[Any, Any] | None]:
     """The features of the sample, checked, and the head that the weights came with; the model itself is let go."""
     from lab.config.build import attempt, instantiate
+    from lab.config.build import start as start_from
+    from lab.config.settings import Settings
     from lab.rank.features import check, head_inputs
     from lab.streams import seed_all, stream
 
-    seed_all(stream(candidate.asked.config["seed"], "init"))
-    model = instantiate(candidate.asked.config, "model")
+    config = candidate.asked.config
+    settings = attempt("", partial(Settings.of, config))
+    seed_all(stream(settings.seed, "init"))
+    model = instantiate(config, "model")
+    start_from(model, config["model"], settings)
     candidate.parameters = sum(p.numel() for p in model.parameters())
     candidate.pretrained = bool(vars(model).get("pretrained"))
     with hardware.autocast():
@@ -275,7 +285,7 @@ def look_up(found: Sequence[Candidate], outputs: Path, identify: Identifier) -> 
 
 def start(config: Mapping[str, Any], identify: Identifier) -> str:
     """Equal for configs that start from the same weights on the same data."""
-    return canonical({name: config[name] for name in ("data", "model")}, identify, {"seed", "batch_size"})
+    return canonical({"data": config["data"], "model": origin(config)}, identify, {"seed", "batch_size"})
 
 
 def canonical(config: Mapping[str, Any], identify: Identifier, without: Collection[str]) -> str:
