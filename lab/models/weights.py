@@ -214,7 +214,8 @@ def read_torch(file: Path) -> Any:
                 if damaged := archive.testzip():
                     raise ValueError(f"{file} is damaged: {damaged} has changed since it was written; fetch it again")
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, EOFError, LookupError) as error:
+        # bytes that are no pickle: empty, or read as instructions that are none, or want what was not there
         if not re.search("unsupported (global|class)|call reduce", str(error), re.IGNORECASE):
             raise ValueError(f"{file} is no file of weights, or damaged; fetch it again") from error
         raise ValueError(
@@ -222,7 +223,7 @@ def read_torch(file: Path) -> Any:
             "trust who made it, load it once yourself with torch.load(..., weights_only=False) and write its state "
             "dict by safetensors.torch.save_file; then give that file"
         ) from error
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, LookupError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}); fetch it again") from error
 
 
