@@ -289,6 +289,18 @@ def test_blocks_are_what_the_author_stacked(name, last):
     assert len(covered) == len(set(covered))
 
 
+def test_what_is_around_the_whole_of_a_model_is_no_block_of_it():
+    class Around(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.model = model
+
+    inside = SimpleCNN([1, 8, 8], 10)
+    assert block_names(Around(inside)) == [f"model.{name}" for name in block_names(inside)]
+    assert head_name(Around(inside)) == "model.head", "not all of it, to which linear_probe is the same as full"
+    assert block_names(Around(nn.LSTM(2, 2))) == ["model"]
+
+
 def test_the_stack_is_what_a_model_repeats_and_the_head_what_its_library_says():
     assert stack(vit_b_16()) == [f"encoder.layers.encoder_layer_{n}" for n in range(12)]
     assert stack(Reader()) == stack(SimpleCNN([1, 8, 8], 10)) == []
@@ -696,6 +708,16 @@ def test_wise_ft_at_its_ends_is_the_start_or_the_finetuned_model(mix, like):
     ends["tuned"] = state_of(run.model)
     scored = state_of(run.regularize.scored(run.model))
     assert not {name for name in moved(ends[like], scored) if "num_batches" not in name}
+
+
+def test_wise_ft_sees_the_steps_of_a_fused_optimizer_which_torch_does_not_count_as_changes():
+    model = SimpleCNN([1, 8, 8], 10)
+    run = run_of(wise_ft, model=model, optimizer=partial(torch.optim.Adam, lr=0.01, fused=True))
+    start = model.head.weight.detach().clone()
+    for step in train(run):
+        scored = run.regularize.scored(model).head.weight
+        torch.testing.assert_close(scored, (start + model.head.weight.detach()) / 2, msg=f"step {step.n}")
+    assert not torch.equal(start, model.head.weight)
 
 
 def test_wise_ft_mixes_an_average_of_the_weights_as_well(tmp_path):

@@ -251,6 +251,10 @@ def test_targets_are_patterns_over_what_can_be_adapted():
         lora(ResNet(3, [3, 32, 32], 10), targets=["layer9.*"])
     with pytest.raises(ValueError, match="rank 0 is not at least 1"):
         lora(ResNet(3, [3, 32, 32], 10), rank=0)
+    with pytest.raises(ValueError, match=r"alpha 0\.0 is not positive"):
+        lora(ResNet(3, [3, 32, 32], 10), alpha=0.0)
+    with pytest.raises(ValueError, match=r"targets=\[\] names nothing to adapt"):
+        lora(ResNet(3, [3, 32, 32], 10), targets=[])
     with pytest.raises(ValueError, match=r"no module before its head 'head'"):
         lora(MLP([3, 8, 8], 4, []), head="head")
     text = nn.Sequential(nn.Embedding(50, 6), nn.Linear(6, 6), nn.Linear(6, 2))

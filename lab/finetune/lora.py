@@ -36,7 +36,8 @@ def lora(
     The weights are parametrized, not the modules wrapped: what reads a weight past its module's forward, as attention
     does, finds the changed one. Its price is that a step computes B A and the whole weight's gradient, and that the
     dropout on A's input, which some of the paper's runs use, cannot be had.
-    Raises ValueError for a rank below 1, and for a pattern that matches nothing, with what there is.
+    Raises ValueError for a rank below 1, an alpha that is not positive, and a pattern that matches nothing, with what
+    there is.
     """
     from lab.finetune.adapter import load_adapter  # which builds on this module
 
@@ -64,6 +65,8 @@ class LoRA(nn.Module):
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank {rank} is not at least 1")
+        if alpha <= 0:
+            raise ValueError(f"alpha {alpha} is not positive; the change would stay at zero, or go uphill")
         rows, columns = weight.shape[0], weight[0].numel()
         fan_in, fan_out = (rows, columns) if transposed else (columns, rows)
         self.down = nn.Parameter(weight.new_zeros(rank, fan_in))
@@ -123,6 +126,8 @@ def chosen(model: nn.Module, targets: list[str] | None, head: str, train_head: b
             raise ValueError(f"{type(model).__name__} has no module before its head {head!r} that LoRA can adapt")
     else:
         names = matching(list(found), targets, "module that LoRA can adapt")
+        if not names:
+            raise ValueError(f"targets={targets} names nothing to adapt; null is every weight before the head")
     return [(found[name], tensor) for name in names for tensor in weights(found[name])]
 
 

@@ -19,6 +19,10 @@ def lp_ft(model: nn.Module, probe_epochs: float, head: str | None = None, body_l
     """
     if probe_epochs <= 0:
         raise ValueError(f"probe_epochs {probe_epochs} is not positive; without a probe it is finetune_strategy=full")
+    if body_lr_scale <= 0:
+        raise ValueError(
+            f"body_lr_scale {body_lr_scale} is not positive; finetune_strategy=linear_probe leaves the body as it is"
+        )
     body, top = body_and_head(model, head)
     groups = train_only(model, {"head": top, "body": [p for parameters in body.values() for p in parameters]})
     later = {"head": {}, "body": {"from_epoch": probe_epochs, "lr_scale": body_lr_scale}}

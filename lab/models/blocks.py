@@ -11,18 +11,19 @@ from lab.names import nearest
 def block_names(model: nn.Module) -> list[str]:
     """The blocks that a model is a sequence of, in order, by name: what its author stacked, not the layers inside.
 
-    Containers are opened, and modules around a stack (two or more modules of one kind in a container) as well; a
-    member of a container that is none itself is a block. A model without parts is one block, `""`, as torch names it.
+    Containers are opened, and modules around a stack (two or more modules of one kind in a container) or around all
+    that there is as well; a member of a container that is none itself is a block. A model without parts is one block,
+    `""`, as torch names it.
     """
     names: list[str] = []
 
     def visit(name: str, module: nn.Module, opened: bool) -> None:
-        if not any(True for _ in module.parameters()):
-            return
         if type(module) in CONTAINERS or opened:
-            for child_name, child in module.named_children():
+            parts = with_parameters(module)
+            for child_name, child in parts.items():
                 path = f"{name}.{child_name}" if name else child_name
-                visit(path, child, opened=type(module) not in CONTAINERS and holds_stack(child))
+                whole = len(parts) == 1 and len(with_parameters(child)) > 1
+                visit(path, child, opened=type(module) not in CONTAINERS and (whole or holds_stack(child)))
         else:
             names.append(name)
 
@@ -32,6 +33,10 @@ def block_names(model: nn.Module) -> list[str]:
 
 # these classes themselves: a subclass is a module of its author's own making
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def with_parameters(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
 
 
 def holds_stack(module: nn.Module) -> bool:
