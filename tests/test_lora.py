@@ -490,3 +490,16 @@ def test_a_run_s_adapter_is_written_and_starts_another(lab, tmp_path):
     refused = lab("adapter", "plain", "written")
     assert refused.code == 2
     assert "has no adapter" in refused.err
+
+
+def test_an_adapter_names_the_model_that_its_weights_are_those_of(lab, tmp_path):
+    pytest.importorskip("safetensors")
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vit = transformers.AutoConfig.for_model("vit", **small, image_size=8, patch_size=4, num_channels=1)
+    transformers.AutoModelForImageClassification.from_config(vit).save_pretrained(tmp_path / "vit")
+    named = ["model=huggingface", "model.name=vit/", "weights=DEFAULT", "data=digits", "steps=1"]
+    ended = lab("train", *named, "finetune_strategy=lora", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    assert lab("adapter", "run", "written").code == 0
+    assert json.loads(Path("written", "adapter_config.json").read_text())["base_model_name_or_path"] == "vit/"

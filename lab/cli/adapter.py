@@ -38,5 +38,6 @@ def write(directory: Path, folder: Path) -> None:
 
     if model is not run.model:  # an average of it, frozen whole, does not tell what was trained
         run.model.load_state_dict(model.state_dict())
-    base = read_config(directory)["model"].get("weights")
+    node = read_config(directory)["model"]
+    base = node.get("name") if node.get("weights") == "DEFAULT" else node.get("weights")
     attempt(str(directory), lambda: save_adapter(run.model, folder, base))
