@@ -128,7 +128,7 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
 def in_rank(rank: int, folder: Path, configs: dict[str, dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    found = {name: trained(config) for name, config in configs.items()}
+    found: dict[str, Any] = {name: trained(config) for name, config in configs.items()}
     found["stopped"] = parallel.gathered(stopped(rank))
     if rank == 0:
         torch.save(found, folder / "found.pt")
