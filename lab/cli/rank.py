@@ -20,17 +20,8 @@ from lab.cli.train import main as hydra_app
 from lab.config.axes import axes, expand, swept_keys
 from lab.config.errors import ConfigError
 from lab.names import in_units
-from lab.study.ranking import (
-    TRUTH,
-    Candidate,
-    agreement,
-    candidates,
-    in_order_of_size,
-    look_up,
-    ranked,
-    read_sample,
-    score,
-)
+from lab.study.ranking import Candidate, agreement, candidates, in_order_of_size, ranked, read_sample, score
+from lab.study.tuned import TRUTH, look_up
 
 if TYPE_CHECKING:
     from lab.cli.sweep import Sweeping

@@ -1,37 +1,28 @@
-"""Which model to start from: candidates scored on a sample of the data, and what fine-tuning them came to before."""
+"""Which model to start from: candidates scored on a sample of the data."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import mean
 from typing import Any, NamedTuple
 
 from lab.config.asked import Asked
 from lab.config.axes import swept_keys
 from lab.config.check import check
 from lab.config.errors import ConfigError
-from lab.config.identity import Identifier
 from lab.config.redact import redacted_text
 from lab.names import key_and_value
-from lab.record.files import read_json
-from lab.record.status import is_done
-from lab.study.diff import read_config
-from lab.study.ledger import find_runs
 
 SCORES = ("LEEP", "H-score", "LogME", "kNN", "probe")  # in the order of what they cost
 SAME = ("seed", "data", "hardware")  # what the sample is made of and read with
-SCRATCH = "lab.finetune.scratch.scratch"
-TRUTH = "test/accuracy"
 
 
 @dataclass
 class Candidate:
     """A model to start from.  name: how it differs from the others.  pretrained: None until it is made.  seconds: that
-    each score took, and `features`.  tuned: TRUTH of the runs that fine-tuned it, by their best recipe.  error: why it
-    could not be scored.
+    each score took, and `features`.  tuned: what fine-tuning it came to (lab.study.tuned).  error: why there is none.
     """
 
     name: str
@@ -197,8 +188,7 @@ def score(candidate: Candidate, sample: Sample, hardware: Any) -> Iterator[str]:
 
 def features_of(candidate: Candidate, sample: Sample, hardware: Any) -> tuple[Any, tuple[Any, Any] | None]:
     """The features of the sample, checked, and the head that the weights came with; the model itself is let go."""
-    from lab.config.build import attempt, instantiate
-    from lab.config.build import start as start_from
+    from lab.config.build import attempt, instantiate, start
     from lab.config.settings import Settings
     from lab.rank.features import check, head_inputs
     from lab.streams import seed_all, stream
@@ -207,7 +197,7 @@ def features_of(candidate: Candidate, sample: Sample, hardware: Any) -> tuple[An
     settings = attempt("", partial(Settings.of, config))
     seed_all(stream(settings.seed, "init"))
     model = instantiate(config, "model")
-    start_from(model, config["model"], settings)
+    start(model, config["model"], settings)
     candidate.parameters = sum(p.numel() for p in model.parameters())
     candidate.pretrained = bool(vars(model).get("pretrained"))
     with hardware.autocast():
@@ -258,43 +248,3 @@ def agreement(found: Sequence[tuple[Candidate, float | None]]) -> dict[str, tupl
         if len(pairs) > 1:
             taus[name] = weighted_tau(*zip(*pairs, strict=True)), len(pairs)
     return taus
-
-
-def look_up(found: Sequence[Candidate], outputs: Path, identify: Identifier) -> None:
-    """Put on the candidates what fine-tuning them came to: TRUTH of the best recipe, the mean over its seeds.
-
-    Looks at the runs below `outputs` that are done, of the same data but for seed and batch size, and of the same model
-    and weights. A recipe is all of the config but the seed.
-    """
-    wanted = {start(candidate.asked.config, identify): candidate for candidate in found}
-    recipes: dict[tuple[str, str], list[float]] = {}
-    for run in find_runs(outputs):
-        config = read_config(run)
-        if not is_done(run) or not {"data", "model", "finetune_strategy"} <= config.keys():
-            continue
-        result = read_json(run / "results.json", {}).get(TRUTH)
-        if result is None or config["finetune_strategy"].get("_target_") == SCRATCH:
-            continue
-        if (key := start(config, identify)) in wanted:
-            recipes.setdefault((key, canonical(config, identify, {"seed"})), []).append(result)
-    for (key, _), results in recipes.items():
-        candidate = wanted[key]
-        candidate.tuned = max(mean(results), candidate.tuned if candidate.tuned is not None else float("-inf"))
-        candidate.runs += len(results)
-
-
-def start(config: Mapping[str, Any], identify: Identifier) -> str:
-    """Equal for configs that start from the same weights on the same data."""
-    return canonical({"data": config["data"], "model": origin(config)}, identify, {"seed", "batch_size"})
-
-
-def canonical(config: Mapping[str, Any], identify: Identifier, without: Collection[str]) -> str:
-    """The config as identities see it: what lies at a path for the path, no bookkeeping, and no null."""
-    return str(pruned(identify.stripped(config, (), {}), without))
-
-
-def pruned(value: Any, without: Collection[str]) -> Any:
-    if isinstance(value, Mapping):
-        kept = {key: part for key, part in sorted(value.items()) if key not in without and part is not None}
-        return {key: pruned(part, without) for key, part in kept.items()}
-    return value
