@@ -17,8 +17,8 @@ def wise_ft(model: nn.Module, mix: float = 0.5) -> Groups:
 
     mix: the paper's alpha, 0.5 where nothing is known of the shift; 1 is plain fine-tuning.  The start is what the
     model holds now. Parameters that the model lists as `new_parameters` had none: they are scored as trained, as the
-    paper's classifier is not, which starts from a zero-shot one. Batch normalisations, which the paper's models have
-    none of, take their running statistics anew from the training data: those of neither end are the mean's.
+    paper's classifier is not, which starts from a zero-shot one. Batch normalisations, which the paper's CLIP ViTs
+    have none of, take their running statistics anew from the training data: those of neither end are the mean's.
     """
     if not 0 <= mix <= 1:
         raise ValueError(f"mix {mix} is not from 0 (the start) to 1 (the fine-tuned weights)")
