@@ -15,9 +15,9 @@ def surgical(
     """Two groups: the parameters of the block, and those of the head.
 
     block: a submodule's name, also of a whole stage, the paper's unit (`layer1`); None: the first of the blocks that
-    the model repeats, less than the paper's first stage, for shifts of the input (corruptions); shifts of what the classes consist of want one in the
-    middle, those of the labels the head. What comes before the first block (the stem, embeddings) is trained along with
-    it, as in the authors' code.
+    the model repeats, less than the paper's first stage, for shifts of the input (corruptions); shifts of what the
+    classes consist of want one in the middle, those of the labels the head. What comes before the first block (the
+    stem, embeddings) is trained along with it, as in the authors' code.
     head: a submodule's name; None: the model's last block.  train_head: for a new task; False for the paper's setting,
     where the classes stay.
     Raises ValueError that lists the blocks where none has that name.
