@@ -14,7 +14,7 @@ from torch import nn
 from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet
 from lab.models.torchvision import torchvision_model
-from lab.models.weights import draw_head
+from lab.models.weights import draw_head, load_weights
 from tests.conftest import only_run
 
 VIT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4}
@@ -90,7 +90,7 @@ def test_what_differs_outside_the_head_is_refused_by_name(tmp_path):
         mlp(10, file, hidden=32)
     with pytest.raises(ValueError, match=r"unknown: body\.3\.weight, body\.3\.bias"):
         mlp(10, saved(tmp_path / "deep.pt", MLP([1, 8, 8], 10, [16, 16])))
-    with pytest.raises(ValueError, match="nothing in it matches"):
+    with pytest.raises(ValueError, match=r"nothing in it matches; it holds: head\.weight, head\.bias"):
         MLP([1, 8, 8], 7, [], weights=saved(tmp_path / "linear.pt", MLP([1, 8, 8], 10, [])))
     with pytest.raises(FileNotFoundError, match=r"DEFAULT.*MLP knows no weights by name"):
         mlp(10, "DEFAULT")
@@ -169,6 +169,30 @@ def test_a_run_starts_from_another_runs_final_weights(lab, tmp_path):
     state = torch.load(best)
     torch.save({**state, "step": 1}, best)
     assert "has changed since its run was done" in lab("train", "model=mlp", "steps=3", f"weights={run}").err
+
+
+def test_weights_that_are_tied_are_taken_from_a_file_that_has_them_once(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.back = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+            self.back.weight = self.embed.weight
+            self.head = nn.Linear(9, 2)
+
+    source, model = Tied(), Tied()
+    safetensors.save_model(source, str(tmp_path / "tied.safetensors"))
+    load_weights(model, str(tmp_path / "tied.safetensors"))
+    assert torch.equal(model.embed.weight, source.embed.weight)
+    assert model.back.weight is model.embed.weight
+    assert vars(model)["loaded"].new == []
+
+
+def test_empty_weights_are_no_random_start(lab):
+    ended = lab("train", "model=mlp", "weights=", "steps=1")
+    assert ended.code == 2
+    assert "weights= is empty; weights=null is a random start" in ended.err
 
 
 def test_a_run_that_is_not_done_is_no_start(lab, tmp_path):

@@ -44,6 +44,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not a positive number")
+        if self.weights == "":
+            raise ValueError("weights= is empty; weights=null is a random start")
         if self.weight_decay_on not in ("all", "matrices"):
             raise ValueError(f"weight_decay_on={self.weight_decay_on} is not all or matrices")
 

@@ -73,7 +73,9 @@ def fit(model: nn.Module, state: State, source: str, digest: str, heads: Sequenc
     heads = heads or [head_name(model)]
     own = model.state_dict()
     fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    new = [key for key in own if key not in fits and counts(key)]
+    held = dict(model.named_parameters(remove_duplicate=False))
+    taken = {id(held[key]) for key in fits if key in held}  # also by the other names of a tied parameter
+    new = [key for key in own if key not in fits and counts(key) and id(held.get(key)) not in taken]
     left = [key for key in state if key not in fits and counts(key)]
     refuse(model, source, {key: own[key].shape for key in new}, {key: state[key].shape for key in left}, heads)
     model.load_state_dict(fits, strict=False)
@@ -156,7 +158,7 @@ def refuse(model: nn.Module, source: str, new: dict, left: dict, heads: Sequence
     parts = {"missing": missing, "unknown": outside, "of another shape": shapes}
     said = [f"{what}: {listed(names, 20)}" for what, names in parts.items() if names]
     if len(new) == len({*filter(counts, model.state_dict())}):
-        said.insert(0, "nothing in it matches")
+        said.insert(0, f"nothing in it matches; it holds: {listed([*left]) or 'no tensor'}")
     if said:
         raise ValueError(f"{source} does not fit {type(model).__name__} outside its head; {'; '.join(said)}")
 
