@@ -68,7 +68,7 @@ def do(asked: Asked, identity: Identity, directory: Path, terms: Terms | None = 
     place = directory.absolute()  # the run's code may change the working directory
     if not terms.checked:
         check(asked.config, str(asked.source))
-    from lab.study.ranks import launched, processes
+    from lab.study.elastic import launched, processes
 
     several = processes(asked) > 1
     outcome = (launched if several else undertaken)(asked, identity, place, terms)
