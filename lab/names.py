@@ -1,6 +1,6 @@
 """Names that people type and read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -16,6 +16,11 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     if close:
         return f"did you mean {prefix + close[0]!r}?"
     return f"there is: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else "there is none"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names for a person to read: the first ones, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def overall(metric: str) -> bool:

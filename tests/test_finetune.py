@@ -321,12 +321,28 @@ def scales(groups: list[dict]) -> dict[str, float]:
     return {group["name"]: group["lr_scale"] for group in groups}
 
 
+# a ResNet-18's blocks; its first normalisation belongs to its first convolution
+FROM_ABOVE = [*(f"layer{stage}.{block}" for stage in (4, 3, 2, 1) for block in (1, 0)), "conv1"]
+
+
+def test_a_normalisation_between_blocks_is_no_block_of_its_own():
+    model = vit_b_16()
+    last = {name for name, _ in model.named_parameters() if "encoder_layer_11" in name}
+    assert trained(model, last_blocks(model, num_blocks=1)) == {
+        *last,
+        *("encoder.ln.weight", "encoder.ln.bias", "heads.head.weight", "heads.head.bias"),
+    }
+    assert trained(model, last_blocks(model, num_blocks=0)) == {"heads.head.weight", "heads.head.bias"}
+    model = resnet18()
+    assert groups_by_name(model, gradual(model))["conv1"] == {"conv1.weight", "bn1.weight", "bn1.bias"}
+
+
 def test_discriminative_rates_fall_by_the_factor_from_block_to_block():
     """ULMFiT, sec. 3.2: eta of layer l - 1 is eta of layer l over 2.6."""
     assert scales(discriminative(Reader())) == pytest.approx({"head": 1, "lstm": 1 / 2.6, "embedding": 1 / 2.6**2})
     found = scales(discriminative(resnet18(), factor=2.0))
-    assert list(found) == ["fc", *reversed(block_names(resnet18())[:-1])]
-    assert list(found.values()) == [2.0**-n for n in range(11)]
+    assert list(found) == ["fc", *FROM_ABOVE]
+    assert list(found.values()) == [2.0**-n for n in range(10)]
     model = vit_b_16()
     lowest = groups_by_name(model, discriminative(model))["conv_proj"]
     assert lowest == {"class_token", "encoder.pos_embedding", "conv_proj.weight", "conv_proj.bias"}
@@ -359,8 +375,8 @@ def test_layer_decay_finds_the_layers_of_models_that_are_no_transformers():
 
 def test_gradual_thaws_a_block_at_a_time_from_the_head_down():
     groups = gradual(resnet18(), epochs_per_block=0.5)
-    assert [group["name"] for group in groups] == ["fc", *reversed(block_names(resnet18())[:-1])]
-    assert [group["from_epoch"] for group in groups] == [0.5 * n for n in range(11)]
+    assert [group["name"] for group in groups] == ["fc", *FROM_ABOVE]
+    assert [group["from_epoch"] for group in groups] == [0.5 * n for n in range(10)]
 
 
 def test_lp_ft_trains_the_head_from_the_start_and_the_body_later():
@@ -574,7 +590,7 @@ def test_a_step_of_sgd_is_the_gradient_times_the_blocks_own_rate():
     images, labels = run.data.prepare(next(run.data.batches(0)))
     F.cross_entropy(reference.train()(images), labels).backward()
     list(train(run))
-    for block, depth in (("linear", 0), ("layer3.0", 1), ("conv1", 5)):
+    for block, depth in (("linear", 0), ("layer3.0", 1), ("conv1", 4)):
         after, start = run.model.get_submodule(block), reference.get_submodule(block)
         for p, q in zip(after.parameters(), start.parameters(), strict=True):
             torch.testing.assert_close(p, q - 0.05 / 2.6**depth * q.grad, rtol=1e-5, atol=1e-7)

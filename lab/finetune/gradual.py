@@ -6,7 +6,7 @@ Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.3.
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import body_and_head, head_name
+from lab.models.blocks import head_name, layers
 
 
 def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = None) -> list[dict]:
@@ -14,14 +14,14 @@ def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = 
     after the one above.
 
     The paper's one epoch is for four layers. All of a model with n blocks below its head trains after n times
-    `epochs_per_block`, which may be a fraction: 0.25 thaws a ResNet-18's ten in two epochs and a half. In a run that is
-    shorter the lowest blocks stay frozen.  head: a submodule's name; None: the model's last block.
+    `epochs_per_block`, which may be a fraction: 0.25 thaws a ResNet-18's nine in two epochs and a quarter. In a run
+    that is shorter the lowest blocks stay frozen.  head: a submodule's name; None: the model's last block.
     """
     if epochs_per_block <= 0:
         raise ValueError(
             f"epochs_per_block {epochs_per_block} is not positive; finetune_strategy=full thaws all at once"
         )
-    body, top = body_and_head(model, head)
+    body, top = layers(model, head)
     from_above = {head_name(model, head): top, **dict(reversed(body.items()))}
     groups = train_only(model, from_above)
     return [{**group, "from_epoch": n * epochs_per_block} for n, group in enumerate(groups)]

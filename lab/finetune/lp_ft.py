@@ -1,7 +1,7 @@
 """Train the head alone, then everything from where that has led.
 
 Source: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution,
-arXiv:2202.10054, sec. 4.
+arXiv:2202.10054.
 """
 
 from torch import nn

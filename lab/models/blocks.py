@@ -65,6 +65,8 @@ def head_name(model: nn.Module, head: str | None = None) -> str:
     """The name of the head: `head` itself; None: the classifier that the model's configuration notes, as timm's do,
     or else its last block. Raises ValueError that lists the blocks where no module has that name."""
     if head is not None:
+        if not head:
+            raise ValueError("the head has no name; leave it null for the model's last block")
         return module_name(model, head)
     configuration = getattr(model, "pretrained_cfg", None)
     noted = configuration.get("classifier") if isinstance(configuration, dict) else None
@@ -94,6 +96,20 @@ def body_and_head(
     own = {id(p) for p in top}
     body = {name: [p for p in parameters if id(p) not in own] for name, parameters in blocks(model).items()}
     return {name: parameters for name, parameters in body.items() if parameters}, top
+
+
+def layers(model: nn.Module, head: str | None = None) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
+    """As body_and_head, but a block that is a normalisation (a ResNet's first, a transformer's last) belongs to the
+    block before it: it is none that one would count."""
+    body, top = body_and_head(model, head)
+    whole: dict[str, list[nn.Parameter]] = {}
+    for name, parameters in body.items():
+        before = next(reversed(whole), None)
+        if before is not None and is_normalisation(model.get_submodule(name)):
+            whole[before] = [*whole[before], *parameters]
+        else:
+            whole[name] = parameters
+    return whole, top
 
 
 def stack(model: nn.Module, head: str | None = None) -> list[str]:

@@ -39,14 +39,20 @@ def of_run(directory: Path) -> Place:
     """The weights that were scored at the run's end: the best ones, or the last."""
     import yaml
 
-    status = json.loads((directory / "status.json").read_bytes())
-    if status["state"] != "done":
+    try:
+        status = json.loads((directory / "status.json").read_bytes())
+        state, sealed = status["state"], status.get("sealed", {})
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"weights={directory}: its status.json is damaged; give a checkpoint of it") from error
+    if state != "done":
         raise ValueError(
-            f"weights={directory} is a run that is {status['state']}, not done; the command that started it goes on "
+            f"weights={directory} is a run that is {state}, not done; the command that started it goes on "
             f"with it, or give a checkpoint of it, such as {directory}/checkpoints/last.pt"
         )
     final = yaml.safe_load((directory / "config.yaml").read_text())["final"]
     name = "checkpoints/best.pt"
     if final != "best" or not (directory / name).is_file():  # without a validation set nothing is best
         name = "checkpoints/last.pt"
-    return Place(directory / name, status["sealed"].get(name))
+    if name not in sealed:
+        raise ValueError(f"weights={directory}: {name} was not there when the run was done; give a checkpoint's path")
+    return Place(directory / name, sealed[name])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lab.models.blocks import head_name, within
 from lab.models.places import Place, place
+from lab.names import listed
 
 State = dict[str, Tensor]
 Head = tuple[Tensor, Tensor | None]
@@ -170,10 +171,6 @@ def below(name: str, modules: Collection[str]) -> bool:
 def counts(key: str) -> bool:
     """BatchNorm's counter of batches came later than some published files, and nothing reads it."""
     return not key.endswith("num_batches_tracked")
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def read(places: Sequence[Place]) -> tuple[dict[str, Any], str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lab.names import listed
 from lab.parallel import local
 from lab.run import Run
 
@@ -70,7 +71,3 @@ def sums(parameters: Iterable[nn.Parameter]) -> list[int]:
 def bits(tensor: Tensor) -> Tensor:
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return real.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[real.itemsize])
-
-
-def listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
