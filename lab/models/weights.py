@@ -40,7 +40,8 @@ class Loaded:
         said = f"{self.matched} of {self.matched + len(self.new)} tensors from {self.source}"
         for what, names in (("new", self.new), ("left", self.left)):
             said += f"; {what}: {listed(names)}" if names else ""
-        return said
+        # of as many classes, though perhaps of others
+        return said if self.new else f"{said}, the head too: new_head=true draws another"
 
 
 def load_weights(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lab.config.asked import Asked
 from lab.config.check import check
 from lab.config.identity import Identity
+from lab.names import listed
 from lab.record.files import owned, read_json, remove_torn, write_json
 from lab.record.status import Diverged, broken, is_done, seal, write_status
 from lab.study.provenance import end_segment, hparams, manifest, not_exact, write_asked
@@ -220,12 +221,21 @@ def trained(run: "Run", batch: Any, asked: Asked, directory: Path, terms: Terms)
                 console.note(f"weights: {loaded}")
             for line in trained_groups(asked, directory, run.cadence.epoch(run.cadence.steps)):
                 console.note(line)
+            if left := frozen_at_random(run):
+                console.note(f"  frozen at a random start: {listed(left)}")
         record = Record(directory, console, instantiate(asked.config, "logger"), introduce)
         try:
             trainer = partial(profiled, directory=directory) if asked.config.get("profile") else train
             return execute(run, record, trainer, terms.pulse)
         finally:
             record.close()
+
+
+def frozen_at_random(run: "Run") -> list[str]:
+    """What the weights lack and the strategy does not train: a choice, or a slip."""
+    trained = {id(p) for p in run.trainable}
+    new = getattr(run.model, "new_parameters", ())
+    return [name for name, p in run.model.named_parameters() if name in new and id(p) not in trained]
 
 
 def trained_groups(asked: Asked, directory: Path, epochs: float) -> list[str]:
