@@ -387,3 +387,11 @@ def test_torchvisions_weights_by_name_keep_the_head_that_they_had(tmp_path, monk
     with pytest.raises(ValueError, match="would run code"):
         torchvision_model("resnet18", 7, [1, 32, 32], weights="DEFAULT")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_strategy_leaves_at_a_random_start_is_said(lab, tmp_path):
+    torch.save(MLP([1, 8, 8], 7, hidden=[16]).state_dict(), tmp_path / "seven.pt")
+    common = ("train", "model=mlp", "model.hidden=[16]", "weights=seven.pt", "steps=1")
+    said = lab(*common, "finetune_strategy=only", "finetune_strategy.match=[body.*]").err
+    assert "  frozen at a random start: head.weight, head.bias\n" in said
+    assert "frozen at a random start" not in lab(*common).err
