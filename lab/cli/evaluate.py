@@ -57,8 +57,9 @@ def finished(directory: Path, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
     if changed := broken(directory, checkpoints=True):
         raise ConfigError(f"{directory} is not as it was sealed: {', '.join(changed)} changed")
     config = overridden(read_config(directory), overrides)
-    from lab.config.build import build, dry_step
+    from lab.config.build import build
     from lab.config.check import check
+    from lab.config.dry import dry_step
 
     check(config, (directory / ".hydra" / "config.yaml").read_text())
     run = build(config)

@@ -14,12 +14,11 @@ from lab.config.settings import Settings
 from lab.hardware import Hardware
 from lab.metrics import Monitor
 from lab.models.weights import draw_head, load_weights
-from lab.names import nearest
 from lab.optim.clip import clipping
 from lab.optim.decay import spare
 from lab.regularize.chain import Chain
 from lab.run import Cadence, Data, Run, Schedule, cadence
-from lab.streams import seed_all, seeded, stream
+from lab.streams import seed_all, stream
 from lab.train.overfit import FirstBatch
 
 
@@ -210,44 +209,3 @@ def paced(settings: Settings, data: Data) -> Cadence:
         per_epoch = settings.steps
     steps = settings.steps or settings.epochs * per_epoch
     return cadence(steps, per_epoch, settings.eval_every, settings.save_every, settings.log_every)
-
-
-def dry_step(run: Run) -> Any:
-    """One batch through the loss and the score, leaving no trace; gives the batch. Raises ConfigError if it won't."""
-    from lab.train.feed import feed, scored
-    from lab.train.micro import own, parts
-
-    batch, weight = attempt("data or augment", lambda: next(feed(run, 0)))
-    if parallel.world() == 1:  # a check of a run of several, as one of them
-        batch, weight = attempt("data", partial(own, batch, 0, run.hardware.processes or 1))
-    if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and weight != 1:
-        raise ConfigError(
-            f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, which under fsdp have "
-            "to take as many parts each; give another data.batch_size, or hardware=ddp"
-        )
-    if size := run.hardware.micro_batch:
-        batch = attempt("hardware.micro_batch", partial(lambda whole: next(parts(whole, size))[0], batch))
-    model = run.regularize.scored(run.model).eval()
-    with seeded(stream(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
-        loss = attempt(f"a batch {shapes(batch)} does not go through the model", lambda: run.task.loss(model, batch))
-        if not isinstance(loss, torch.Tensor) or loss.dim():
-            raise ConfigError(f"task: its loss is {shapes(loss)}; expected is a scalar tensor")
-        first = attempt("data", lambda: next(iter(scored(run, run.data.val())), None))
-        if first is None and any(hasattr(part, "monitor") for part in run.regularize.parts):
-            raise ConfigError(
-                "regularize: there is no validation set to watch; give data.val_share, or regularize=none"
-            )
-        if first is not None:
-            scores = attempt("task", lambda: run.task.score(model, [first]))
-            if run.monitor.name not in (names := [f"val/{name}" for name in scores]):
-                said = f"no score {run.monitor.name!r} to monitor; {nearest(run.monitor.name, names)}"
-                raise ConfigError(f"{said} Give monitor= and mode=max or min")
-    return batch
-
-
-def shapes(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(shapes, value[:4]))}{', ...' if len(value) > 4 else ''})"
-    return type(value).__name__

@@ -15,12 +15,12 @@ from lab.config.build import (
     build_model,
     build_optimizer,
     build_regularizer,
-    dry_step,
     instantiate,
     made_model,
     paced,
 )
 from lab.config.check import GROUPS, check, check_group
+from lab.config.dry import dry_step
 from lab.config.errors import ConfigError
 from lab.config.report import Graph, Report
 from lab.config.settings import SETTINGS, Settings

@@ -78,7 +78,8 @@ def do(asked: Asked, identity: Identity, directory: Path, terms: Terms | None = 
 
 def undertaken(asked: Asked, identity: Identity, directory: Path, terms: Terms) -> Outcome:
     """Do the run in this process; raises as `do`."""
-    from lab.config.build import build, dry_step
+    from lab.config.build import build
+    from lab.config.dry import dry_step
 
     keep_threads(asked, directory)
     run = build(asked.config)

@@ -122,7 +122,8 @@ def last_word(order: Order, rank: int, channel: Connection, pulse: Pulse) -> Wor
 
 def accompanied(order: Order, rank: int, pulse: Pulse) -> Outcome:
     """What a rank beside the first does: all that it does, but for the files."""
-    from lab.config.build import build, dry_step
+    from lab.config.build import build
+    from lab.config.dry import dry_step
     from lab.record.record import Record
     from lab.study.job import keep_threads
     from lab.train.loop import Stopped, execute
