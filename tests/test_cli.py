@@ -66,7 +66,7 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
     ("arguments", "said"),
     [
         ("optimizer.lrr=3", "no key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
-        ("model.hidden=3", "no key 'model.hidden'; there is: channels, num_classes, shape"),
+        ("model.hidden=3", "no key 'model.hidden'; there is: channels, num_classes, shape, weights"),
         ("+optimizer.lrr=3", "optimizer.lrr: Adam takes no 'lrr'; did you mean 'lr'?"),
         ("+experimnt=x", "nothing reads the key 'experimnt'; did you mean 'experiment'?"),
         ("modle=mlp", "no key 'modle'; did you mean 'model'?"),
@@ -106,7 +106,7 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ),
         ("data=cifar10 paths.data=/nowhere", "place train.parquet and test.parquet there"),
         ("model=resnet20 model.weights=nowhere.th", "no weights at nowhere.th; place the file there"),
-        ("data.shape=[1,8,9]", "the digits are 10 classes of shape [1, 8, 8]"),
+        ("data.shape=[2,8,8]", "shape [2, 8, 8] is not [1, height, width] (gray) or [3, height, width]"),
         ("model.shape=[1,9,9]", "a batch (float32[64, 1, 8, 8], int64[64]) does not go through the model"),
         ("task.num_classes=9 task.classes=null", "the model gives (144, 10) for 144 examples of 9 classes"),
         ("hardware=cuda", "device 'cuda' is not on this machine"),
@@ -132,7 +132,7 @@ def test_every_problem_is_named_at_once(lab):
     ended = lab("train", "optimizer.lr=abc", "steps=x", "+model.depth=3")
     assert ended.err.splitlines() == [
         "lab: steps='x' is not a whole number or null",
-        "lab: model.depth: SimpleCNN takes no 'depth'; there is: channels, num_classes, shape",
+        "lab: model.depth: SimpleCNN takes no 'depth'; there is: channels, num_classes, shape, weights",
         "lab: optimizer.lr='abc' is not a number",
     ]
 
@@ -239,7 +239,7 @@ def test_hydras_flags_and_directories_work_as_in_any_hydra_app(lab, tmp_path):
     assert yaml.safe_load(shown.out)["model"]["_target_"] == "lab.models.mlp.MLP"
     package = lab("train", "--cfg", "job", "--package", "optimizer", "optimizer=adamw")
     assert "AdamW" in package.out
-    assert "model: mlp, resnet20" in lab("train", "--help").out
+    assert "model: huggingface, mlp, resnet20" in lab("train", "--help").out
     assert "lab" in lab("train", "--info", "searchpath").out
     assert not (tmp_path / "outputs").exists()
     assert lab("train", *QUICK, "hydra.run.dir=elsewhere").code == 0
