@@ -380,6 +380,7 @@ def test_doctor_says_what_there_is(lab):
     assert ended.code == 0
     assert re.search(r"^torch +\d", ended.out, re.MULTILINE)
     assert re.search(r"^devices .*cpu", ended.out, re.MULTILINE)
+    assert re.search(r"^timm +(\d|not there; only model=timm needs it: pip install timm)", ended.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,15 @@ NEEDED = (
     "safetensors",
     "scikit-learn",
 )
+# and what asks for it
+OPTIONAL = {
+    "timm": "model=timm",
+    "transformers": "model=huggingface",
+    "optuna": "search=",
+    "hydra-joblib-launcher": "hydra/launcher=joblib",
+    "hydra-submitit-launcher": "hydra/launcher=submitit_local or submitit_slurm",
+    "hydra-ray-launcher": "hydra/launcher=ray",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -37,6 +46,11 @@ def main(arguments: list[str]) -> int:
         except metadata.PackageNotFoundError:
             lines.append([name, "missing"])
             problems.append(f"{name} is missing; pip install {name}")
+    for name, use in OPTIONAL.items():
+        try:
+            lines.append([name, metadata.version(name)])
+        except metadata.PackageNotFoundError:
+            lines.append([name, f"not there; only {use} needs it: pip install {name}"])
     for module in ("torch", "torchvision"):
         try:
             importlib.import_module(module)
