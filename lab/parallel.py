@@ -4,6 +4,8 @@ Source: replicas with averaged gradients are Li et al. 2020, arXiv:2006.15704; o
 arXiv:2304.11277, as torch's fully_shard.
 """
 
+import atexit
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from inspect import signature
@@ -47,6 +49,13 @@ def share(examples: int, rank: int, world: int) -> tuple[slice, float]:
         raise ValueError(f"a batch of {examples} for {world} processes; give data.batch_size, or hardware.processes")
     start, stop = (examples * (rank + n) // world for n in range(2))
     return slice(start, stop), (stop - start) * world / examples
+
+
+def leave() -> None:
+    """Have no more to do with the others, at the end of this process."""
+    dist.destroy_process_group()
+    # gloo's threads abort a process that is taken apart before they have ended
+    atexit.register(os._exit, 0)
 
 
 # what all do together: each of these has to be called by every process, in the same order

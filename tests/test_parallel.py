@@ -132,7 +132,7 @@ def in_rank(rank: int, folder: Path, configs: dict[str, dict[str, Any]]) -> None
     found["stopped"] = parallel.gathered(stopped(rank))
     if rank == 0:
         torch.save(found, folder / "found.pt")
-    dist.destroy_process_group()
+    parallel.leave()
 
 
 def stopped(rank: int) -> tuple[int, str | None]:
