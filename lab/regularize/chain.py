@@ -33,10 +33,11 @@ class Chain:
     def stopped(self) -> bool:
         return any(getattr(part, "stopped", False) for part in self.parts)
 
-    def backward(self, once: Callable[[], Tensor]) -> Tensor:
+    def around(self, backward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`backward` with every part's own around it; itself where none has one."""
         for part in self.backwards:
-            once = partial(part.backward, once)
-        return once()
+            backward = partial(backward_of, part, backward)
+        return backward
 
     def penalise(self, model: nn.Module) -> None:
         for part in self.penalties:
@@ -65,6 +66,10 @@ class Chain:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for n, part in enumerate(self.stateful):
             part.load_state_dict(state[f"{n}_{type(part).__name__}"])
+
+
+def backward_of(part: Any, backward: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return part.backward(partial(backward, *arguments))
 
 
 def chain(

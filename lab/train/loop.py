@@ -29,7 +29,8 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
     after: the last step already taken; `run` must hold the state saved at that step.
     """
     scaler, size, parameters = run.hardware.scaler, run.hardware.micro_batch, run.trainable
-    backward = at_once if size is None else partial(in_parts, size=size)
+    alone = size is None and parallel.world() == 1
+    backward = run.regularize.around(at_once if alone else partial(in_parts, size=size))
     begins, promise, examples = {after + 1, *phases(run)}, None, None
     model: Model = run.model
     if after == 0:
@@ -40,7 +41,7 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
             training_mode(run.model)
             model = parallel.shared(run.model, model)
             promise, examples = Promise(run), counted_in_all(batch, weight)
-        loss = run.regularize.backward(partial(backward, run, model, batch, weight))
+        loss = backward(run, model, batch, weight)
         scaler.unscale_(run.optimizer)
         run.regularize.penalise(run.model)
         norm = run.clip(parameters)

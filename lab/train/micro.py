@@ -14,28 +14,27 @@ from lab.run import Batch, Model, Run
 
 
 def at_once(run: Run, model: Model, batch: Batch, weight: float) -> Tensor:
-    """Leave the gradients of the loss times `weight`, scaled, in the parameters; gives the product.
+    """Leave the loss's gradients, scaled, in the parameters; gives the loss. For one process, whose weight is 1.
 
-    model: the run's, as `lab.parallel.shared` gives it.  The loss comes with its graph: while that lives, the next
-    forward pass finds the parameters' accumulators of gradients ready, which saves 1% of a step of a small model.
+    With its graph: while that lives, the next forward pass finds the parameters' accumulators of gradients ready, which
+    saves 1% of a step of a small model.
     """
-    with parallel.averaging(model):
-        with run.hardware.autocast():
-            loss = run.task.loss(model, batch)
-        if weight != 1:
-            loss = loss * weight
-        run.hardware.scaler.scale(loss).backward()
+    assert weight == 1
+    with run.hardware.autocast():
+        loss = run.task.loss(model, batch)
+    run.hardware.scaler.scale(loss).backward()
     return loss
 
 
-def in_parts(run: Run, model: Model, batch: Batch, weight: float, size: int) -> Tensor:
-    """As `at_once`, in the memory that `size` examples take.
+def in_parts(run: Run, model: Model, batch: Batch, weight: float, size: int | None) -> Tensor:
+    """As `at_once`, of the loss times `weight`, in the memory that `size` examples take; None: the whole batch.
 
-    The same up to rounding where the loss is a mean over independent examples: not for a loss over pairs of them, or a
-    mean with weights. Batch normalisation takes its statistics from each micro-batch and updates its running ones once
-    for each; dropout draws other masks than for the whole batch, the same in each run with the same size.
+    model: the run's, as `lab.parallel.shared` gives it.  The same up to rounding where the loss is a mean over
+    independent examples: not for a loss over pairs of them, or a mean with weights. Batch normalisation takes its
+    statistics from each micro-batch and updates its running ones once for each; dropout draws other masks than for the
+    whole batch, the same in each run with the same size.
     """
-    losses, divided = [], list(parts(batch, size))
+    losses, divided = [], list(parts(batch, size)) if size else [(batch, 1.0)]
     for number, (part, share) in enumerate(divided, start=1):
         with parallel.averaging(model, last=number == len(divided)):
             with run.hardware.autocast():
