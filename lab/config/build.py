@@ -16,7 +16,7 @@ from lab.metrics import Monitor
 from lab.models.weights import draw_head, load_weights
 from lab.optim.clip import clipping
 from lab.optim.decay import spare
-from lab.regularize.chain import Chain
+from lab.regularize.chain import Chain, taken
 from lab.run import Cadence, Data, Run, Schedule, cadence
 from lab.streams import seed_all, stream
 from lab.train.overfit import FirstBatch
@@ -67,19 +67,24 @@ def build_model(
 def made_model(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     """As build_model, the model where torch makes it."""
     strategy: partial[list[dict[str, Any]]] = instantiate(config, "finetune_strategy")
-    random_start = getattr(strategy.func, "from_random_start", False)
-    if random_start and "weights" in config["model"]:
+    model = started_model(config, settings, at_random=getattr(strategy.func, "from_random_start", False))
+    groups = attempt("finetune_strategy", partial(strategy, model))
+    if not any(len(group["params"]) for group in groups):
+        raise ConfigError("finetune_strategy: it trains no parameter of the model")
+    return model, groups
+
+
+def started_model(config: Mapping[str, Any], settings: Settings, at_random: bool = False) -> torch.nn.Module:
+    """The model where torch makes it, drawn from the init stream, with the weights to start from, unless at random."""
+    if at_random and "weights" in config["model"]:
         config = {**config, "model": {**config["model"], "weights": None}}
     seed_all(stream(settings.seed, "init"))
     model = instantiate(config, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
-    if not random_start:
+    if not at_random:
         start(model, config["model"], settings)
-    groups = attempt("finetune_strategy", partial(strategy, model))
-    if not any(len(group["params"]) for group in groups):
-        raise ConfigError("finetune_strategy: it trains no parameter of the model")
-    return model, groups
+    return model
 
 
 def start(model: torch.nn.Module, node: Mapping[str, Any], settings: Settings) -> None:
@@ -184,10 +189,7 @@ def attempt(where: str, make: Callable[[], Any]) -> Any:
 
 def supply(where: str, make: Callable[..., Any], *positional: Any, **by_name: Any) -> Any:
     """Call with the positional arguments, and those by name that the callable takes and the config does not give."""
-    parameters = inspect.signature(make).parameters
-    given = make.keywords if isinstance(make, partial) else {}
-    wanted = {name: value for name, value in by_name.items() if name in parameters and name not in given}
-    return attempt(where, partial(make, *positional, **wanted))
+    return attempt(where, partial(make, *positional, **taken(make, by_name)))
 
 
 def steps_alone(group: str, part: Any) -> None:

@@ -188,16 +188,12 @@ def score(candidate: Candidate, sample: Sample, hardware: Any) -> Iterator[str]:
 
 def features_of(candidate: Candidate, sample: Sample, hardware: Any) -> tuple[Any, tuple[Any, Any] | None]:
     """The features of the sample, checked, and the head that the weights came with; the model itself is let go."""
-    from lab.config.build import attempt, instantiate, start
+    from lab.config.build import attempt, started_model
     from lab.config.settings import Settings
     from lab.rank.features import check, head_inputs
-    from lab.streams import seed_all, stream
 
     config = candidate.asked.config
-    settings = attempt("", partial(Settings.of, config))
-    seed_all(stream(settings.seed, "init"))
-    model = instantiate(config, "model")
-    start(model, config["model"], settings)
+    model = started_model(config, attempt("", partial(Settings.of, config)))
     candidate.parameters = sum(p.numel() for p in model.parameters())
     candidate.pretrained = bool(vars(model).get("pretrained"))
     with hardware.autocast():

@@ -124,10 +124,10 @@ def generalisation(run: Run, val: Scores, model: nn.Module, pulse: Pulse = unask
     """
     train = evaluate(run, "train", pulse, model) if val else Scores({})
     found = {name: value for name, value in train.items() if overall(name)}
-    pairs = {
-        name.partition("/")[2]: (value, val.get(name.replace("train/", "val/", 1))) for name, value in found.items()
+    names = [name.removeprefix("train/") for name in found]
+    return found | {
+        f"gap/{name}": found[f"train/{name}"] - val[f"val/{name}"] for name in names if f"val/{name}" in val
     }
-    return found | {f"gap/{name}": ours - theirs for name, (ours, theirs) in pairs.items() if theirs is not None}
 
 
 def due(n: int, every: int, steps: int) -> bool:

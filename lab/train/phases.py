@@ -25,8 +25,9 @@ def first_step(group: dict, run: Run) -> int:
 def thaw(run: Run, n: int) -> None:
     """Freeze the groups whose time has not come by step n, let the others train."""
     for group in run.optimizer.param_groups:
+        trains = n >= first_step(group, run)
         for parameter in group["params"]:
-            parameter.requires_grad_(n >= first_step(group, run))
+            parameter.requires_grad_(trains)
 
 
 class Promise:
