@@ -62,7 +62,7 @@ from lab.optim.schedules import constant
 from lab.record.console import Console
 from lab.record.record import Record
 from lab.run import Cadence, Run, Step
-from lab.streams import generator, seeded, stream
+from lab.seeding import make_generator, stream_seed, temporary_seed
 from lab.tasks.classification import Classification
 from lab.train.loop import execute
 
@@ -85,7 +85,7 @@ class Work:
 
 @cache
 def work(workload: str) -> Work:
-    with seeded(stream(SEED, "init")):
+    with temporary_seed(stream_seed(SEED, "init")):
         if workload == "mlp":
             adam = partial(torch.optim.Adam, lr=0.001, fused=True)
             return Work(digits(**facts("digits")), MLP([1, 8, 8], 10, [128]), adam)
@@ -147,7 +147,7 @@ def batches(data: InMemory, tuned: bool = False) -> Iterator[tuple[Tensor, Tenso
     (images, labels), standardize, epoch = data.splits["train"], data.standardize, 0
     assert standardize is not None
     while True:
-        permutation = torch.randperm(len(labels), generator=generator(SEED, "order", epoch))
+        permutation = torch.randperm(len(labels), generator=make_generator(SEED, "order", epoch))
         for indices in permutation.split(data.batch_size)[: data.steps_per_epoch]:
             if tuned:
                 yield standardize(images.index_select(0, indices)), labels.index_select(0, indices)

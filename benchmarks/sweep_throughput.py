@@ -106,12 +106,14 @@ def results(folder: Path) -> dict[str, float]:
 
 def between(folder: Path) -> list[float]:
     """Seconds from the end of each run to the first step of the one after it in the same worker."""
-    from lab.record.tensorboard import records
+    from lab.record.tensorboard import read_events
 
     by_worker: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for path in folder.glob("outputs/runs/**/status.json"):
         status = json.loads(path.read_text())
-        events = [event for file in path.parent.glob("events.out*") for _, event in records(file) if event.step == 1]
+        events = [
+            event for file in path.parent.glob("events.out*") for _, event in read_events(file) if event.step == 1
+        ]
         by_worker[status["pid"]].append((events[0].wall_time, status["ended"]))
     gaps = []
     for runs in by_worker.values():

@@ -14,7 +14,7 @@ LAZY = {
     "Console": "lab.record.console",
     "train": "lab.train.loop",
     "execute": "lab.train.loop",
-    "evaluate": "lab.train.loop",
+    "evaluate": "lab.train.scoring",
 }
 
 

@@ -27,46 +27,46 @@ def checkpoint_blocks(model: nn.Module) -> list[str]:
     names = [name for name in block_names(model) if any(True for _ in model.get_submodule(name).children())]
     for name in names:
         block = model.get_submodule(name)
-        block.forward = partial(checkpointed, block, block.forward)  # as a partial it is copied with the block
+        block.forward = partial(forward_checkpointed, block, block.forward)  # as a partial it is copied with the block
     return names
 
 
-def checkpointed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def forward_checkpointed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    contexts = partial(first_and_again, block)
+    contexts = partial(recompute_contexts, block)
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
-def first_and_again(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), Again(block)
+def recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), RecomputeState(block)
 
 
-class Again(AbstractContextManager[None]):
+class RecomputeState(AbstractContextManager[None]):
     """Inside, a block finds the buffers and the generators of NumPy and Python (torch sees to its own) that it found in
     its forward pass, and what it does to them is lost: running statistics move once a step."""
 
     def __init__(self, block: nn.Module):
-        self.found = [(module, copied(module._buffers)) for module in block.modules() if module.training]
+        self.found = [(module, copy_states(module._buffers)) for module in block.modules() if module.training]
         self.generators = random.getstate(), numpy.random.get_state()
 
     def __enter__(self) -> None:
         self.after = [dict(module._buffers) for module, _ in self.found]
         self.generators_after = random.getstate(), numpy.random.get_state()
         for module, buffers in self.found:  # copies of copies: there may be a second backward pass
-            module._buffers.update(copied(buffers))
-        draw_from(*self.generators)
+            module._buffers.update(copy_states(buffers))
+        set_states(*self.generators)
 
     def __exit__(self, *_: object) -> None:
         for (module, _buffers), now in zip(self.found, self.after, strict=True):
             module._buffers.update(now)
-        draw_from(*self.generators_after)
+        set_states(*self.generators_after)
 
 
-def copied(buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+def copy_states(buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
     return {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
 
 
-def draw_from(python: Any, numpys: Any) -> None:
+def set_states(python: Any, numpys: Any) -> None:
     random.setstate(python)
     numpy.random.set_state(numpys)

@@ -1,19 +1,19 @@
 """Where and how the arithmetic is done: device, precision, memory format, compilation, threads, determinism."""
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lab import parallel
 from lab.activation_checkpointing import checkpoint_blocks
+from lab.distributed import collectives, replicas
+from lab.nest import map_tensors
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PARALLEL = ("none", "ddp", "fsdp")
+PARALLEL_MODES = ("none", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Hardware:
     normalisation sees the statistics of a micro-batch.  activation_checkpointing: compute the model's blocks again in
     the backward pass (`lab.activation_checkpointing`): the same results in less memory, for a third more time.
     parallel: `none`; `ddp`, a replica of the model in each of `processes` processes, which averages gradients; or
-    `fsdp`, a shard of the model in each (`lab.parallel`). Each trains on its part of every batch. processes: None for
+    `fsdp`, a shard of the model in each (`lab.distributed.shards`). Each trains on its part of every batch. processes: None for
     as many as there are GPUs, one on a CPU; then one of them for each, the first `processes` of the machine's.
 
     Raises ValueError for a device that this machine lacks, a precision that is not one of the three, a number that is
@@ -47,9 +47,9 @@ class Hardware:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        device = first_device() if self.device == "auto" else self.device
-        if device.split(":")[0] not in devices():
-            raise ValueError(f"device {device!r} is not on this machine; it has: {', '.join(devices())}")
+        device = default_device() if self.device == "auto" else self.device
+        if device.split(":")[0] not in available_devices():
+            raise ValueError(f"device {device!r} is not on this machine; it has: {', '.join(available_devices())}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not a positive number; null keeps torch's choice")
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -60,16 +60,16 @@ class Hardware:
                 "give activation_checkpointing=false with it"
             )
         object.__setattr__(self, "processes", self.counted(device))
-        if device == "cuda" and parallel.world() > 1:
-            device = f"cuda:{parallel.rank()}"
+        if device == "cuda" and collectives.get_world_size() > 1:
+            device = f"cuda:{collectives.get_rank()}"
         object.__setattr__(self, "device", device)
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=self.precision == "fp16")
         object.__setattr__(self, "scaler", scaler)
 
     def counted(self, device: str) -> int:
         """How many processes train. Raises ValueError where they cannot."""
-        if self.parallel not in PARALLEL:
-            raise ValueError(f"parallel {self.parallel!r} is not one of {', '.join(PARALLEL)}")
+        if self.parallel not in PARALLEL_MODES:
+            raise ValueError(f"parallel {self.parallel!r} is not one of {', '.join(PARALLEL_MODES)}")
         if self.parallel == "none":
             if self.processes in (None, 1):
                 return 1
@@ -80,7 +80,7 @@ class Hardware:
             raise ValueError(f"processes={processes} is not a positive number; null takes one for each GPU")
         if processes > 1 and device == "mps":
             raise ValueError("mps is one device; give hardware.processes=1, or hardware.device=cpu")
-        if processes > 1 and ":" in device and parallel.world() == 1:
+        if processes > 1 and ":" in device and collectives.get_world_size() == 1:
             raise ValueError(f"device={device} is one device; give hardware.device=cuda, or hardware.processes=1")
         if processes > 1 and device.startswith("cuda") and processes > gpus:
             raise ValueError(f"processes={processes} want a GPU each, of which there are {gpus}")
@@ -111,15 +111,15 @@ class Hardware:
     def autocast(self) -> AbstractContextManager[Any]:
         enabled = self.precision != "float32"
         if not enabled:
-            return parallel.NOTHING  # an autocast that is off costs 5 us to enter
+            return collectives.NOTHING  # an autocast that is off costs 5 us to enter
         return torch.autocast(self.device.split(":")[0], PRECISIONS[self.precision])
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move `model` to the device and, where asked, change its memory format, checkpoint its blocks and compile it,
         all in place."""
         model.to(self.device)
-        if self.device.startswith("cuda") and parallel.world() > 1:
-            parallel.synchronise_statistics(model)
+        if self.device.startswith("cuda") and collectives.get_world_size() > 1:
+            replicas.convert_sync_batchnorm(model)
         if self.channels_last:
             for parameter in model.parameters():
                 if parameter.dim() == 4:
@@ -132,43 +132,31 @@ class Hardware:
 
     def move(self, batch: Any) -> Any:
         """The same nest of tuples, lists and dicts, with its tensors on the device."""
-        return mapped(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+        return map_tensors(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def arrange(self, batch: Any) -> Any:
         """The same nest, with its images (4-D tensors) in channels-last memory format."""
-        return mapped(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
+        return map_tensors(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
 
 
-def mapped(batch: Any, of: Callable[[Tensor], Tensor]) -> Any:
-    """A nest of tuples, lists and dicts, with `of` applied to its tensors."""
-    if isinstance(batch, Tensor):
-        return of(batch)
-    if isinstance(batch, tuple | list):
-        parts = [mapped(part, of) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    if isinstance(batch, dict):
-        return {key: mapped(part, of) for key, part in batch.items()}
-    return batch
-
-
-def devices() -> list[str]:
+def available_devices() -> list[str]:
     """The kinds of device on this machine, best first."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [name for name, present in there.items() if present]
 
 
-def first_device() -> str:
-    return devices()[0]
+def default_device() -> str:
+    return available_devices()[0]
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error`, or one that its traceback shows as its cause, is memory that did not suffice, of any device."""
     seen: set[int] = set()
     shown: BaseException | None = error
     while shown is not None and id(shown) not in seen:
         if isinstance(shown, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(shown, RuntimeError) and any(said in str(shown) for said in NO_MEMORY):
+        if isinstance(shown, RuntimeError) and any(said in str(shown) for said in OUT_OF_MEMORY_TEXTS):
             return True
         seen.add(id(shown))
         shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
@@ -176,7 +164,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 # what comes as a plain RuntimeError: the CPU's allocator on POSIX and on Windows, MPS, and CUDA outside its allocator
-NO_MEMORY = (
+OUT_OF_MEMORY_TEXTS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "MPS backend out of memory",

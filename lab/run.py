@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lab.augment.none import none
 from lab.hardware import Hardware
-from lab.metrics import Monitor
-from lab.optim.clip import Clip, unclipped
+from lab.metrics.scores import Monitor
+from lab.optim.clip import Clip, no_clip
 from lab.regularize.chain import Chain
 
 Batch = Any  # a tensor, or a nest of tuples, lists and dicts of tensors
@@ -25,7 +25,7 @@ class Data(Protocol):
     to(device) -> None: move what is held to the device.
     classes: names of the classes, for pictures.
     part(after, rank, world): of each of `batches` the share of one of several processes, and its weight, as
-        `lab.parallel.share` has them; else each process reads whole batches.
+        `lab.distributed.collectives.local_slice` has them; else each process reads whole batches.
     plain(after): as `batches`, without the augmentation that the data set does itself.
     val_examples: int, how many validate; else `val` is read through to count them.
     """
@@ -103,7 +103,7 @@ class Run:
     augment: Augmentation = none
     regularize: Chain = field(default_factory=Chain)
     hardware: Hardware = field(default_factory=Hardware)
-    clip: Clip = unclipped
+    clip: Clip = no_clip
     monitor: Monitor = field(default_factory=Monitor)
     final: str = "best"
 

@@ -9,20 +9,20 @@ from lab.augment.flip_crop import flip_crop
 from lab.augment.mix import cutmix, mixup
 from lab.augment.randaugment import NUM_BINS, operations, randaugment
 from lab.augment.random_erasing import random_erasing
-from lab.streams import generator
+from lab.seeding import make_generator
 
 ERASING = {"probability": 0.5, "area": [0.02, 0.4], "aspect": [0.3, 3.33]}
 
 
 @pytest.fixture
 def batch():
-    draw = generator(0, "test")
+    draw = make_generator(0, "test")
     return torch.randint(0, 256, (12, 3, 10, 8), generator=draw, dtype=torch.uint8), torch.arange(12) % 5
 
 
 def test_flip_crop_gives_each_image_a_crop_of_its_padded_self_or_of_its_mirror(batch):
     images, labels = batch
-    augmented, same = flip_crop(batch, generator(0, "augment"), padding=2)
+    augmented, same = flip_crop(batch, make_generator(0, "augment"), padding=2)
     assert torch.equal(labels, same)
     found = []
     for image, result in zip(images, augmented, strict=True):
@@ -48,9 +48,9 @@ def test_the_same_generator_gives_the_same_augmentation(batch):
         lambda b, g: random_erasing(b, g, **ERASING),
     ):
         before = torch.get_rng_state()
-        first, again = (augment(batch, generator(1, "augment")) for _ in range(2))
+        first, again = (augment(batch, make_generator(1, "augment")) for _ in range(2))
         assert all(map(torch.equal, first, again))
-        assert not torch.equal(first[0], augment(batch, generator(2, "augment"))[0])
+        assert not torch.equal(first[0], augment(batch, make_generator(2, "augment"))[0])
         assert torch.equal(before, torch.get_rng_state())
 
 
@@ -75,16 +75,16 @@ def test_each_operation_of_randaugment_is_torchvisions(batch, name, magnitude):
 def test_randaugment_gives_images_of_one_batch_different_operations(batch):
     images, labels = batch
     same = images[:1].expand(12, -1, -1, -1)
-    augmented, _ = randaugment((same, labels), generator(0, "augment"), num_ops=2, magnitude=15)
+    augmented, _ = randaugment((same, labels), make_generator(0, "augment"), num_ops=2, magnitude=15)
     assert augmented.dtype == torch.uint8
     assert len(augmented.flatten(1).unique(dim=0)) > 6
     with pytest.raises(ValueError, match="magnitude 31"):
-        randaugment(batch, generator(0, "augment"), num_ops=1, magnitude=31)
+        randaugment(batch, make_generator(0, "augment"), num_ops=1, magnitude=31)
 
 
 def test_mixed_labels_are_the_shares_of_the_mixed_images(batch):
     images, labels = batch
-    mixed, probabilities = mixup(batch, generator(0, "augment"), num_classes=5, alpha=1.0)
+    mixed, probabilities = mixup(batch, make_generator(0, "augment"), num_classes=5, alpha=1.0)
     assert torch.allclose(probabilities.sum(1), torch.ones(12))
     partner = labels.roll(1, 0)
     lam = probabilities[torch.arange(12), labels][labels != partner]
@@ -94,15 +94,15 @@ def test_mixed_labels_are_the_shares_of_the_mixed_images(batch):
 
 def test_a_chain_applies_one_after_the_other(batch):
     parts = [lambda b, g: flip_crop(b, g, padding=2), lambda b, g: mixup(b, g, num_classes=5, alpha=0.2)]
-    whole = chain(batch, generator(0, "augment"), augmentations=parts)
-    draw = generator(0, "augment")
+    whole = chain(batch, make_generator(0, "augment"), augmentations=parts)
+    draw = make_generator(0, "augment")
     assert torch.equal(whole[0], parts[1](parts[0](batch, draw), draw)[0])
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 60), (48, 80)])
 def test_random_erasing_covers_one_rectangle_of_half_the_images_within_the_papers_ranges(height, width):
     images = torch.full((4000, 2, height, width), 7, dtype=torch.uint8)
-    erased, _ = random_erasing((images, None), generator(0, "augment"), **ERASING, value=200)
+    erased, _ = random_erasing((images, None), make_generator(0, "augment"), **ERASING, value=200)
     changed = erased == 200
     assert torch.equal(erased == 7, ~changed)
     assert torch.equal(changed[:, 0], changed[:, 1])
@@ -127,23 +127,23 @@ def test_random_erasing_covers_one_rectangle_of_half_the_images_within_the_paper
 def test_random_erasing_fills_with_a_value_or_with_noise_of_each_pixel():
     images = torch.full((64, 3, 16, 16), 7, dtype=torch.uint8)
     always = {**ERASING, "probability": 1.0}
-    noisy, _ = random_erasing((images, None), generator(0, "augment"), **always)
+    noisy, _ = random_erasing((images, None), make_generator(0, "augment"), **always)
     changed = (noisy != 7).any(1)
     found = noisy.permute(0, 2, 3, 1)[changed]
     assert noisy.dtype == torch.uint8
     assert found.float().mean() == pytest.approx(127.5, abs=5)
     assert len(found.unique(dim=0)) > 0.99 * len(found)
     assert torch.equal(images, torch.full_like(images, 7)), "the batch itself was changed"
-    never, _ = random_erasing((images, None), generator(0, "augment"), **{**ERASING, "probability": 0.0})
+    never, _ = random_erasing((images, None), make_generator(0, "augment"), **{**ERASING, "probability": 0.0})
     assert torch.equal(never, images)
 
 
 def test_random_erasing_takes_what_mixing_made_and_refuses_what_is_no_range(batch):
-    mixed = mixup(batch, generator(0, "augment"), num_classes=5, alpha=0.2)
-    erased, labels = random_erasing(mixed, generator(0, "augment"), **{**ERASING, "probability": 1.0})
+    mixed = mixup(batch, make_generator(0, "augment"), num_classes=5, alpha=0.2)
+    erased, labels = random_erasing(mixed, make_generator(0, "augment"), **{**ERASING, "probability": 1.0})
     assert erased.dtype == torch.float32
     assert torch.equal(labels, mixed[1])
     assert not torch.equal(erased, mixed[0])
     for wrong in ({"area": [0.4, 0.02]}, {"probability": 2}, {"aspect": [0, 1]}, {"value": 256}):
         with pytest.raises(ValueError, match=r"area|probability|value"):
-            random_erasing(batch, generator(0, "augment"), **{**ERASING, **wrong})
+            random_erasing(batch, make_generator(0, "augment"), **{**ERASING, **wrong})

@@ -15,14 +15,15 @@ from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config.app import register
-from lab.config.axes import expand, one_choice, swept_keys, value
-from lab.config.errors import ConfigError
+from lab.config.hydra_setup import register_with_hydra
+from lab.config.overrides import override_value, swept_keys
+from lab.config.sweep_grid import as_single_choices, expand_sweep
+from lab.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def loader() -> Iterator[ConfigLoader]:
-    register()
+    register_with_hydra()
     with initialize_config_module("lab.conf", version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
@@ -65,21 +66,21 @@ def test_the_command_line_gives_the_jobs_of_hydras_sweeper(arguments, loader):
     random.seed(0)
     expected = hydras(arguments, loader)
     random.seed(0)
-    assert expand(arguments, loader) == expected
+    assert expand_sweep(arguments, loader) == expected
 
 
 def test_a_glob_finds_the_options_there_are(loader):
-    assert ["optimizer=sgd"] in expand(["optimizer=glob(*)"], loader)
+    assert ["optimizer=sgd"] in expand_sweep(["optimizer=glob(*)"], loader)
 
 
 def test_an_interval_is_no_list_of_jobs(loader):
     with pytest.raises(ConfigError) as error:
-        expand(["optimizer.lr=interval(0.001,0.1)"], loader)
+        expand_sweep(["optimizer.lr=interval(0.001,0.1)"], loader)
     assert str(error.value) == "optimizer.lr=interval(0.001,0.1) is continuous; give search=tpe, or a list of values"
 
 
 def test_a_grid_is_a_product_of_lists_scalars_and_hydras_sweeps(loader):
-    jobs = expand([], loader, spec("grid: {optimizer: 'sgd,adamw', seed: range(2), epochs: 3, amp: [true]}"))
+    jobs = expand_sweep([], loader, spec("grid: {optimizer: 'sgd,adamw', seed: range(2), epochs: 3, amp: [true]}"))
     assert short(jobs) == [
         "optimizer=sgd seed=0 epochs=3 amp=True",
         "optimizer=sgd seed=1 epochs=3 amp=True",
@@ -90,11 +91,11 @@ def test_a_grid_is_a_product_of_lists_scalars_and_hydras_sweeps(loader):
 
 
 def test_a_grid_can_glob(loader):
-    assert expand([], loader, spec("grid: {optimizer: glob(*)}")) == hydras(["optimizer=glob(*)"], loader)
+    assert expand_sweep([], loader, spec("grid: {optimizer: glob(*)}")) == hydras(["optimizer=glob(*)"], loader)
 
 
 def test_a_zip_moves_together_and_a_grid_multiplies_it(loader):
-    jobs = expand(
+    jobs = expand_sweep(
         [], loader, spec("{zip: {model: [mlp, simple_cnn], optimizer.lr: [0.01, 1e-3]}, grid: {seed: [0, 1]}}")
     )
     assert short(jobs) == [
@@ -106,7 +107,7 @@ def test_a_zip_moves_together_and_a_grid_multiplies_it(loader):
 
 
 def test_an_exclusion_leaves_out_the_jobs_that_have_all_of_its_values(loader):
-    jobs = expand(
+    jobs = expand_sweep(
         [], loader, spec("{grid: {optimizer: [sgd, adamw], seed: [0, 1]}, exclude: [{optimizer: sgd, seed: 1}]}")
     )
     assert short(jobs) == ["optimizer=sgd seed=0", "optimizer=adamw seed=0", "optimizer=adamw seed=1"]
@@ -114,20 +115,20 @@ def test_an_exclusion_leaves_out_the_jobs_that_have_all_of_its_values(loader):
 
 def test_an_exclusion_compares_values_and_not_their_spelling(loader):
     part = {"grid": {"lr": "1e-3,1e-2", "optimizer": "'sgd',adamw", "a": [[1, "2"], {"x": 1.0}]}}
-    assert len(expand([], loader, part)) == 8
-    assert len(expand([], loader, part | {"exclude": [{"lr": 0.001}]})) == 4
-    assert len(expand([], loader, part | {"exclude": [{"optimizer": "sgd"}]})) == 4
-    assert len(expand([], loader, part | {"exclude": [{"a": {"x": 1}}, {"a": [1, "2"], "lr": 0.01}]})) == 2
+    assert len(expand_sweep([], loader, part)) == 8
+    assert len(expand_sweep([], loader, part | {"exclude": [{"lr": 0.001}]})) == 4
+    assert len(expand_sweep([], loader, part | {"exclude": [{"optimizer": "sgd"}]})) == 4
+    assert len(expand_sweep([], loader, part | {"exclude": [{"a": {"x": 1}}, {"a": [1, "2"], "lr": 0.01}]})) == 2
 
 
 def test_a_list_of_parts_is_a_union_without_repetitions(loader):
-    jobs = expand([], loader, spec("[{grid: {a: [1, 2], b: 0}}, {zip: {b: [0, 1], a: [2, 2]}}, {grid: {}}]"))
+    jobs = expand_sweep([], loader, spec("[{grid: {a: [1, 2], b: 0}}, {zip: {b: [0, 1], a: [2, 2]}}, {grid: {}}]"))
     assert short(jobs) == ["a=1 b=0", "a=2 b=0", "b=1 a=2", ""]
 
 
 def test_the_command_line_replaces_an_axis_of_every_part_or_is_one_more(loader):
     parts = spec("[{grid: {optimizer: [sgd, adamw], seed: [0, 1, 2]}}, {grid: {model: mlp}}]")
-    assert short(expand(["seed=7,8", "epochs=1"], loader, parts)) == [
+    assert short(expand_sweep(["seed=7,8", "epochs=1"], loader, parts)) == [
         "optimizer=sgd seed=7 epochs=1",
         "optimizer=sgd seed=8 epochs=1",
         "optimizer=adamw seed=7 epochs=1",
@@ -139,31 +140,31 @@ def test_the_command_line_replaces_an_axis_of_every_part_or_is_one_more(loader):
 
 def test_the_command_line_takes_an_axis_out_of_a_zip(loader):
     part = spec("zip: {model: [mlp, simple_cnn], lr: [0.1, 0.2]}")
-    assert short(expand(["lr=1,2"], loader, part)) == [
+    assert short(expand_sweep(["lr=1,2"], loader, part)) == [
         f"model={m} lr={lr}" for m in ("mlp", "simple_cnn") for lr in (1, 2)
     ]
-    assert short(expand(["lr=1", "model=mlp"], loader, part)) == ["lr=1 model=mlp"]
+    assert short(expand_sweep(["lr=1", "model=mlp"], loader, part)) == ["lr=1 model=mlp"]
 
 
 def test_a_plus_before_a_key_is_no_other_axis(loader):
     part = spec("{grid: {+optimizer.foo: [1, 2], seed: [0, 1]}, exclude: [{optimizer.foo: 1, seed: 0}]}")
-    assert short(expand([], loader, part))[0] == "+optimizer.foo=1 seed=1"
-    assert short(expand(["++optimizer.foo=3"], loader, part)) == [
+    assert short(expand_sweep([], loader, part))[0] == "+optimizer.foo=1 seed=1"
+    assert short(expand_sweep(["++optimizer.foo=3"], loader, part)) == [
         "++optimizer.foo=3 seed=0",
         "++optimizer.foo=3 seed=1",
     ]
-    assert short(expand(["seed=1", "++seed=2"], loader, spec("grid: {seed: [0, 1]}"))) == ["seed=1 ++seed=2"]
+    assert short(expand_sweep(["seed=1", "++seed=2"], loader, spec("grid: {seed: [0, 1]}"))) == ["seed=1 ++seed=2"]
 
 
 def test_an_exclusion_holds_for_what_the_command_line_gives_and_need_not_match_it(loader):
     part = spec("{grid: {optimizer: [sgd, adamw], seed: [0, 1]}, exclude: [{optimizer: sgd, seed: 1}]}")
-    assert len(expand(["seed=5,6"], loader, part)) == 4
-    assert short(expand(["seed=1"], loader, part)) == ["optimizer=adamw seed=1"]
-    assert short(expand(["seed=1", "optimizer=sgd"], loader, [part, {"grid": {"seed": 0}, "zip": {"b": [1]}}])) == [
-        "b=1 seed=1 optimizer=sgd"
-    ]
+    assert len(expand_sweep(["seed=5,6"], loader, part)) == 4
+    assert short(expand_sweep(["seed=1"], loader, part)) == ["optimizer=adamw seed=1"]
+    assert short(
+        expand_sweep(["seed=1", "optimizer=sgd"], loader, [part, {"grid": {"seed": 0}, "zip": {"b": [1]}}])
+    ) == ["b=1 seed=1 optimizer=sgd"]
     with pytest.raises(ConfigError, match="excludes every job of seed=1 optimizer=sgd; ask for other values"):
-        expand(["seed=1", "optimizer=sgd"], loader, part)
+        expand_sweep(["seed=1", "optimizer=sgd"], loader, part)
 
 
 WRONG = {
@@ -196,12 +197,12 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_sweep_says_what_to_type(text, loader):
     with pytest.raises(ConfigError, match=WRONG[text]):
-        expand([], loader, spec(text))
+        expand_sweep([], loader, spec(text))
 
 
 def test_an_axis_without_values_is_an_error_on_the_command_line_too(loader):
     with pytest.raises(ConfigError, match=r"seed=range\(3,3\) has no value"):
-        expand(["seed=range(3,3)"], loader)
+        expand_sweep(["seed=range(3,3)"], loader)
 
 
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_ .:=,()-]*", fullmatch=True).map(str.strip)
@@ -217,17 +218,17 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 
 @given(st.lists(values, min_size=1, max_size=3))
 def test_a_value_of_yaml_reaches_hydra_as_it_is(loader, wanted):
-    jobs = expand([], loader, {"grid": {"a": wanted}})
-    found = [value(override) for (override,) in jobs]
+    jobs = expand_sweep([], loader, {"grid": {"a": wanted}})
+    found = [override_value(override) for (override,) in jobs]
     assert list(map(repr, found)) == list(dict.fromkeys(map(repr, wanted)))
 
 
 def test_words_are_not_quoted(loader):
-    assert expand([], loader, {"grid": {"a": ["sgd"], "b": ["study/x-1.5"]}}) == [["a=sgd", "b=study/x-1.5"]]
+    assert expand_sweep([], loader, {"grid": {"a": ["sgd"], "b": ["study/x-1.5"]}}) == [["a=sgd", "b=study/x-1.5"]]
 
 
 def test_swept_keys_are_those_whose_value_varies(loader):
-    assert swept_keys(expand(["b=1", "a=1,2", "+c=x,y"], loader)) == ["a", "c"]
+    assert swept_keys(expand_sweep(["b=1", "a=1,2", "+c=x,y"], loader)) == ["a", "c"]
     assert swept_keys([["a=1", "b=1"], ["b=1"], ["b=1", "c=2"]]) == ["a", "c"]
     assert swept_keys([["lr=1", "x=0"], ["x=0", "++lr=1"]]) == []
     assert swept_keys([]) == swept_keys([["a=1"]]) == []
@@ -237,7 +238,7 @@ def test_only_plain_overrides_below_a_swept_group_become_choices():
     swept = ["optimizer=sgd,adamw", "data/aug=a,b", "task@x=a,b"]
     below = ["optimizer.momentum=0.9", "+optimizer.foo=1", "++data.aug.p=[1, 2]", "optimizer/inner=x"]
     others = ["optimizer.lr=0.1,0.2", "optimizers.a=1", "seed=1", "data.path=x", "x.y=1", "task.y=1"]
-    assert one_choice(below + swept + others) == [
+    assert as_single_choices(below + swept + others) == [
         "optimizer.momentum=choice(0.9)",
         "+optimizer.foo=choice(1)",
         "++data.aug.p=choice([1, 2])",
@@ -246,7 +247,7 @@ def test_only_plain_overrides_below_a_swept_group_become_choices():
         *others,
     ]
     plain = ["optimizer=sgd", "optimizer.momentum=0.9", "seed=1,2"]
-    assert one_choice(plain) == plain
+    assert as_single_choices(plain) == plain
 
 
 VALUES = [
@@ -281,24 +282,29 @@ VALUES += [
 @pytest.mark.parametrize("text", VALUES)
 def test_a_choice_of_one_is_a_sweep_that_expands_to_the_value(text, loader):
     arguments = ["optimizer=sgd,adamw", f"optimizer.x={text}"]
-    rewritten = one_choice(arguments)
+    rewritten = as_single_choices(arguments)
     assert OverridesParser.create().parse_override(rewritten[1]).is_sweep_override()
-    for jobs, expected in ((expand(rewritten, loader), expand(arguments, loader)), (hydras(rewritten, loader), None)):
+    for jobs, expected in (
+        (expand_sweep(rewritten, loader), expand_sweep(arguments, loader)),
+        (hydras(rewritten, loader), None),
+    ):
         expected = expected or hydras(arguments, loader)
-        assert [[repr(value(o)) for o in job] for job in jobs] == [[repr(value(o)) for o in job] for job in expected]
+        assert [[repr(override_value(o)) for o in job] for job in jobs] == [
+            [repr(override_value(o)) for o in job] for job in expected
+        ]
 
 
 def test_a_value_that_no_choice_gives_back_stays_as_it_is():
     arguments = ["optimizer=sgd,adamw", "optimizer.x='é b'"]
-    assert one_choice(arguments) == arguments
+    assert as_single_choices(arguments) == arguments
 
 
 def test_hydra_composes_a_sweep_over_a_group_with_a_key_that_the_default_lacks(loader):
     arguments = ["optimizer=sgd,muon", "~optimizer.weight_decay", "optimizer.momentum=0.5"]
     with pytest.raises(ConfigCompositionException, match=r"optimizer\.momentum"):
         loader.load_configuration("train", arguments, RunMode.MULTIRUN)
-    master = loader.load_configuration("train", one_choice(arguments), RunMode.MULTIRUN)
-    for job in expand(one_choice(arguments), loader):
+    master = loader.load_configuration("train", as_single_choices(arguments), RunMode.MULTIRUN)
+    for job in expand_sweep(as_single_choices(arguments), loader):
         config = loader.load_sweep_config(master, job)
         assert config.optimizer.momentum == 0.5
         assert "weight_decay" not in config.optimizer

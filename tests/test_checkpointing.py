@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab.build.cost_estimate import estimate_cost
 from lab.hardware import Hardware
 from lab.models.resnet_cifar import ResNet
-from lab.optim.clip import clipping
+from lab.optim.clip import make_clip
 from lab.regularize.chain import Chain
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
-from lab.train.estimate import estimate
-from lab.train.loop import evaluate, train
-from lab.train.state import snapshot
+from lab.train.loop import train
+from lab.train.scoring import evaluate
+from lab.train.state import take_snapshot
 
 
 def resnet() -> nn.Module:
@@ -78,7 +79,7 @@ def made(model: Callable[[], nn.Module], activation_checkpointing: bool, micro_b
     placed = hardware.place(model())
     optimizer = torch.optim.SGD(placed.parameters(), lr=0.05, momentum=0.9)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-    parts = {"hardware": hardware, "clip": clipping(1.0), "regularize": Chain([EMA(placed, 0.9)])}
+    parts = {"hardware": hardware, "clip": make_clip(1.0), "regularize": Chain([EMA(placed, 0.9)])}
     return Run(placed, Classification(10), Noise(), optimizer, schedule, cadence(4, 4), **parts)
 
 
@@ -91,7 +92,7 @@ def test_a_checkpointed_run_comes_to_the_same_bits(model, micro_batch):
 def all_of(run: Run) -> list[Any]:
     """Losses and norms; weights, running statistics, averages and generators; scores."""
     steps = [(step.loss, step.norm) for step in train(run)]
-    return [steps, snapshot(run), evaluate(run)]
+    return [steps, take_snapshot(run), evaluate(run)]
 
 
 def same(a: Any, b: Any) -> None:
@@ -132,7 +133,7 @@ def test_the_estimate_of_a_steps_memory_tells_of_it():
             model = Hardware("cpu", activation_checkpointing=lean).place(Transformer())
             return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
-        found = estimate(make, Classification(10).loss, batch).peak
+        found = estimate_cost(make, Classification(10).loss, batch).peak
         assert found
         return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.record.files import owned
+from lab.record.files import lock_directory
 from tests.conftest import only_run, scores
 
 QUICK = ("epochs=1",)
@@ -91,7 +91,7 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ("regularize=early_stop data.val_share=0", "there is no validation set to watch"),
         ("paths.outputs=/dev/null", "cannot write /dev/null"),
         ("model._target_=lab.config.targets.locate", "is not one to be run from a config"),
-        ("model._target_=lab.record.manifest.output", "is not one to be run from a config"),
+        ("model._target_=lab.record.environment.command_output", "is not one to be run from a config"),
         ("model._target_=subprocess.run", "is not one to be run from a config"),
         ("model._target_=lab.models.mlp.MPL", "no 'MPL' in lab.models.mlp; did you mean 'MLP'?"),
         ("model._target_=lab.modles.mlp.MLP", "no 'modles' in lab; did you mean 'models'?"),
@@ -182,7 +182,7 @@ def test_a_run_that_another_process_has_is_left_to_it(lab, tmp_path):
     lab("train", *QUICK)
     run = only_run(tmp_path)
     (run / "status.json").unlink()
-    with owned(run):
+    with lock_directory(run):
         ended = lab("train", *QUICK)
     assert ended.code == 4
     assert f"process {os.getpid()} is working in" in ended.err

@@ -9,9 +9,10 @@ from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lab.config.app import register
-from lab.config.compose import Composer, asked_of, without_hydra
-from lab.config.errors import ConfigError
+from lab.config.compose import Composer
+from lab.config.composed import compose_config, without_hydra_node
+from lab.config.hydra_setup import register_with_hydra
+from lab.errors import ConfigError
 
 VALUES = {
     "optimizer": ["sgd", "adamw", "muon"],
@@ -36,7 +37,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def composer():
-    register()
+    register_with_hydra()
     with initialize_config_module("lab.conf", version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra
@@ -57,7 +58,7 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
     try:
         config = compose("train", list(job), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        expected = asked_of(without_hydra(config), config.hydra)
+        expected = compose_config(without_hydra_node(config), config.hydra)
     except (HydraException, ConfigError):  # the second of an interpolation of what is not there
         with pytest.raises(ConfigError):
             composer(0, list(job))

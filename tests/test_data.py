@@ -14,10 +14,10 @@ from lab.data.cifar10 import cifar10
 from lab.data.digits import digits
 from lab.data.image_folder import image_folder
 from lab.data.in_memory import Examples, InMemory
-from lab.data.order import balanced, split
+from lab.data.order import balanced_indices, split_indices
 from lab.data.streamed import Streamed
 from lab.data.synthetic import synthetic
-from lab.metrics import ClassificationCounts
+from lab.metrics.classification import ClassificationCounts
 
 
 def numbered(num: int, **options) -> InMemory:
@@ -27,11 +27,11 @@ def numbered(num: int, **options) -> InMemory:
 
 
 def test_train_and_validation_are_disjoint_and_drawn_from_the_seed():
-    train, val = split(100, 0.2, seed=1)
+    train, val = split_indices(100, 0.2, seed=1)
     assert len(val) == 20
     assert sorted([*train.tolist(), *val.tolist()]) == list(range(100))
-    assert not torch.equal(val, split(100, 0.2, seed=2)[1])
-    assert torch.equal(val, split(100, 0.2, seed=1)[1])
+    assert not torch.equal(val, split_indices(100, 0.2, seed=2)[1])
+    assert torch.equal(val, split_indices(100, 0.2, seed=1)[1])
 
 
 def test_the_test_set_is_the_same_for_every_seed():
@@ -65,19 +65,19 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
 def test_a_few_examples_are_as_many_of_each_class_as_there_are():
     labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 20)[torch.randperm(73)]
     for num, counts in ((3, [1, 1, 1]), (9, [3, 3, 3]), (15, [6, 3, 6]), (50, [27, 3, 20]), (73, [50, 3, 20])):
-        chosen = balanced(labels, num, seed=0)
+        chosen = balanced_indices(labels, num, seed=0)
         assert labels[chosen].bincount().tolist() == counts
         assert len(set(chosen.tolist())) == num
-    assert sorted(labels[balanced(labels, 10, seed=0)].bincount().tolist()) == [3, 3, 4]
+    assert sorted(labels[balanced_indices(labels, 10, seed=0)].bincount().tolist()) == [3, 3, 4]
 
 
 def test_a_few_examples_are_drawn_from_the_seed_and_part_of_a_larger_draw():
     labels = torch.arange(1000) % 10
-    few = balanced(labels, 20, seed=1)
-    assert torch.equal(few, balanced(labels, 20, seed=1))
-    assert not torch.equal(few, balanced(labels, 20, seed=2))
-    assert set(few.tolist()) < set(balanced(labels, 37, seed=1).tolist())
-    assert len({tuple(balanced(labels, 20, seed=seed).tolist()) for seed in range(50)}) == 50
+    few = balanced_indices(labels, 20, seed=1)
+    assert torch.equal(few, balanced_indices(labels, 20, seed=1))
+    assert not torch.equal(few, balanced_indices(labels, 20, seed=2))
+    assert set(few.tolist()) < set(balanced_indices(labels, 37, seed=1).tolist())
+    assert len({tuple(balanced_indices(labels, 20, seed=seed).tolist()) for seed in range(50)}) == 50
 
 
 def test_few_training_examples_leave_validation_and_test_as_they_were():
@@ -99,7 +99,7 @@ def test_more_training_examples_than_there_are_is_an_error_that_counts_them(num)
 def test_digits_in_colour_are_the_same_digits_resized():
     small, large = digits(64, seed=0), digits(64, seed=0, shape=[3, 32, 32])
     raw = torch.from_numpy(load_digits().images).mul(255 / 16).round().to(torch.uint8)[:, None]
-    assert torch.equal(small.splits["test"].inputs, raw[split(1797, 0.2, seed=0)[1]])
+    assert torch.equal(small.splits["test"].inputs, raw[split_indices(1797, 0.2, seed=0)[1]])
     images = large.splits["test"].inputs
     assert images.shape == (359, 3, 32, 32)
     assert torch.equal(images[:, 0], images[:, 2])

@@ -14,15 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from lab.build.cost_estimate import (
+    Allocations,
+    ModelAndOptimizer,
+    choose_kernels,
+    estimate_cost,
+    measure_cost,
+    trace_step,
+)
 from lab.finetune.linear_probe import linear_probe
-from lab.hardware import Hardware, mapped
+from lab.hardware import Hardware
 from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet
 from lab.models.simple_cnn import SimpleCNN
 from lab.models.torchvision import torchvision_model
+from lab.nest import map_tensors
 from lab.optim.muon import Muon
-from lab.streams import generator
-from lab.train.estimate import Allocations, Made, choose_kernels, cost, estimate, step
+from lab.seeding import make_generator
 
 
 class Encoder(nn.Module):
@@ -40,7 +48,7 @@ class Encoder(nn.Module):
 
 
 SHAPE = [3, 32, 32]
-DRAWS = generator(0, "order")
+DRAWS = make_generator(0, "order")
 LABELS = torch.randint(10, (8,), generator=DRAWS)
 IMAGES = (torch.rand(8, *SHAPE, generator=DRAWS), LABELS)
 TOKENS = (torch.randint(50, (8, 16), generator=DRAWS), LABELS)
@@ -67,35 +75,35 @@ def loss(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Ten
 
 
 def makes(model: Callable[[], nn.Module], optimizer: Callable[..., torch.optim.Optimizer] = OPTIMIZERS["sgd"]) -> Any:
-    def make() -> Made:
+    def make() -> ModelAndOptimizer:
         made = model()
         return made, optimizer(made.parameters())
 
     return make
 
 
-def weighed(make: Callable[[], Made], batch: Any, **options: Any) -> int:
-    peak = estimate(make, loss, batch, **options).peak
+def weighed(make: Callable[[], ModelAndOptimizer], batch: Any, **options: Any) -> int:
+    peak = estimate_cost(make, loss, batch, **options).peak
     assert peak is not None
     return peak
 
 
-def computed(make: Callable[[], Made], loss: Any, batch: Any, **options: Any) -> tuple[int, int]:
+def computed(make: Callable[[], ModelAndOptimizer], loss: Any, batch: Any, **options: Any) -> tuple[int, int]:
     """FLOPs and peak of real tensors and real arithmetic."""
     with Allocations() as allocations:
         made = make()
-        mapped(batch, allocations.count)
-        return cost(made, partial(step, made, loss, batch, **options), allocations)
+        map_tensors(batch, allocations.count)
+        return measure_cost(made, partial(trace_step, made, loss, batch, **options), allocations)
 
 
-def profiled(make: Callable[[], Made], batch: Any) -> int:
+def profiled(make: Callable[[], ModelAndOptimizer], batch: Any) -> int:
     """Peak of a second step as torch's own CPU allocator tells it, which also sees inside operators."""
     model, optimizer = make()
-    step((model, optimizer), loss, batch)
+    trace_step((model, optimizer), loss, batch)
     state = [value for part in optimizer.state.values() for value in part.values() if isinstance(value, Tensor)]
     now = sum(t.nbytes for t in [*model.parameters(), *model.buffers(), *batch, *state])
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step((model, optimizer), loss, batch)
+        trace_step((model, optimizer), loss, batch)
     results: Any = profiler.profiler
     events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
     peak = now
@@ -110,7 +118,7 @@ def profiled(make: Callable[[], Made], batch: Any) -> int:
 def test_the_estimate_is_what_real_steps_take_to_the_byte(model, optimizer):
     build, batch = MODELS[model]
     make = makes(build, OPTIMIZERS[optimizer])
-    found = estimate(make, loss, batch)
+    found = estimate_cost(make, loss, batch)
     assert (found.flops, found.peak) == computed(make, loss, batch)
     assert found.parameters == found.trainable == sum(p.numel() for p in build().parameters())
 
@@ -119,7 +127,7 @@ def test_the_estimate_is_what_real_steps_take_to_the_byte(model, optimizer):
 def test_the_peak_is_what_the_allocator_hands_out_where_operators_need_nothing_inside(model):
     build, batch = MODELS[model]
     make = makes(build, OPTIMIZERS["fused_adam"])
-    assert estimate(make, loss, batch).peak == profiled(make, batch)
+    assert estimate_cost(make, loss, batch).peak == profiled(make, batch)
 
 
 def test_the_peak_lacks_only_the_workspace_of_a_convolution():
@@ -133,9 +141,9 @@ def test_the_peak_lacks_only_the_workspace_of_a_convolution():
 def test_autocast_and_micro_batches_are_taken_as_the_loop_takes_them(model):
     build, batch = MODELS[model]
     options: dict[str, Any] = {"autocast": partial(torch.autocast, "cpu", torch.bfloat16), "micro_batch": 3}
-    found = estimate(makes(build), loss, batch, **options)
+    found = estimate_cost(makes(build), loss, batch, **options)
     assert (found.flops, found.peak) == computed(makes(build), loss, batch, **options)
-    whole = estimate(makes(build), loss, batch)
+    whole = estimate_cost(makes(build), loss, batch)
     assert found.flops == whole.flops
     assert weighed(makes(build), batch, **options) < weighed(makes(build), batch)
 
@@ -144,10 +152,10 @@ def test_flops_are_two_for_each_multiplication_with_an_addition():
     linears = [(3072, 64), (64, 32), (32, 10)]
     forward = sum(2 * 8 * i * o for i, o in linears)
     # each layer's backward is two products of the forward's size, but the input needs no gradient
-    mlp = estimate(makes(MODELS["mlp"][0]), loss, IMAGES)
+    mlp = estimate_cost(makes(MODELS["mlp"][0]), loss, IMAGES)
     assert mlp.flops == 3 * forward - 2 * 8 * 3072 * 64
     convolution, head = 2 * 8 * 32 * 32 * 32 * 3 * 9, 2 * 8 * 32 * 32 * 32 * 10
-    assert estimate(makes(MODELS["simple_cnn"][0]), loss, IMAGES).flops == 2 * convolution + 3 * head
+    assert estimate_cost(makes(MODELS["simple_cnn"][0]), loss, IMAGES).flops == 2 * convolution + 3 * head
 
 
 def test_flops_know_of_attention_in_one_kernel():
@@ -155,38 +163,38 @@ def test_flops_know_of_attention_in_one_kernel():
     attention = 2 * 2 * 8 * 16 * 16 * 32
     forward = 2 * (projections + attention) + 2 * 8 * 32 * 10
     # the kernel computes its scores once more in backward: five products for the forward's two
-    assert estimate(makes(MODELS["flash_encoder"][0]), loss, TOKENS).flops == 3 * forward + 2 * attention // 2
+    assert estimate_cost(makes(MODELS["flash_encoder"][0]), loss, TOKENS).flops == 3 * forward + 2 * attention // 2
 
 
 def test_a_model_larger_than_the_machine_is_estimated():
     width, batch = 1_000_000, (torch.rand(8, 4), torch.zeros(8, dtype=torch.int64))
     make = makes(lambda: nn.Sequential(nn.Linear(4, width), nn.Linear(width, width)), OPTIMIZERS["adam"])
-    found = estimate(make, loss, batch)
+    found = estimate_cost(make, loss, batch)
     assert found.parameters == 4 * width + width + width**2 + width
     assert weighed(make, batch) > 16 * found.parameters > 10**13
 
 
 def test_a_model_starts_from_a_file_of_weights(tmp_path):
     torch.save(MODELS["resnet20"][0]().state_dict(), tmp_path / "weights.pt")
-    from_file = estimate(makes(lambda: ResNet(3, SHAPE, 10, weights=str(tmp_path / "weights.pt"))), loss, IMAGES)
-    at_random = estimate(makes(MODELS["resnet20"][0]), loss, IMAGES)
+    from_file = estimate_cost(makes(lambda: ResNet(3, SHAPE, 10, weights=str(tmp_path / "weights.pt"))), loss, IMAGES)
+    at_random = estimate_cost(makes(MODELS["resnet20"][0]), loss, IMAGES)
     # the head that the file had is kept beside the model's own
     assert from_file == replace(at_random, peak=at_random.peak + 4 * (10 * 64 + 10))
     with pytest.raises(ValueError, match="of another shape"):
-        estimate(makes(lambda: ResNet(3, [1, *SHAPE[1:]], 10, weights=str(tmp_path / "weights.pt"))), loss, IMAGES)
+        estimate_cost(makes(lambda: ResNet(3, [1, *SHAPE[1:]], 10, weights=str(tmp_path / "weights.pt"))), loss, IMAGES)
 
 
 def test_a_model_may_be_placed_after_its_parameters_were_grouped():
-    def make(channels_last: bool, device: str = "cpu") -> Made:
+    def make(channels_last: bool, device: str = "cpu") -> ModelAndOptimizer:
         model = MODELS["resnet20"][0]()
         optimizer = OPTIMIZERS["adam"](model.parameters())
         return Hardware(device="cpu", channels_last=channels_last).place(model).to(device), optimizer
 
     batch = Hardware(device="cpu").arrange(IMAGES)
-    found = estimate(partial(make, True), loss, batch)
+    found = estimate_cost(partial(make, True), loss, batch)
     assert (found.flops, found.peak) == computed(partial(make, True), loss, batch)
-    elsewhere = estimate(partial(make, False, "meta"), loss, IMAGES)
-    assert elsewhere == estimate(partial(make, False), loss, IMAGES)
+    elsewhere = estimate_cost(partial(make, False, "meta"), loss, IMAGES)
+    assert elsewhere == estimate_cost(partial(make, False), loss, IMAGES)
 
 
 def test_frozen_parameters_get_no_gradients_and_no_state():
@@ -197,13 +205,13 @@ def test_frozen_parameters_get_no_gradients_and_no_state():
             trained.append([name for name, p in model.named_parameters() if p.grad is not None])
             super().step(closure)
 
-    def make() -> Made:
+    def make() -> ModelAndOptimizer:
         nonlocal model
         model = MODELS["resnet20"][0]()
         return model, Watched(linear_probe(model))
 
     model = nn.Module()
-    found = estimate(make, loss, IMAGES)
+    found = estimate_cost(make, loss, IMAGES)
     assert trained == [["linear.weight", "linear.bias"]] * 2
     assert found.trainable == 650 < found.parameters
     assert (found.flops, found.peak) == computed(make, loss, IMAGES)
@@ -212,7 +220,7 @@ def test_frozen_parameters_get_no_gradients_and_no_state():
 
 def test_muons_products_are_counted():
     batch, build = IMAGES, MODELS["mlp"][0]
-    found = estimate(makes(build, Muon), loss, batch)
+    found = estimate_cost(makes(build, Muon), loss, batch)
     assert (found.flops, found.peak) == computed(makes(build, Muon), loss, batch)
 
 
@@ -222,7 +230,7 @@ def test_a_loss_may_hold_tensors_of_its_own():
     def weighted(model, batch):
         return F.cross_entropy(model(batch[0]), batch[1], weight=weights * 2)
 
-    found = estimate(makes(build), weighted, IMAGES)
+    found = estimate_cost(makes(build), weighted, IMAGES)
     assert (found.flops, found.peak) == computed(makes(build), weighted, IMAGES)
     assert type(weights) is Tensor
 
@@ -243,7 +251,7 @@ class Truncated(nn.Module):
 
 def test_a_model_that_reads_values_while_it_is_built_is_estimated_all_the_same():
     make = makes(Truncated, OPTIMIZERS["adam"])
-    found = estimate(make, loss, TOKENS)
+    found = estimate_cost(make, loss, TOKENS)
     assert found.flops
     assert (found.flops, found.peak) == computed(make, loss, TOKENS)
     assert found.parameters == found.trainable == sum(p.numel() for p in Truncated().parameters())
@@ -277,7 +285,7 @@ def wrapped(value: Tensor) -> None:
     ],
 )
 def test_a_loss_that_reads_values_leaves_the_parameters_alone_to_be_counted(how):
-    found = estimate(makes(MODELS["mlp"][0]), reading(how), IMAGES)
+    found = estimate_cost(makes(MODELS["mlp"][0]), reading(how), IMAGES)
     assert (found.parameters, found.trainable, found.flops, found.peak) == (199082, 199082, None, None)
 
 
@@ -286,7 +294,7 @@ def test_a_detection_model_is_not_guessed_at():
 
     build = partial(fasterrcnn_mobilenet_v3_large_320_fpn, weights=None, weights_backbone=None, num_classes=3)
     boxes = {"boxes": torch.tensor([[1.0, 1.0, 50.0, 50.0]]), "labels": torch.tensor([1])}
-    found = estimate(
+    found = estimate_cost(
         makes(build),
         lambda model, batch: sum(model(*batch).values(), torch.zeros(())),
         ([torch.rand(3, 96, 96)], [boxes]),
@@ -303,18 +311,18 @@ def test_operators_that_do_not_say_what_they_take_are_not_guessed_at(layer):
         return (made[0] if isinstance(made, tuple) else made).sum()
 
     batch = (torch.rand(5, 8, 16), LABELS) if "LSTM" in str(layer()) else TOKENS
-    found = estimate(makes(layer, partial(torch.optim.SGD, lr=0.1)), of, batch)
+    found = estimate_cost(makes(layer, partial(torch.optim.SGD, lr=0.1)), of, batch)
     assert found.parameters
     assert (found.flops, found.peak) == (None, None)
 
 
 def test_a_real_error_is_not_taken_for_a_value_that_is_missing():
     with pytest.raises(RuntimeError, match="same reduction dim"):
-        estimate(makes(lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 10))), loss, IMAGES)
+        estimate_cost(makes(lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 10))), loss, IMAGES)
     with pytest.raises(ValueError, match="optimizer got an empty parameter list"):
-        estimate(makes(nn.ReLU), loss, IMAGES)
+        estimate_cost(makes(nn.ReLU), loss, IMAGES)
     with pytest.raises(ZeroDivisionError):
-        estimate(makes(MODELS["mlp"][0]), lambda model, batch: batch[0] / (1 // 0), IMAGES)
+        estimate_cost(makes(MODELS["mlp"][0]), lambda model, batch: batch[0] / (1 // 0), IMAGES)
 
 
 def test_it_leaves_no_trace():
@@ -334,8 +342,8 @@ def test_it_leaves_no_trace():
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         for build, batch in [(Drawing, TOKENS), MODELS["encoder"], MODELS["mlp"]]:
-            assert estimate(makes(build), loss, batch).flops
-        estimate(makes(MODELS["mlp"][0]), reading(float), IMAGES)
+            assert estimate_cost(makes(build), loss, batch).flops
+        estimate_cost(makes(MODELS["mlp"][0]), reading(float), IMAGES)
         assert not torch.is_grad_enabled()
     assert state() == before
     assert torch.equal(IMAGES[0], images)
@@ -343,9 +351,9 @@ def test_it_leaves_no_trace():
 
 
 def test_optimizers_take_the_kernels_they_would_on_cuda():
-    from lab.train.estimate import Valueless
+    from lab.build.cost_estimate import BuildableFakeMode
 
-    with Valueless():
+    with BuildableFakeMode():
         there, here = nn.Parameter(torch.empty(3, device="cuda")), nn.Parameter(torch.empty(3))
         for parameter, options, foreach in [
             (there, {}, True),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lab.config.build import build_optimizer
+from lab.build.build import build_optimizer
 from lab.data.digits import digits
 from lab.finetune.bitfit import bitfit
 from lab.finetune.discriminative import discriminative
@@ -30,7 +30,7 @@ from lab.finetune.scratch import scratch
 from lab.finetune.surgical import surgical
 from lab.finetune.wise_ft import WiseFT, wise_ft
 from lab.hardware import Hardware
-from lab.models.blocks import block_names, head_name, stack
+from lab.models.blocks import block_names, head_name, repeated_blocks
 from lab.models.resnet_cifar import ResNet
 from lab.models.simple_cnn import SimpleCNN
 from lab.models.torchvision import torchvision_model
@@ -40,9 +40,10 @@ from lab.regularize.chain import Chain
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
-from lab.train.feed import one_epoch
-from lab.train.loop import execute, scored_model, train, training_mode
-from lab.train.state import restore, snapshot
+from lab.train.batches import first_epoch
+from lab.train.loop import execute, train
+from lab.train.scoring import scored_model, set_training_mode
+from lab.train.state import restore_snapshot, take_snapshot
 
 
 def resnet20() -> nn.Module:
@@ -302,12 +303,12 @@ def test_what_is_around_the_whole_of_a_model_is_no_block_of_it():
 
 
 def test_the_stack_is_what_a_model_repeats_and_the_head_what_its_library_says():
-    assert stack(vit_b_16()) == [f"encoder.layers.encoder_layer_{n}" for n in range(12)]
-    assert stack(Reader()) == stack(SimpleCNN([1, 8, 8], 10)) == []
+    assert repeated_blocks(vit_b_16()) == [f"encoder.layers.encoder_layer_{n}" for n in range(12)]
+    assert repeated_blocks(Reader()) == repeated_blocks(SimpleCNN([1, 8, 8], 10)) == []
     assert block_names(nn.Linear(2, 2)) == [""]
     layer = partial(nn.TransformerEncoderLayer, 8, 2, dim_feedforward=8)
     parts = {"tokens": nn.Embedding(9, 8), "places": nn.Embedding(9, 8), "layers": nn.Sequential(layer(), layer())}
-    assert stack(nn.Sequential(nn.ModuleDict(parts), nn.Linear(8, 2))) == ["0.layers.0", "0.layers.1"]
+    assert repeated_blocks(nn.Sequential(nn.ModuleDict(parts), nn.Linear(8, 2))) == ["0.layers.0", "0.layers.1"]
     alone = nn.Linear(2, 2)
     assert trained(alone, gradual(alone)) == {"weight", "bias"}
     timm = pytest.importorskip("timm")
@@ -458,10 +459,10 @@ def test_a_run_killed_in_any_phase_resumes_to_the_same_bits(strategy):
     kept = {}
     for step in steps:  # at the ends and in the middles of phases
         if step.n in (1, 4, 6, 10, 20):
-            kept[step.n] = deepcopy(snapshot(broken))
+            kept[step.n] = deepcopy(take_snapshot(broken))
     for n, state in kept.items():
         resumed = run_of(strategy)
-        restore(resumed, state)
+        restore_snapshot(resumed, state)
         list(train(resumed, after=n))
         assert not moved(state_of(unbroken.model), state_of(resumed.model))
         scored = [state_of(run.regularize.scored(run.model)) for run in (unbroken, resumed)]
@@ -499,11 +500,11 @@ def test_a_frozen_block_keeps_its_statistics_until_it_thaws():
 
 
 def test_phases_begin_where_their_epoch_does_whatever_floating_point_says():
-    from lab.train.phases import first_step
+    from lab.train.phases import first_step_of
 
     run = run_of(full)
     pace = replace(run.cadence, steps_per_epoch=10)
-    firsts = [first_step({"from_epoch": epoch}, replace(run, cadence=pace)) for epoch in (0, 3 * 0.1, 0.25, 0.7, 2)]
+    firsts = [first_step_of({"from_epoch": epoch}, replace(run, cadence=pace)) for epoch in (0, 3 * 0.1, 0.25, 0.7, 2)]
     assert firsts == [1, 4, 4, 8, 21]
 
 
@@ -511,7 +512,7 @@ def test_a_frozen_normalisation_keeps_its_statistics():
     model = resnet20()
     last_blocks(model, num_blocks=1)
     before = state_of(model)
-    training_mode(model)
+    set_training_mode(model)
     model(torch.rand(8, 3, 32, 32))
     changed = {name.rsplit(".", 1)[0] for name in moved(before, state_of(model))}
     assert changed == {"layer3.2.bn1", "layer3.2.bn2"}
@@ -570,7 +571,7 @@ def test_a_groups_rate_reaches_the_optimizer_through_schedule_and_resume(optimiz
     for taken in range(1, 5):
         next(steps)
         assert rates(run) == pytest.approx(expected(run, taken))
-    restore(resumed, snapshot(run))
+    restore_snapshot(resumed, take_snapshot(run))
     assert rates(resumed) == rates(run)
     next(train(resumed, after=4))
     assert rates(resumed) == pytest.approx(expected(run, 5))
@@ -751,7 +752,7 @@ def test_wise_ft_takes_the_running_statistics_of_the_mean_anew():
     list(train(run))
     model = scored_model(run)
     found = model.bn1.running_mean.clone()
-    inputs = torch.cat([model.conv1(images) for images, _ in map(run.data.prepare, one_epoch(run))])
+    inputs = torch.cat([model.conv1(images) for images, _ in map(run.data.prepare, first_epoch(run))])
     torch.testing.assert_close(found, inputs.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
     assert not run.regularize.parts[-1].stale
     assert torch.equal(scored_model(run).bn1.running_mean, found)

@@ -7,8 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config.identity import fingerprint, identify
-from lab.config.redact import redacted, redacted_text
+from lab.config.redact import redact, redact_text
+from lab.identity.fingerprint import fingerprint
+from lab.identity.identity import identify
 
 CONFIG = {
     "seed": 0,
@@ -89,13 +90,13 @@ def test_code_that_a_target_imports_counts(tmp_path, monkeypatch):
 
 
 def test_values_of_secret_keys_are_redacted():
-    assert redacted({"api_key": "x", "tokens": 3, "tokenizer": "bpe", "a": [{"password": "y"}]}) == {
+    assert redact({"api_key": "x", "tokens": 3, "tokenizer": "bpe", "a": [{"password": "y"}]}) == {
         "api_key": "<redacted>",
         "tokens": 3,
         "tokenizer": "bpe",
         "a": [{"password": "<redacted>"}],
     }
-    assert redacted_text("a: 1\nhub_token: abc\nb=2") == "a: 1\nhub_token: <redacted>\nb=2"
+    assert redact_text("a: 1\nhub_token: abc\nb=2") == "a: 1\nhub_token: <redacted>\nb=2"
 
 
 def test_a_number_of_tokens_is_no_secret_and_counts():

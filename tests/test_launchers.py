@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.cli import launched
+from lab.hydra_app import launchers
 from lab.record.files import read_json
 
 APPS = Path(__file__).parent / "apps"
@@ -109,7 +109,7 @@ def test_with_ray_a_killed_run_takes_no_other_along_and_what_is_done_is_not_laun
 
 def test_slurm_is_asked_for_in_its_own_words_and_says_where_it_is_not(lab, tmp_path, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'lab[submitit]'")
-    monkeypatch.setattr(launched, "QUIET", 0)
+    monkeypatch.setattr(launchers, "QUIET_SECONDS", 0)
     slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=240")
     shown = lab("train", "--cfg", "hydra", "-p", "hydra.launcher", *slurm)
     assert "partition: gpu" in shown.out

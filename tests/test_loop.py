@@ -13,23 +13,24 @@ import torch.nn.functional as F
 from lab.augment.flip_crop import flip_crop
 from lab.augment.mix import mixup
 from lab.data.digits import digits
+from lab.errors import Diverged
 from lab.hardware import Hardware
-from lab.metrics import Monitor
+from lab.metrics.scores import Monitor
 from lab.models.mlp import MLP
-from lab.optim.clip import clipping
-from lab.optim.schedules import Schedule, cosine
-from lab.record.checkpoints import load, save
+from lab.optim.clip import make_clip
+from lab.optim.schedules import LambdaSchedule, cosine
+from lab.record.checkpoints import load_checkpoint, save_checkpoint
 from lab.record.record import Record
-from lab.record.status import Diverged
 from lab.regularize.chain import Chain
 from lab.regularize.early_stop import EarlyStop
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
-from lab.train.feed import of_training
-from lab.train.loop import evaluate, execute, train
-from lab.train.overfit import FirstBatch
-from lab.train.state import restore, snapshot
+from lab.train.batches import training_subset
+from lab.train.loop import execute, train
+from lab.train.scoring import evaluate
+from lab.train.single_batch import SingleBatch
+from lab.train.state import restore_snapshot, take_snapshot
 
 
 def make(steps: int = 60, seed: int = 0, dropout: float = 0.0, **parts) -> Run:
@@ -82,14 +83,14 @@ def test_a_resumed_run_ends_in_the_same_bits_as_an_unbroken_one(kept_at):
 
     def run_with_everything() -> Run:
         crop = lambda batch, draw: flip_crop(batch, draw, padding=1)  # noqa: E731
-        return regularized(make(dropout=0.2, augment=crop, clip=clipping(1.0)))
+        return regularized(make(dropout=0.2, augment=crop, clip=make_clip(1.0)))
 
     unbroken, broken, resumed = (run_with_everything() for _ in range(3))
     list(train(unbroken))
     steps = train(broken)
     for _ in range(kept_at):
         next(steps)
-    restore(resumed, snapshot(broken))
+    restore_snapshot(resumed, take_snapshot(broken))
     list(train(resumed, after=kept_at))
     assert same(weights(unbroken), weights(resumed))
     averages = [list(run.regularize.scored(run.model).parameters()) for run in (unbroken, resumed)]
@@ -105,10 +106,10 @@ def test_what_code_draws_from_numpy_and_python_is_seeded_and_resumed(tmp_path):
     steps = train(broken)
     for _ in range(13):
         next(steps)
-    save(tmp_path / "state.pt", {"run": snapshot(broken)})
+    save_checkpoint(tmp_path / "state.pt", {"run": take_snapshot(broken)})
     numpy.random.seed(1)
     random.seed(1)
-    restore(resumed, load(tmp_path / "state.pt")["run"])
+    restore_snapshot(resumed, load_checkpoint(tmp_path / "state.pt")["run"])
     list(train(resumed, after=13))
     list(train(seeded_alike))
     assert same(weights(unbroken), weights(resumed))
@@ -210,7 +211,7 @@ def test_the_gap_is_that_of_images_as_they_are_and_of_as_many_as_validate(tmp_pa
     assert scored == [144, 359, 192], "validation, test, and training in whole batches"
     # what a data set does not say is counted
     run.data.val_examples = None
-    assert sum(len(labels) for _, labels in of_training(run)) == 192
+    assert sum(len(labels) for _, labels in training_subset(run)) == 192
 
 
 def test_without_a_validation_set_there_is_no_gap(tmp_path):
@@ -225,7 +226,7 @@ def test_the_final_weights_are_the_best_or_the_last(tmp_path):
     def bad_end(final: str) -> dict[str, float]:
         run = make(steps=40, final=final)
         # the second half climbs: the best weights are those of the first
-        climbing = Schedule(run.optimizer, lambda taken: 1.0 if taken < 20 else -5.0)
+        climbing = LambdaSchedule(run.optimizer, lambda taken: 1.0 if taken < 20 else -5.0)
         return execute(replace(run, schedule=climbing), Record(tmp_path / final))
 
     best, last = bad_end("best"), bad_end("last")
@@ -270,7 +271,7 @@ def test_channels_last_gives_the_same_numbers():
 
 def test_one_batch_is_brought_to_a_loss_near_zero():
     run = make(steps=200)
-    run = replace(run, data=FirstBatch(run.data))
+    run = replace(run, data=SingleBatch(run.data))
     *_, last = train(run)
     assert last.loss < 0.02
 

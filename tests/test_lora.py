@@ -12,23 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab.build.cost_estimate import estimate_cost
 from lab.data.digits import digits
-from lab.finetune.adapter import load_adapter, save_adapter
 from lab.finetune.dora import dora
-from lab.finetune.lora import lora, merged
+from lab.finetune.lora import lora
+from lab.finetune.peft import load_adapter, save_adapter
 from lab.hardware import Hardware
+from lab.models.low_rank import merge_low_rank
 from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet
 from lab.models.torchvision import torchvision_model
 from lab.optim.schedules import cosine
-from lab.record.checkpoints import load, save
+from lab.record.checkpoints import load_checkpoint, save_checkpoint
 from lab.regularize.chain import Chain
 from lab.regularize.ema import EMA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
-from lab.train.estimate import estimate
-from lab.train.loop import train, training_mode
-from lab.train.state import restore, snapshot
+from lab.train.loop import train
+from lab.train.scoring import set_training_mode
+from lab.train.state import restore_snapshot, take_snapshot
 from tests.conftest import only_run
 
 Strategy = Callable[..., list[dict]]
@@ -160,11 +162,11 @@ def test_a_copy_a_move_and_a_reload_compute_the_same(strategy, name):
 def test_merged_weights_are_those_of_a_plain_model_that_computes_the_same(strategy, name):
     model, plain = made(name), made(name)
     train_a_little(strategy(model, rank=2))
-    state = merged(model.state_dict())
+    state = merge_low_rank(model.state_dict())
     assert state.keys() == plain.state_dict().keys()
     plain.load_state_dict(state)
     assert torch.allclose(plain(IMAGES), model(IMAGES), atol=1e-6)
-    assert merged(state) == state
+    assert merge_low_rank(state) == state
 
 
 @both
@@ -267,7 +269,7 @@ def test_frozen_normalisations_keep_their_statistics():
     model = made("convolutions")
     train_a_little(lora(model, rank=2))
     before = model.norm.running_mean.clone()
-    training_mode(model)
+    set_training_mode(model)
     model(IMAGES)
     assert torch.equal(model.norm.running_mean, before)
 
@@ -329,7 +331,7 @@ def test_the_cost_of_a_step_can_be_found_without_taking_it(strategy, name):
         return model, torch.optim.AdamW(strategy(model, rank=2))
 
     model, _ = make()
-    found = estimate(make, lambda model, x: model(x).square().mean(), IMAGES)
+    found = estimate_cost(make, lambda model, x: model(x).square().mean(), IMAGES)
     assert found.parameters == counted(model.parameters())
     assert found.trainable == counted(p for p in model.parameters() if p.requires_grad)
     assert (found.flops is None) == (name == "recurrent")  # as without an adapter: the LSTM's kernel is fused
@@ -351,9 +353,9 @@ def test_a_resumed_run_ends_in_the_same_bits(strategy, tmp_path):
     list(train(unbroken))
     for step in train(broken):
         if step.n == 5:
-            save(tmp_path / "state.pt", snapshot(broken))
+            save_checkpoint(tmp_path / "state.pt", take_snapshot(broken))
             break
-    restore(resumed, load(tmp_path / "state.pt"))
+    restore_snapshot(resumed, load_checkpoint(tmp_path / "state.pt"))
     list(train(resumed, after=5))
     for key, value in unbroken.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
@@ -406,7 +408,7 @@ def test_peft_reads_our_adapter_and_we_read_peft_s(kind, targets, strategy, tmp_
         strategy(again, **options, adapter=str(tmp_path / "theirs"))
         assert torch.equal(again(tokens), model(tokens))
         plain = Logits(language_model(kind))
-        plain.load_state_dict(merged(model.state_dict()))
+        plain.load_state_dict(merge_low_rank(model.state_dict()))
         assert torch.allclose(plain(tokens), model(tokens), atol=1e-6)
     assert (
         json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/tiny"
@@ -441,7 +443,7 @@ def test_an_adapter_that_does_not_fit_says_how(tmp_path):
         return started, torch.optim.SGD(lora(started, rank=2, alpha=4, adapter=str(tmp_path)))
 
     start(lora, rank=2, alpha=4)
-    assert estimate(make, lambda model, x: model(x).mean(), IMAGES).flops  # of tensors without values
+    assert estimate_cost(make, lambda model, x: model(x).mean(), IMAGES).flops  # of tensors without values
     with pytest.raises(ValueError, match=r"finetune_strategy\.rank=2 finetune_strategy\.alpha=4"):
         start(lora, rank=4)
     with pytest.raises(ValueError, match="finetune_strategy=lora"):

@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lab.config.errors import ConfigError
 from lab.data.digits import digits
-from lab.hardware import Hardware, out_of_memory
+from lab.errors import ConfigError
+from lab.hardware import Hardware, is_out_of_memory
 from lab.models.mlp import MLP
-from lab.optim.clip import clipping
+from lab.optim.clip import make_clip
 from lab.optim.schedules import constant, cosine
 from lab.run import Run, Step, cadence
 from lab.tasks.classification import Classification
 from lab.train.loop import train
-from lab.train.micro import parts
-from lab.train.state import restore, snapshot
+from lab.train.micro_batches import split_batch
+from lab.train.state import restore_snapshot, take_snapshot
 
 BATCH = 64
 SIZES = [1, 16, 24, 63]  # 24 and 63 do not divide 64
@@ -80,7 +80,7 @@ def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize("max_norm", [None, 0.1])
 @pytest.mark.parametrize("size", SIZES)
 def test_micro_batches_give_the_gradients_losses_and_weights_of_the_whole_batch(size, max_norm):
-    whole, micro = (in_float64(make(of, clip=clipping(max_norm))) for of in (None, size))
+    whole, micro = (in_float64(make(of, clip=make_clip(max_norm))) for of in (None, size))
     (steps, gradients), (micro_steps, micro_gradients) = watched(whole), watched(micro)
     for one, other, expected, found in zip(steps, micro_steps, gradients, micro_gradients, strict=True):
         assert other.loss.item() == pytest.approx(one.loss.item(), rel=1e-12)
@@ -139,7 +139,7 @@ def test_without_micro_batches_a_run_has_the_bits_of_a_loop_written_by_hand():
     data = digits(batch_size=BATCH, seed=0)
     model, optimizer = start()
     pace = cadence(60, data.steps_per_epoch)
-    parts = {"clip": clipping(1.0), "hardware": Hardware("cpu")}
+    parts = {"clip": make_clip(1.0), "hardware": Hardware("cpu")}
     run = Run(model, Classification(10), data, optimizer, cosine(optimizer, 60), pace, **parts)
     steps = list(train(run))
     by_hand, optimizer = start()
@@ -172,7 +172,7 @@ def test_dropout_in_micro_batches_repeats_and_is_resumed():
         list(train(run))
     assert same(weights(first), weights(again))
     list(islice(train(broken), 7))
-    restore(resumed, snapshot(broken))
+    restore_snapshot(resumed, take_snapshot(broken))
     list(train(resumed, after=7))
     assert same(weights(first), weights(resumed))
     assert not same(weights(first), weights(whole)), "other masks than for the whole batch"
@@ -180,7 +180,7 @@ def test_dropout_in_micro_batches_repeats_and_is_resumed():
 
 def test_channels_last_images_stay_so_in_each_part():
     images = Hardware("cpu", channels_last=True).arrange(torch.rand(6, 3, 4, 4))
-    assert all(part.is_contiguous(memory_format=torch.channels_last) for part, _ in parts(images, 4))
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part, _ in split_batch(images, 4))
 
 
 class Pair(NamedTuple):
@@ -190,7 +190,7 @@ class Pair(NamedTuple):
 
 def test_a_nest_is_split_into_even_parts_of_at_most_the_size_that_hold_all_of_it():
     batch = Pair(torch.arange(7).reshape(7, 1), {"labels": [torch.arange(7)], "mask": None})
-    found = list(parts(batch, 3))
+    found = list(split_batch(batch, 3))
     assert [len(part.images) for part, _ in found] == [2, 2, 3]
     assert [share for _, share in found] == [2 / 7, 2 / 7, 3 / 7]
     assert torch.equal(torch.cat([part.images for part, _ in found]), batch.images)
@@ -202,7 +202,7 @@ def test_a_nest_is_split_into_even_parts_of_at_most_the_size_that_hold_all_of_it
 @pytest.mark.parametrize("num_examples", range(1, 12))
 @pytest.mark.parametrize("size", range(1, 13))
 def test_no_part_is_larger_than_asked_or_more_than_one_smaller_than_another(num_examples, size):
-    lengths = [len(part) for part, _ in parts(torch.zeros(num_examples), size)]
+    lengths = [len(part) for part, _ in split_batch(torch.zeros(num_examples), size)]
     assert sum(lengths) == num_examples
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
@@ -311,7 +311,7 @@ PETABYTE = 2**50
     ],
 )
 def test_memory_that_did_not_suffice_is_known(call):
-    assert out_of_memory(raised(call))
+    assert is_out_of_memory(raised(call))
 
 
 def circular() -> None:
@@ -332,7 +332,7 @@ def circular() -> None:
     ],
 )
 def test_other_errors_are_not_taken_for_it(call):
-    assert not out_of_memory(raised(call))
+    assert not is_out_of_memory(raised(call))
 
 
 def test_an_error_raised_from_none_stands_for_itself():
@@ -342,4 +342,4 @@ def test_an_error_raised_from_none_stands_for_itself():
         except RuntimeError:
             raise ValueError("give a smaller batch_size") from None
 
-    assert not out_of_memory(raised(hidden))
+    assert not is_out_of_memory(raised(hidden))

@@ -8,7 +8,7 @@ from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet
 from lab.models.simple_cnn import SimpleCNN
 from lab.models.torchvision import fit_head, torchvision_model
-from lab.models.weights import load_weights, unwrap
+from lab.models.weights import load_weights, unwrap_state
 
 # akamaster's ResNets were trained on images standardised with ImageNet's statistics
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -38,7 +38,7 @@ def test_a_cifar_resnet_is_the_papers_key_by_key(real_data, blocks, file, millio
     path = real_data / "weights" / file
     model = ResNet(blocks, shape=[3, 32, 32], num_classes=10)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
-    published = unwrap(torch.load(path, map_location="cpu", weights_only=True))
+    published = unwrap_state(torch.load(path, map_location="cpu", weights_only=True))
     load_weights(model, str(path))
     for key, value in model.state_dict().items():
         if not key.endswith("num_batches_tracked"):

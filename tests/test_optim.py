@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lab.optim import schedules
-from lab.optim.clip import clipping
-from lab.optim.decay import spare
+from lab.optim.clip import make_clip
+from lab.optim.decay import no_decay_groups
 from lab.optim.muon import Muon
 from tests.conftest import only_run
 
@@ -128,11 +128,11 @@ def test_muon_resumes_in_the_same_bits_and_follows_a_schedule():
 def test_clipping_bounds_the_norm_and_tells_it():
     parameter = nn.Parameter(torch.zeros(4))
     parameter.grad = torch.full((4,), 3.0)
-    assert clipping(1.5)([parameter]) == pytest.approx(6.0)
+    assert make_clip(1.5)([parameter]) == pytest.approx(6.0)
     assert parameter.grad.norm() == pytest.approx(1.5, rel=1e-4)
-    assert clipping(None)([parameter]) is None
+    assert make_clip(None)([parameter]) is None
     with pytest.raises(ValueError, match="max_norm"):
-        clipping(0.0)
+        make_clip(0.0)
 
 
 def test_what_is_spared_from_decay_has_less_than_two_dimensions_and_keeps_all_other_options():
@@ -144,7 +144,7 @@ def test_what_is_spared_from_decay_has_less_than_two_dimensions_and_keeps_all_ot
         {"params": [weight, bias], "name": "head"},
         {"params": others[:1], "name": "a norm"},
     ]
-    assert spare(given) == [
+    assert no_decay_groups(given) == [
         {"params": [filters], "name": "body", **options},
         {"params": others, "name": "body (no decay)", **options, "weight_decay": 0.0},
         {"params": [weight], "name": "head"},
@@ -165,7 +165,7 @@ def test_what_is_spared_from_decay_has_less_than_two_dimensions_and_keeps_all_ot
 def test_without_gradients_a_step_shrinks_matrices_and_no_bias(make):
     model = network()
     before = deepcopy(model.state_dict())
-    optimizer = make(spare([{"params": list(model.parameters())}]))
+    optimizer = make(no_decay_groups([{"params": list(model.parameters())}]))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

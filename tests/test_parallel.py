@@ -16,13 +16,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from lab import parallel
-from lab.config.build import build
+from lab.build.build import build
 from lab.data.streamed import Streamed
+from lab.distributed import collectives, replicas, shards
+from lab.execution.rank import AgreedStop
 from lab.models.resnet_cifar import ResNet
-from lab.study.ranks import Agreed
-from lab.train.loop import evaluate, train
-from lab.train.state import restore, snapshot
+from lab.train.loop import train
+from lab.train.scoring import evaluate
+from lab.train.state import restore_snapshot, take_snapshot
 from tests.test_injury import SHORT as MISHAPS
 from tests.test_injury import Project, bits, ended, frozen, last_step, read, wait_for
 
@@ -100,9 +101,9 @@ def composed(*overrides: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    from lab.config.app import register
+    from lab.config.hydra_setup import register_with_hydra
 
-    register()
+    register_with_hydra()
     with initialize_config_module("lab.conf", version_base="1.3"):
         config = compose("train", [*SHORT, *overrides])
     found: Any = OmegaConf.to_container(config, resolve=True)
@@ -114,30 +115,30 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
     run = build(config)
     steps = [(float(step.loss), None if step.norm is None else float(step.norm), step.examples) for step in train(run)]
     scores = evaluate(run)
-    mine = {name: parallel.local(tensor) for name, tensor in run.model.state_dict().items()}
-    everyone = parallel.gathered(mine)
-    sharded = parallel.sharded(run.model)
+    mine = {name: shards.local_tensor(tensor) for name, tensor in run.model.state_dict().items()}
+    everyone = collectives.all_gather(mine)
+    sharded = shards.is_sharded(run.model)
     alike = all(torch.equal(one[name], mine[name]) for one in everyone for name in mine if not sharded)
-    found = {"steps": steps, "scores": dict(scores), "state": snapshot(run), "alike": alike, "sharded": sharded}
+    found = {"steps": steps, "scores": dict(scores), "state": take_snapshot(run), "alike": alike, "sharded": sharded}
     restored = build(config)
-    restore(restored, parallel.from_first(found["state"]))
+    restore_snapshot(restored, collectives.broadcast(found["state"]))
     found["read"] = getattr(run.data, "read", None)
-    return {**found, "again": snapshot(restored)}
+    return {**found, "again": take_snapshot(restored)}
 
 
 def in_rank(rank: int, folder: Path, configs: dict[str, dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     found: dict[str, Any] = {name: trained(config) for name, config in configs.items()}
-    found["stopped"] = parallel.gathered(stopped(rank))
+    found["stopped"] = collectives.all_gather(stopped(rank))
     if rank == 0:
         torch.save(found, folder / "found.pt")
-    parallel.leave()
+    collectives.leave_process_group()
 
 
 def stopped(rank: int) -> tuple[int, str | None]:
     """After which step, and why, where one process is asked to stop while both take steps as fast as they can."""
-    pulse = Agreed()
+    pulse = AgreedStop()
     if rank == 1:
         threading.Timer(0.3, pulse.stop, ["enough"]).start()
     until = time.monotonic() + 20
@@ -196,9 +197,9 @@ def test_what_two_processes_save_they_go_on_from(case, in_two):
 def test_the_checkpoint_of_shards_is_one_that_a_single_process_goes_on_from(case, cases, in_two):
     config = cases[case]
     run = build({**config, "hardware": {**config["hardware"], "parallel": "none", "processes": None}})
-    restore(run, in_two[case]["state"])
+    restore_snapshot(run, in_two[case]["state"])
     assert dict(evaluate(run)) == pytest.approx(in_two[case]["scores"], rel=1e-5)
-    assert frozen(snapshot(run)["optimizer"]) == frozen(in_two[case]["state"]["optimizer"])
+    assert frozen(take_snapshot(run)["optimizer"]) == frozen(in_two[case]["state"]["optimizer"])
     next(train(run, after=6))
 
 
@@ -218,7 +219,7 @@ def test_batch_normalisations_on_cuda_are_those_that_take_statistics_of_all_proc
     timm = pytest.importorskip("timm")
     for model in (ResNet(1, [1, 8, 8], 10), timm.create_model("efficientnet_b0", num_classes=10)):
         keys, count = list(model.state_dict()), normalisations(model, nn.modules.batchnorm._BatchNorm)
-        parallel.synchronise_statistics(model)
+        replicas.convert_sync_batchnorm(model)
         assert list(model.state_dict()) == keys
         assert normalisations(model, nn.SyncBatchNorm) == count > 0
 

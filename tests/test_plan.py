@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.config.asked import Asked
-from lab.config.identity import Identity
-from lab.config.redact import redacted
-from lab.study.plan import NAME, Job, Plan, append_jobs, read_plan, sweep_name, with_twins, write_plan
+from lab.config.composed import ComposedConfig
+from lab.config.redact import redact
+from lab.identity.identity import Identity
+from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, sweep_name, write_plan
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -28,18 +28,18 @@ NODES = [{"node": 0}, {"node": 1}]
 
 
 def job(number: int, config: dict, node: int = 0, overrides: tuple[str, ...] = ()) -> Job:
-    asked = Asked(config, {"source": "${of}", **config}, NODES[node], list(overrides), {"model": f"m{node}"})
+    asked = ComposedConfig(config, {"source": "${of}", **config}, NODES[node], list(overrides), {"model": f"m{node}"})
     code = f"{len(json.dumps(config)):x}"
     return Job(number, asked, Identity(json.dumps(config, sort_keys=True), code, {}), Path(f"outputs/runs/{number}"))
 
 
 def plan(jobs: list[Job], directory: Path) -> Plan:
-    return Plan(directory, with_twins(jobs), {"mine": "0123"})
+    return Plan(directory, mark_duplicates(jobs), {"mine": "0123"})
 
 
-def asked_parts(asked: Asked) -> list:
+def asked_parts(asked: ComposedConfig) -> list:
     # as a plan keeps them: hypothesis does find keys named TOKEN
-    return redacted([asked.config, asked.source, asked.hydra, list(asked.overrides), asked.choices])
+    return redact([asked.config, asked.source, asked.hydra, list(asked.overrides), asked.choices])
 
 
 def parts(jobs: Sequence[Job]) -> list:
@@ -71,7 +71,7 @@ def test_torn_at_any_byte_it_keeps_the_whole_lines_and_takes_more(first, more, d
     with TemporaryDirectory() as folder:
         planned = plan(jobs_of(first), Path(folder))
         write_plan(planned)
-        path = Path(folder) / NAME
+        path = Path(folder) / PLAN_FILE
         before = path.stat().st_size
         append_jobs(planned, jobs_of(more, len(first)))
         content = path.read_bytes()
@@ -90,7 +90,7 @@ def test_of_two_lines_for_one_job_the_later_counts(drawn, data):
     with TemporaryDirectory() as folder:
         planned = plan(jobs_of(drawn), Path(folder))
         write_plan(planned)
-        path = Path(folder) / NAME
+        path = Path(folder) / PLAN_FILE
         lines = path.read_text().split("\n")[:-1]
         twice = data.draw(st.integers(0, len(lines) - 1))
         path.write_text("".join(line + "\n" for line in [*lines, lines[twice]]))
@@ -103,14 +103,14 @@ def test_of_two_lines_for_one_job_the_later_counts(drawn, data):
 @given(st.binary(max_size=200))
 def test_what_is_no_plan_is_said_to_be_none(content):
     with TemporaryDirectory() as folder:
-        (Path(folder) / NAME).write_bytes(content)
+        (Path(folder) / PLAN_FILE).write_bytes(content)
         with pytest.raises(ValueError, match="plan"):
             read_plan(Path(folder))
 
 
 @pytest.mark.parametrize("line", ["[]", "3", "null", '"job"', '{"job": 0}', '{"job": 0, "base": 0}', '{"base": [1]}'])
 def test_a_line_of_json_that_says_something_else_is_no_plan(line, tmp_path):
-    (tmp_path / NAME).write_text(line + "\n")
+    (tmp_path / PLAN_FILE).write_text(line + "\n")
     with pytest.raises(ValueError, match="plan"):
         read_plan(tmp_path)
 
@@ -127,7 +127,7 @@ def test_secrets_are_not_in_it(tmp_path):
 
 @given(several)
 def test_jobs_that_are_the_same_run_are_one(drawn):
-    marked = with_twins(jobs_of(drawn))
+    marked = mark_duplicates(jobs_of(drawn))
     assert len({j.identity.id for j in marked}) == sum(j.twin is None for j in marked)
     by_number = {j.number: j for j in marked}
     for one in marked:

@@ -13,13 +13,13 @@ from scipy.stats import weightedtau
 from sklearn.covariance import LedoitWolf
 from torch import nn
 
-from lab.rank.agreement import mean_ranks, weighted_tau
-from lab.rank.features import head_inputs
-from lab.rank.h_score import h_score, ledoit_wolf
-from lab.rank.knn import knn
-from lab.rank.leep import leep, source_probabilities
-from lab.rank.linear_probe import linear_probe
-from lab.rank.logme import logme
+from lab.model_selection.agreement import mean_ranks, weighted_tau
+from lab.model_selection.features import head_inputs
+from lab.model_selection.h_score import h_score, ledoit_wolf
+from lab.model_selection.knn import knn
+from lab.model_selection.leep import leep, source_probabilities
+from lab.model_selection.linear_probe import linear_probe
+from lab.model_selection.logme import logme
 
 SCORES = (logme, h_score, knn, linear_probe)
 

@@ -10,26 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab.metrics import Scores
+from lab import errors
+from lab.errors import Diverged, RunInUse, Stopped
+from lab.metrics.scores import Scores
 from lab.record import checkpoints
-from lab.record.files import Owned, owned, read_json, slug, write_json
-from lab.record.pictures import confusion_matrix, grid
+from lab.record.files import lock_directory, read_json, slugify, write_json
+from lab.record.pictures import draw_confusion_matrix, image_grid
 from lab.record.record import Record
-from lab.record.status import Diverged, broken, is_done, read_status, seal, write_status
-from lab.record.tensorboard import TensorBoard, forget_after
-from lab.train.loop import Stopped, execute, train
+from lab.record.status import changed_files, hash_sealed_files, is_done, read_status, write_status
+from lab.record.tensorboard import TensorBoard, truncate_events
+from lab.train.loop import execute, train
 from tests.conftest import scores
 from tests.test_loop import make, same, weights
 
 
 @given(st.text())
 def test_a_slug_is_one_safe_file_name(text):
-    name = slug(text)
+    name = slugify(text)
     assert len(name) <= 80
     assert "/" not in name
     assert not name.startswith(".")
     assert name.isascii()
-    assert slug(name) == name
+    assert slugify(name) == name
 
 
 def test_json_is_whole_and_never_holds_what_json_cannot(tmp_path):
@@ -45,30 +47,30 @@ def test_json_is_whole_and_never_holds_what_json_cannot(tmp_path):
 def test_a_directory_has_one_owner_until_that_process_ends(tmp_path):
     hold = f"""
 import pathlib, time
-from lab.record.files import owned
-with owned(pathlib.Path({str(tmp_path)!r})):
+from lab.record.files import lock_directory
+with lock_directory(pathlib.Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)
 """
     holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(Owned, match=f"process {holder.pid} is working in"), owned(tmp_path):
+    with pytest.raises(RunInUse, match=f"process {holder.pid} is working in"), lock_directory(tmp_path):
         pass
     holder.kill()
     holder.wait()
-    with owned(tmp_path):
+    with lock_directory(tmp_path):
         pass
 
 
 def test_a_checkpoint_with_one_flipped_bit_is_corrupt(tmp_path):
     path = tmp_path / "last.pt"
-    checkpoints.save(path, {"weights": torch.arange(1000.0)})
-    assert checkpoints.load(path)["weights"][7] == 7
+    checkpoints.save_checkpoint(path, {"weights": torch.arange(1000.0)})
+    assert checkpoints.load_checkpoint(path)["weights"][7] == 7
     content = bytearray(path.read_bytes())
     content[content.find(torch.arange(1000.0).numpy().tobytes()) + 401] ^= 1
     path.write_bytes(content)
-    with pytest.raises(checkpoints.Corrupt, match="has changed"):
-        checkpoints.load(path)
+    with pytest.raises(errors.CorruptCheckpoint, match="has changed"):
+        checkpoints.load_checkpoint(path)
 
 
 def test_a_run_goes_on_in_the_same_bits_after_a_crash_and_a_corrupt_checkpoint(tmp_path):
@@ -122,7 +124,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     writer.image(3, "inputs", b"png", (4, 2))
     writer.close()
     assert scalars(tmp_path)["train/loss"] == [(n, pytest.approx(1 / n)) for n in range(1, 6)]
-    forget_after(tmp_path, 2)
+    truncate_events(tmp_path, 2)
     assert [n for n, _ in scalars(tmp_path)["train/loss"]] == [1, 2]
 
 
@@ -130,12 +132,12 @@ def test_a_status_says_done_only_with_the_hashes_of_what_it_seals(tmp_path):
     assert read_status(tmp_path) == {"state": "pending"}
     for name in ("config.yaml", "manifest.json", "metrics.jsonl", "results.json"):
         (tmp_path / name).write_text(name)
-    checkpoints.save(tmp_path / "checkpoints" / "best.pt", {})
-    write_status(tmp_path, "done", sealed=seal(tmp_path))
+    checkpoints.save_checkpoint(tmp_path / "checkpoints" / "best.pt", {})
+    write_status(tmp_path, "done", sealed=hash_sealed_files(tmp_path))
     assert is_done(tmp_path)
-    assert broken(tmp_path, checkpoints=True) == []
+    assert changed_files(tmp_path, checkpoints=True) == []
     (tmp_path / "results.json").write_text("better")
-    assert broken(tmp_path, checkpoints=False) == ["results.json"]
+    assert changed_files(tmp_path, checkpoints=False) == ["results.json"]
 
 
 def test_scores_that_are_not_finite_are_never_best(tmp_path):
@@ -158,13 +160,13 @@ def test_metrics_lines_are_json_with_step_and_epoch(tmp_path):
 
 
 def test_pictures_show_every_image_and_every_count():
-    sheet = grid(torch.rand(9, 3, 8, 8))
+    sheet = image_grid(torch.rand(9, 3, 8, 8))
     assert sheet.size[0] == sheet.size[1] >= 26
-    assert grid(torch.rand(9, 5)) is None
-    picture = confusion_matrix([[8, 2], [0, 5]], ["cat", "dog"])
+    assert image_grid(torch.rand(9, 5)) is None
+    picture = draw_confusion_matrix([[8, 2], [0, 5]], ["cat", "dog"])
     colours = {colour for _, colour in picture.getcolors(10_000)}
     assert (8, 48, 107) in colours, "a row that is all right is darkest"
-    assert confusion_matrix([[1] * 100] * 100, [str(n) for n in range(100)]).size[0] < 1100
+    assert draw_confusion_matrix([[1] * 100] * 100, [str(n) for n in range(100)]).size[0] < 1100
 
 
 def test_a_run_leaves_about_ten_confusion_matrices_and_the_last_one(tmp_path):

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from lab.data.digits import digits
 from lab.hardware import Hardware
-from lab.metrics import Monitor
+from lab.metrics.scores import Monitor
 from lab.optim.schedules import constant
 from lab.regularize.chain import Chain
 from lab.regularize.early_stop import EarlyStop
@@ -21,8 +21,9 @@ from lab.regularize.sam import SAM
 from lab.regularize.swa import SWA
 from lab.run import Run, cadence
 from lab.tasks.classification import Classification
-from lab.train.loop import evaluate, scored_model, train
-from lab.train.state import restore, snapshot
+from lab.train.loop import train
+from lab.train.scoring import evaluate, scored_model
+from lab.train.state import restore_snapshot, take_snapshot
 from tests.conftest import only_run
 
 
@@ -62,7 +63,7 @@ def test_a_run_with_any_regularizer_resumes_in_the_same_bits(name, kept_at):
                 run.regularize.seen(scores[step.n])
             if step.n == until:
                 break
-        return deepcopy(snapshot(run)), scores
+        return deepcopy(take_snapshot(run)), scores
 
     def regularized() -> Run:
         run = make()
@@ -71,7 +72,7 @@ def test_a_run_with_any_regularizer_resumes_in_the_same_bits(name, kept_at):
     unbroken, resumed = regularized(), regularized()
     whole, scores = trained(unbroken)
     state, scores_before = trained(regularized(), until=kept_at)
-    restore(resumed, state)
+    restore_snapshot(resumed, state)
     again, scores_after = trained(resumed, after=kept_at)
     assert scores == scores_before | scores_after
     assert same(whole["model"], again["model"])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lab.config.distributions import Axis, Interval, axes_of
-from lab.config.errors import ConfigError
-from lab.study.search import Search, SearchSettings, override
+from lab.config.search_space import Interval, SearchAxis, parse_search_space
+from lab.errors import ConfigError
+from lab.sweep.search import Search, SearchSettings, search_override
 
 pytest.importorskip("optuna")
 
@@ -121,7 +121,7 @@ import os, sys
 from pathlib import Path
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from lab.study.search import Interval, Search
+from lab.sweep.search import Interval, Search
 from tests.test_search import KILL_AXES, KILLS
 
 import optuna.storages  # once, for all the children
@@ -154,7 +154,7 @@ for name, settings in KILLS.items():
         if os.waitpid(child, 0)[1] == 0:
             break
 """
-KILL_AXES: dict[str, Axis] = {"optimizer.lr": ("0.1", "0.2"), "model": ("mlp",)}
+KILL_AXES: dict[str, SearchAxis] = {"optimizer.lr": ("0.1", "0.2"), "model": ("mlp",)}
 KILLS = {"tpe": replace(TPE, trials=2, pruner="asha"), "grid": GRID}
 
 
@@ -362,7 +362,7 @@ def test_a_directory_may_have_any_name(tmp_path):
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53))
 def test_a_number_is_written_so_that_hydra_reads_the_same_one_back(value):
     axis = Interval(-1, 1, whole=isinstance(value, int))
-    (read,) = parsed(override("optimizer.lr", axis, value))
+    (read,) = parsed(search_override("optimizer.lr", axis, value))
     assert repr(read.value()) == repr(value)
 
 
@@ -382,9 +382,9 @@ def test_a_choice_is_written_so_that_hydra_reads_the_same_value_back(choices):
 
     assume(not any(isinstance(choice, str) and choice.endswith("\\") for choice in choices))
     typed = [QuotedString(c, Quote.single).with_quotes() if isinstance(c, str) else repr(c) for c in choices]
-    axes, fixed = axes_of(parsed(f"key=choice({','.join(typed)})"))
+    axes, fixed = parse_search_space(parsed(f"key=choice({','.join(typed)})"))
     assert not fixed
-    read = [parsed(override("key", axes["key"], value))[0].value() for value in axes["key"]]
+    read = [parsed(search_override("key", axes["key"], value))[0].value() for value in axes["key"]]
     assert [repr(value) for value in read] == [repr(choice) for choice in choices]
 
 
@@ -410,7 +410,7 @@ def test_a_choice_is_written_so_that_hydra_reads_the_same_value_back(choices):
     ],
 )
 def test_an_axis_is_what_hydras_grammar_says(typed, axis):
-    axes, fixed = axes_of(parsed("seed=3", typed, "~debug"))
+    axes, fixed = parse_search_space(parsed("seed=3", typed, "~debug"))
     assert axes == {typed.partition("=")[0]: axis}
     assert [repr(end) for end in axes.values()] == [repr(axis)]
     assert fixed == ["seed=3", "~debug"]
@@ -418,7 +418,7 @@ def test_an_axis_is_what_hydras_grammar_says(typed, axis):
 
 def test_what_a_search_cannot_take_is_said_all_at_once():
     with pytest.raises(ConfigError) as refused:
-        axes_of(
+        parse_search_space(
             parsed(
                 "a=shuffle(1,2)",
                 "b=tag(loog,interval(1,2))",
@@ -457,6 +457,6 @@ def test_the_options_of_the_group_are_settings(tmp_path):
 
 def test_searching_imports_neither_hydra_nor_torch_and_optuna_only_when_used():
     code = (
-        "import sys, lab.study.search; assert not {'hydra', 'omegaconf', 'torch', 'optuna', 'numpy'} & {*sys.modules}"
+        "import sys, lab.sweep.search; assert not {'hydra', 'omegaconf', 'torch', 'optuna', 'numpy'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

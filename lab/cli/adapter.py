@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from lab.cli.evaluate import finished
-from lab.cli.show import find, missing
-from lab.config.errors import ConfigError
-from lab.study.diff import read_config
+from lab.build.final_model import load_finished_run
+from lab.cli.output import print_missing
+from lab.cli.show import find
+from lab.errors import ConfigError
+from lab.runs.diff import read_config
 
 
 def main(arguments: list[str]) -> int:
@@ -19,9 +20,9 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     directory = find(given.run)
     if directory is None:
-        return missing(given.run, "no run", "lab ls lists them")
+        return print_missing(given.run, "no run", "lab ls lists them")
     try:
-        write(directory, given.folder)
+        write_adapter(directory, given.folder)
     except ConfigError as error:
         for problem in error.problems:
             print(f"lab: {problem}", file=sys.stderr)
@@ -30,11 +31,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def write(directory: Path, folder: Path) -> None:
+def write_adapter(directory: Path, folder: Path) -> None:
     """Write the adapter of the run's final weights. Raises ConfigError where it has none that peft could read."""
-    run, model = finished(directory)
-    from lab.config.build import attempt
-    from lab.finetune.adapter import save_adapter
+    run, model = load_finished_run(directory)
+    from lab.build.build import attempt
+    from lab.finetune.peft import save_adapter
 
     if model is not run.model:  # an average of it, frozen whole, does not tell what was trained
         run.model.load_state_dict(model.state_dict())

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lab import __version__
-from lab.cli.show import aligned
+from lab.cli.output import align_columns
 
 NEEDED = (
     "torch",
@@ -57,23 +57,26 @@ def main(arguments: list[str]) -> int:
         except Exception as error:  # whatever a broken build raises
             problems.append(f"import {module} fails: {error}; the two must be built for each other")
     if not problems:
-        lines += hardware()
+        lines += device_rows()
     for variable, default in (("LAB_DATA", "data"), ("LAB_OUTPUTS", "outputs")):
         path = Path(os.environ.get(variable, default))
         lines.append([variable, f"{path} ({'there' if path.is_dir() else 'not there'})"])
     lines.append(["disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"])
-    print(aligned(lines))
+    print(align_columns(lines))
     for problem in problems:
         print(f"lab: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
-def hardware() -> list[list[str]]:
+def device_rows() -> list[list[str]]:
     import torch
 
-    from lab.hardware import devices
+    from lab.hardware import available_devices
 
-    lines = [["devices", ", ".join(devices())], ["cores", f"{os.cpu_count()} ({torch.get_num_threads()} threads)"]]
+    lines = [
+        ["devices", ", ".join(available_devices())],
+        ["cores", f"{os.cpu_count()} ({torch.get_num_threads()} threads)"],
+    ]
     for number in range(torch.cuda.device_count()):
         of = torch.cuda.get_device_properties(number)
         lines.append([f"cuda:{number}", f"{of.name}, {of.total_memory / 2**30:.0f} GiB"])

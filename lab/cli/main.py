@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 VERBS = {
-    "train": ("lab.cli.train", "main", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
+    "train": ("lab.cli.train", "train", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
     "plan": ("lab.cli.train", "plan", "the jobs of a sweep, done and new; starts nothing: lab plan -m ..."),
     "check": ("lab.cli.check", "main", "try a config or a sweep, start nothing: lab check [--resume] ... [-m]"),
     "rank": ("lab.cli.rank", "main", "which pretrained model to start from: lab rank data=... model=a,b,c"),
@@ -23,7 +23,7 @@ VERBS = {
 def main() -> None:
     sys.path.insert(0, os.getcwd())  # the project of the working directory, as for a script that lies in it
     arguments = sys.argv[1:]
-    if any(argument.startswith("query=") for argument in arguments) and completed_here():
+    if any(argument.startswith("query=") for argument in arguments) and complete():
         return
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(usage())
@@ -39,9 +39,9 @@ def main() -> None:
     elif "=" in verb or verb.startswith(("-", "~")):
         verb = "train"
     else:
-        from lab.names import nearest
+        from lab.text import suggest
 
-        print(f"lab: no command {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
+        print(f"lab: no command {verb!r}; {suggest(verb, VERBS)}", file=sys.stderr)
         sys.exit(2)
     module, function, _ = VERBS[verb]
     try:
@@ -64,7 +64,7 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def completed_here() -> bool:
+def complete() -> bool:
     """Complete a verb, or take it out of the line that Hydra is to complete. Whether that was all."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()

@@ -14,21 +14,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lab.cli.carry import FAILED, INTERRUPTED
-from lab.cli.show import aligned
-from lab.cli.train import main as hydra_app
-from lab.config.axes import axes, expand, swept_keys
-from lab.config.errors import ConfigError
-from lab.names import in_units
-from lab.study.ranking import Candidate, agreement, candidates, in_order_of_size, ranked, read_sample, score
-from lab.study.tuned import TRUTH, look_up
+from lab.cli.output import align_columns
+from lab.config.overrides import swept_keys
+from lab.config.sweep_grid import expand_sweep, zip_axes
+from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError
+from lab.hydra_app.app import run_app as hydra_app
+from lab.model_selection.candidates import Candidate, make_candidates, sort_by_size
+from lab.model_selection.finetuned_results import FINETUNED_METRIC, attach_finetuned
+from lab.model_selection.ranking import measure_agreement, rank_candidates, read_sample, score_candidate
+from lab.text import format_si
 
 if TYPE_CHECKING:
-    from lab.cli.sweep import Sweeping
+    from lab.hydra_app.planner import SweepPlanner
 
-SHOWN = ("LogME", "LEEP", "H-score", "kNN", "probe")
-FEW = 3  # candidates, below which an order says nothing
-Ranked = Sequence[tuple[Candidate, float | None]]
+SHOWN_SCORES = ("LogME", "LEEP", "H-score", "kNN", "probe")
+FEWEST_CANDIDATES = 3  # candidates, below which an order says nothing
+Ranking = Sequence[tuple[Candidate, float | None]]
 
 
 def main(arguments: list[str]) -> int:
@@ -49,22 +50,22 @@ def main(arguments: list[str]) -> int:
     given, overrides = parser.parse_known_args(arguments)
     if given.examples < 2:
         parser.error(f"--examples={given.examples} is not a number from 2 on")
-    return hydra_app(overrides, "rank", partial(rank, given))
+    return hydra_app(overrides, "rank", partial(rank_models, given))
 
 
-def rank(given: argparse.Namespace, sweeping: "Sweeping", arguments: Sequence[str]) -> int:
+def rank_models(given: argparse.Namespace, sweeping: "SweepPlanner", arguments: Sequence[str]) -> int:
     """Score what a sweep's arguments ask for, and print it. The exit code."""
     from omegaconf import OmegaConf
 
     loader, master = sweeping.context.config_loader, sweeping.master
     spec = OmegaConf.to_container(master.sweep, resolve=True) if master.get("sweep") else None
-    overrides = together(arguments, loader) if given.zip else expand(arguments, loader, spec)
-    found = in_order_of_size(candidates(list(sweeping.asked(list(enumerate(overrides))).values())))
+    overrides = zip_axes(arguments, loader) if given.zip else expand_sweep(arguments, loader, spec)
+    found = sort_by_size(make_candidates(list(sweeping.asked(list(enumerate(overrides))).values())))
     config = found[0].asked.config
     sample, hardware = read_sample(config, given.examples)
-    code = scored(found, sample, hardware, sweeping.session.traceback)
+    code = score_candidates(found, sample, hardware, sweeping.session.traceback)
     outputs = Path(config["paths"]["outputs"])
-    look_up(found, outputs, sweeping.session.identify)
+    attach_finetuned(found, outputs, sweeping.session.identify)
     about = {
         "data": found[0].asked.choices.get("data"),
         "examples": len(sample.labels),
@@ -73,78 +74,67 @@ def rank(given: argparse.Namespace, sweeping: "Sweeping", arguments: Sequence[st
         "seed": config["seed"],
         "outputs": str(outputs),
     }
-    best = ranked(found)
-    taus = agreement(best)
-    print(json.dumps(as_json(best, taus, about), indent=2) if given.json else text(best, taus, about))
+    best = rank_candidates(found)
+    taus = measure_agreement(best)
+    print(json.dumps(ranking_json(best, taus, about), indent=2) if given.json else format_ranking(best, taus, about))
     for candidate in found:
         if candidate.error:
             print(f"lab: {candidate.name}: {candidate.error}", file=sys.stderr)
-    if code == FAILED and not given.zip and len(swept_keys(overrides)) > 1:
+    if code == EXIT_FAILED and not given.zip and len(swept_keys(overrides)) > 1:
         print("lab: --zip takes the values of several keys together, instead of each with all", file=sys.stderr)
     return code
 
 
-def together(arguments: Sequence[str], loader: Any) -> list[list[str]]:
-    """The overrides of each candidate, where the keys with several values move together."""
-    found = axes(arguments, loader)
-    lengths = {key: len(values) for key, values in found.items() if len(values) > 1}
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-        raise ConfigError(f"--zip takes keys with as many values: {said}; give each as many, or one")
-    number = max(lengths.values(), default=1)
-    return [list(row) for row in zip(*(v if len(v) > 1 else v * number for v in found.values()), strict=True)]
-
-
-def scored(found: Sequence[Candidate], sample: Any, hardware: Any, with_traceback: bool) -> int:
+def score_candidates(found: Sequence[Candidate], sample: Any, hardware: Any, with_traceback: bool) -> int:
     """Score one after the other, showing them as they come. The exit code; what fails loses no other."""
     console = Console(stderr=True, highlight=False)
     doing = ""
     with Live(
-        get_renderable=lambda: Text(f"{table([(candidate, None) for candidate in found])}\n{doing}"),
+        get_renderable=lambda: Text(f"{ranking_table([(candidate, None) for candidate in found])}\n{doing}"),
         console=console,
         transient=True,
         auto_refresh=console.is_terminal,
     ) as live:
         for number, candidate in enumerate(found, start=1):
             try:
-                for step in score(candidate, sample, hardware):
+                for step in score_candidate(candidate, sample, hardware):
                     doing = f"{number} of {len(found)}: {candidate.name}: {step}"
                     if console.is_terminal:
                         live.refresh()
             except KeyboardInterrupt:
                 for left in found[number - 1 :]:
                     left.error = "interrupted"
-                return INTERRUPTED
+                return EXIT_INTERRUPTED
             except Exception as error:
                 candidate.error = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
                 if with_traceback:
                     traceback.print_exception(error)
-    return FAILED if any(candidate.error for candidate in found) else 0
+    return EXIT_FAILED if any(candidate.error for candidate in found) else 0
 
 
-def table(found: Ranked, taus: Mapping[str, tuple[float, int]] = {}) -> str:
+def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) -> str:
     """The candidates in this order, and below them how far each column agrees with fine-tuning."""
     tuned = ["tuned"] if any(candidate.tuned is not None for candidate, _ in found) else []
-    lines = [["rank", "params", *SHOWN, "s", *tuned, "candidate"]]
+    lines = [["rank", "params", *SHOWN_SCORES, "s", *tuned, "candidate"]]
     for candidate, rank in found:
-        size = "-" if candidate.parameters is None else in_units(candidate.parameters).replace(" ", "")
-        scores = [number(candidate.scores.get(name), 3) for name in SHOWN]
-        took = number(sum(candidate.seconds.values()) or None, 1)
-        accuracy = [number(candidate.tuned, 4)] if tuned else []
-        lines.append([number(rank, 1), size, *scores, took, *accuracy, candidate.name])
+        size = "-" if candidate.parameters is None else format_si(candidate.parameters).replace(" ", "")
+        scores = [format_fixed(candidate.scores.get(name), 3) for name in SHOWN_SCORES]
+        took = format_fixed(sum(candidate.seconds.values()) or None, 1)
+        accuracy = [format_fixed(candidate.tuned, 4)] if tuned else []
+        lines.append([format_fixed(rank, 1), size, *scores, took, *accuracy, candidate.name])
     if taus:
-        values = {name: number(None if math.isnan(tau) else tau, 2) for name, (tau, _) in taus.items()}
+        values = {name: format_fixed(None if math.isnan(tau) else tau, 2) for name, (tau, _) in taus.items()}
         own = f", LEEP n={taus['LEEP'][1]}" if "LEEP" in taus and taus["LEEP"][1] != taus["rank"][1] else ""
         label = f"(tau with tuned, n={taus['rank'][1]}{own})"
-        lines.append([values["rank"], "", *(values.get(name, "-") for name in SHOWN), "", "", label])
-    return aligned(lines)
+        lines.append([values["rank"], "", *(values.get(name, "-") for name in SHOWN_SCORES), "", "", label])
+    return align_columns(lines)
 
 
-def number(value: float | None, digits: int) -> str:
+def format_fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def text(found: Ranked, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> str:
+def format_ranking(found: Ranking, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> str:
     """All that is printed: the sample, the table, and what fine-tuning tells of it."""
     runs = sum(candidate.runs for candidate, _ in found)
     known = sum(candidate.tuned is not None for candidate, _ in found)
@@ -153,22 +143,24 @@ def text(found: Ranked, taus: Mapping[str, tuple[float, int]], about: Mapping[st
     lines = [
         f"{about['examples']} training examples of {about['data']}, {classes}, seed {about['seed']}; best first "
         "by the mean of its ranks",
-        table(found, taus if known >= FEW else {}),
+        ranking_table(found, taus if known >= FEWEST_CANDIDATES else {}),
     ]
     if random := [candidate.name for candidate, _ in found if candidate.pretrained is False]:
         lines.append(f"without pretrained weights: {', '.join(random)}")
     if not runs:
         return "\n".join([*lines, f"no fine-tuning runs of these in {about['outputs']}"])
     said = f"{runs} fine-tuning {'run' if runs == 1 else 'runs'} in {about['outputs']}"
-    lines.append(f"tuned: {TRUTH} of the best recipe, the mean over its seeds; {said}")
-    if known < FEW:
-        lines.append(f"they are of {known} of the candidates, too few to tell whether the scores agree; {FEW} would do")
+    lines.append(f"tuned: {FINETUNED_METRIC} of the best recipe, the mean over its seeds; {said}")
+    if known < FEWEST_CANDIDATES:
+        lines.append(
+            f"they are of {known} of the candidates, too few to tell whether the scores agree; {FEWEST_CANDIDATES} would do"
+        )
     else:
         lines.append("tau: Kendall's, weighted towards the best; 1 where the order is that of fine-tuning")
     return "\n".join(lines)
 
 
-def as_json(found: Ranked, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> dict[str, Any]:
+def ranking_json(found: Ranking, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "candidate": candidate.name,
@@ -178,7 +170,9 @@ def as_json(found: Ranked, taus: Mapping[str, tuple[float, int]], about: Mapping
             "mean_rank": rank,
             "scores": candidate.scores,
             "seconds": candidate.seconds,
-            "fine_tuned": None if candidate.tuned is None else {TRUTH: candidate.tuned, "runs": candidate.runs},
+            "fine_tuned": None
+            if candidate.tuned is None
+            else {FINETUNED_METRIC: candidate.tuned, "runs": candidate.runs},
             "error": candidate.error,
         }
         for candidate, rank in found

@@ -9,59 +9,61 @@ from typing import Any
 
 import yaml
 
-from lab.cli.carry import INTERRUPTED, carry_out
-from lab.cli.show import find, missing
-from lab.cli.train import complain, one_run, relative
-from lab.cli.train import main as train
-from lab.config.asked import Asked
-from lab.config.errors import ConfigError
-from lab.config.identity import Identifier, Identity
-from lab.record.files import Owned, read_json
-from lab.study.diff import read_config
-from lab.study.job import Refused
-from lab.study.plan import NAME, Job, read_plan
+from lab.cli.output import print_error, print_missing, relative_to_cwd
+from lab.cli.run_sweep import run_sweep
+from lab.cli.show import find
+from lab.cli.train import one_run
+from lab.config.composed import ComposedConfig
+from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused, RunInUse
+from lab.hydra_app.app import run_app as train
+from lab.identity.identity import Identifier, Identity
+from lab.record.files import read_json
+from lab.runs.diff import read_config
+from lab.sweep.plan import PLAN_FILE, Job, read_plan
 
 
 def resume(arguments: list[str]) -> int:
-    return go_on(arguments, "resume", "Go on with a run or a sweep that was stopped.")
+    return continue_directory(arguments, "resume", "Go on with a run or a sweep that was stopped.")
 
 
 def retry(arguments: list[str]) -> int:
-    return go_on(arguments, "retry", "Take the failed runs of a sweep, or a failed run, again.")
+    return continue_directory(arguments, "retry", "Take the failed runs of a sweep, or a failed run, again.")
 
 
-def go_on(arguments: list[str], verb: str, said: str) -> int:
+def continue_directory(arguments: list[str], verb: str, said: str) -> int:
     parser = argparse.ArgumentParser(f"lab {verb}", description=said)
     parser.add_argument("dir", type=Path, help="a sweep's directory, a run's, or the 8 characters of a run's id")
     parser.add_argument("--workers", type=int, help="how many of a sweep's runs at once")
     parser.add_argument("--anyway", action="store_true", help="also where the code or the data changed since")
     given = parser.parse_args(arguments)
     try:
-        if (given.dir / NAME).exists():
+        if (given.dir / PLAN_FILE).exists():
             plan = read_plan(given.dir)
-            inside(given.dir, plan.jobs)
-            unchanged(plan.jobs, given.anyway)
+            check_inside(given.dir, plan.jobs)
+            check_unchanged(plan.jobs, given.anyway)
             if plan.search is not None and verb == "resume":  # which asks for more jobs than it has so far
                 workers = [f"hydra.launcher.workers={given.workers}"] if given.workers else []
-                here = relative(given.dir.absolute())
+                here = relative_to_cwd(given.dir.absolute())
                 return train(["-m", *plan.search, f"hydra.sweep.dir='{here}'", *workers])
-            return carry_out(plan, {"workers": given.workers}, retry=verb == "retry")
+            return run_sweep(plan, {"workers": given.workers}, retry=verb == "retry")
         run = find(given.dir)
         if run is None:
-            return missing(given.dir, "no run and no sweep", "lab ls lists the runs, outputs/sweeps/ has the sweeps")
-        job = job_in(run)
-        unchanged([job], given.anyway)
+            return print_missing(
+                given.dir, "no run and no sweep", "lab ls lists the runs, outputs/sweeps/ has the sweeps"
+            )
+        job = read_job(run)
+        check_unchanged([job], given.anyway)
         return one_run(job.asked, job.identity, run)
-    except (ConfigError, Refused, Owned) as error:
-        return complain(error, with_traceback=False)
+    except (ConfigError, Refused, RunInUse) as error:
+        return print_error(error, with_traceback=False)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except (ValueError, OSError) as error:
-        return complain(ConfigError(str(error)), with_traceback=False)
+        return print_error(ConfigError(str(error)), with_traceback=False)
 
 
-def inside(sweep: Path, jobs: Sequence[Job]) -> None:
+def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
     """Raises Refused for a plan, perhaps someone else's, that would have runs written elsewhere."""
     allowed = [sweep.resolve(), sweep.resolve().parent.parent / "runs"]
     for job in jobs:
@@ -71,7 +73,7 @@ def inside(sweep: Path, jobs: Sequence[Job]) -> None:
             )
 
 
-def unchanged(jobs: Sequence[Job], anyway: bool) -> None:
+def check_unchanged(jobs: Sequence[Job], anyway: bool) -> None:
     """Raises Refused where the same config is another run by now, ConfigError where it is not all there."""
     if any("<redacted>" in json.dumps(job.asked.config) for job in jobs):
         raise ConfigError("a secret of the config is not kept on disk; give the command again, with it")
@@ -85,7 +87,7 @@ def unchanged(jobs: Sequence[Job], anyway: bool) -> None:
             )
 
 
-def job_in(run: Path) -> Job:
+def read_job(run: Path) -> Job:
     """What a run's directory says that it was asked for with. Raises ConfigError where it does not say."""
     manifest = read_json(run / "manifest.json")
     if manifest is None:
@@ -96,5 +98,5 @@ def job_in(run: Path) -> Job:
 
     identity = Identity(manifest["config"], manifest["code"], manifest["files"])
     source, node = hydra("config"), hydra("hydra")["hydra"]
-    asked = Asked(read_config(run), source, node, manifest["overrides"], manifest["choices"])
+    asked = ComposedConfig(read_config(run), source, node, manifest["overrides"], manifest["choices"])
     return Job(0, asked, identity, run)

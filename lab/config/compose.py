@@ -3,9 +3,8 @@
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -17,54 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.config.app import explain, plain_config, readable
-from lab.config.asked import Asked, directories, run_directory, runs_folder
-from lab.config.errors import ConfigError
-from lab.config.identity import Identifier
-
-
-def asked_of(config: DictConfig, hydra: Any) -> Asked:
-    """config: a job's, without Hydra's node.  hydra: that node. Raises ConfigError for what cannot be resolved."""
-    return Asked(
-        config=plain_config(config),
-        source=container(config),
-        hydra=container(hydra),
-        overrides=container(hydra.overrides.task),
-        choices=dict(hydra.runtime.choices),
-    )
-
-
-def container(config: Any) -> Any:
-    """Plain values, interpolations left as they are, as YAML can hold them."""
-    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-
-
-def places(identify: Identifier) -> dict[str, Callable[..., str]]:
-    """The resolvers that give hydra.run.dir and hydra.sweep.subdir."""
-
-    def run_dir(root: DictConfig) -> Path:
-        asked = asked_of(without_hydra(root), root.hydra)
-        return run_directory(asked, identify(asked.config).id, directories(runs_folder(asked)))
-
-    def job_dir(root: DictConfig) -> Path:
-        """Where a single run would be, unless hydra.sweep.dir was moved; then `<n>-<id8>` inside it."""
-        if in_outputs(root):
-            return run_dir(root).resolve()  # joining an absolute path to the sweep's gives that path
-        return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
-
-    return {
-        "lab.run_dir": lambda *, _root_: str(run_dir(_root_)),
-        "lab.job_dir": lambda *, _root_: str(job_dir(_root_)),
-    }
-
-
-def in_outputs(root: DictConfig) -> bool:
-    """Whether a sweep's directory is where lab puts it."""
-    return Path(root.hydra.sweep.dir).is_relative_to(Path(root.paths.outputs) / "sweeps")
-
-
-def without_hydra(root: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
+from lab.config.composed import ComposedConfig, unresolved_container, without_hydra_node
+from lab.config.hydra_setup import plain_config
+from lab.config.messages import explain, readable_error
+from lab.errors import ConfigError
 
 
 class Composer:
@@ -78,15 +33,15 @@ class Composer:
         assert isinstance(loader, ConfigLoaderImpl)
         self.loader, self.master = loader, master
         self.read = cache(self.parsed)
-        self.bases: dict[tuple[str, ...], Base] = {}
+        self.bases: dict[tuple[str, ...], ComposedBase] = {}
 
-    def __call__(self, number: int, overrides: Sequence[str]) -> Asked:
+    def __call__(self, number: int, overrides: Sequence[str]) -> ComposedConfig:
         """Raises ConfigError where the overrides do not compose."""
         try:
             parsed = [self.read(override) for override in overrides]
             groups = tuple(str(o.input_line) for o, chooses in parsed if chooses)
             if groups not in self.bases:
-                self.bases[groups] = Base(self.loader.load_sweep_config(self.master, list(groups)))
+                self.bases[groups] = ComposedBase(self.loader.load_sweep_config(self.master, list(groups)))
             keys = [o for o, chooses in parsed if not chooses]
             return self.bases[groups].with_keys(number, keys, list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -99,35 +54,35 @@ class Composer:
         return found, is_group and not isinstance(found.value(), dict)
 
 
-class Base:
+class ComposedBase:
     """A composed config, and the same with keys set."""
 
     def __init__(self, composed: DictConfig):
         self.composed = composed
-        self.hydra = container(composed.hydra)
+        self.hydra = unresolved_container(composed.hydra)
         self.choices = dict(composed.hydra.runtime.choices)
-        self.config = without_hydra(composed)
+        self.config = without_hydra_node(composed)
         OmegaConf.set_struct(self.config, True)
-        self.source = container(self.config)
+        self.source = unresolved_container(self.config)
         self.asks_hydra = "${hydra:" in str(self.source)
-        self.whole = self.asks_hydra or typed(self.config)  # values alone would not do
+        self.whole = self.asks_hydra or has_schema(self.config)  # values alone would not do
         self.resolved: dict[str, Any] = {}
 
-    def with_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
+    def with_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
         asks = self.whole or any("${hydra:" in override for override in overrides)
-        source = None if asks else with_values(self.source, keys)
+        source = None if asks else set_values(self.source, keys)
         if source is None:
             return self.composed_with(number, keys, overrides)
         config = {name: self.piece(name, source) for name in source}
-        return Asked(config, source, self.hydra, overrides, self.choices)
+        return ComposedConfig(config, source, self.hydra, overrides, self.choices)
 
     def piece(self, name: str, source: Mapping[str, Any]) -> Any:
         """One key of the top level, resolved. Jobs share what they have in common."""
-        text = canonical(source[name])
+        text = base_json(source[name])
         if "${" not in text and '"???"' not in text:
             return source[name]
-        if '"???"' in text or not absolute(text):
-            key = canonical([name, source])
+        if '"???"' in text or not has_only_absolute(text):
+            key = base_json([name, source])
             if key not in self.resolved:
                 self.resolved[key] = plain_config(OmegaConf.create(dict(source)))[name]
             return self.resolved[key]
@@ -141,27 +96,27 @@ class Base:
             return [self.value(part, source) for part in value]
         if not isinstance(value, str) or "${" not in value:
             return value
-        if (alone := ALONE.fullmatch(value)) and (found := looked_up(alone[1], source)) is not None:
-            text = canonical(found)
+        if (alone := ALONE.fullmatch(value)) and (found := lookup_path(alone[1], source)) is not None:
+            text = base_json(found)
             if "${" not in text and "???" not in text:
                 return found
-        needed = mentioned(value, source)
-        key = canonical([value, needed])
+        needed = mentioned_values(value, source)
+        key = base_json([value, needed])
         if key not in self.resolved:
             nodes = {path.partition(".")[0] for path in needed}
-            self.resolved[key] = leaf(OmegaConf.create({**{name: source[name] for name in nodes}, LEAF: value}))
+            self.resolved[key] = resolve_leaf(OmegaConf.create({**{name: source[name] for name in nodes}, LEAF: value}))
         return self.resolved[key]
 
-    def composed_with(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> Asked:
+    def composed_with(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
         """As Hydra does it, by its own function: for whatever is not a plain value in the place of another."""
         config = copy.deepcopy(self.config)
         ConfigLoaderImpl._apply_overrides_to_config(list(keys), config)
         if self.asks_hydra or any("${hydra:" in override for override in overrides):
             self.tell_hydra(number, overrides)
-        source = container(config)
+        source = unresolved_container(config)
         # as much as is the same is shared: a plan of thousands of jobs is held in memory
         shared = {key: self.source[key] if self.source.get(key) == value else value for key, value in source.items()}
-        return Asked(plain_config(config), shared, self.hydra, overrides, self.choices)
+        return ComposedConfig(plain_config(config), shared, self.hydra, overrides, self.choices)
 
     def tell_hydra(self, number: int, overrides: Sequence[str]) -> None:
         """Have interpolations of Hydra's node answered for this job."""
@@ -172,12 +127,12 @@ class Base:
         HydraConfig.instance().set_config(self.composed)
 
 
-def with_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:
+def set_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:
     """The source with plain values in the place of others; None where an override does anything else."""
     changed = dict(source)
     for override in keys:
         value = override.value()
-        if override.type is not OverrideType.CHANGE or override.package or not isinstance(value, PLAIN):
+        if override.type is not OverrideType.CHANGE or override.package or not isinstance(value, PLAIN_TYPES):
             return None
         *parents, last = override.key_or_group.split(".")
         node: Any = changed
@@ -191,45 +146,45 @@ def with_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str
     return changed
 
 
-def typed(node: Any) -> bool:
+def has_schema(node: Any) -> bool:
     """Whether a config has a schema, which converts and checks what it is set to."""
     if not OmegaConf.is_dict(node):
         return False
-    return OmegaConf.get_type(node) is not dict or any(typed(node._get_node(key)) for key in node)
+    return OmegaConf.get_type(node) is not dict or any(has_schema(node._get_node(key)) for key in node)
 
 
-def leaf(config: DictConfig) -> Any:
+def resolve_leaf(config: DictConfig) -> Any:
     try:
         found = config[LEAF]
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
     except OmegaConfBaseException as error:
-        raise ConfigError(readable(error)) from error
+        raise ConfigError(readable_error(error)) from error
 
 
-def mentioned(text: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def mentioned_values(text: str, source: Mapping[str, Any]) -> dict[str, Any]:
     """What the interpolations in `text` depend on, by its dotted path: what they mention, what that mentions, ..."""
     found: dict[str, Any] = {}
     unread = [text]
     while unread:
         for path in {one or other for one, other in MENTION.findall(unread.pop())}:
             # whole, where what is mentioned is not there, or is itself interpolated
-            there = path if looked_up(path, source) is not None else path.partition(".")[0]
+            there = path if lookup_path(path, source) is not None else path.partition(".")[0]
             if there not in found and there.partition(".")[0] in source:
-                value = looked_up(there, source)  # which may be null
-                if not absolute(written := canonical(value)):
+                value = lookup_path(there, source)  # which may be null
+                if not has_only_absolute(written := base_json(value)):
                     return dict(source)  # it may depend on anything
                 found[there] = value
                 unread.append(written)
     return found
 
 
-def absolute(text: str) -> bool:
+def has_only_absolute(text: str) -> bool:
     """Whether what is interpolated depends on nothing but what is mentioned by its whole path."""
-    known = len(MENTION.findall(text)) + sum(resolver in KNOWN for resolver in RESOLVER.findall(text))
+    known = len(MENTION.findall(text)) + sum(resolver in KNOWN_RESOLVERS for resolver in RESOLVER.findall(text))
     return text.count("${") == known
 
 
-def looked_up(path: str, source: Mapping[str, Any]) -> Any:
+def lookup_path(path: str, source: Mapping[str, Any]) -> Any:
     """The value at a dotted path; None where there is none."""
     value: Any = source
     for part in path.split("."):
@@ -237,12 +192,12 @@ def looked_up(path: str, source: Mapping[str, Any]) -> Any:
     return value
 
 
-def canonical(value: Any) -> str:
+def base_json(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-PLAIN = (str, int, float, bool, type(None))
-KNOWN = ("oc.env", "oc.decode", "lab.len", "lab.subfolders")  # what else they are given is text
+PLAIN_TYPES = (str, int, float, bool, type(None))
+KNOWN_RESOLVERS = ("oc.env", "oc.decode", "lab.len", "lab.subfolders")  # what else they are given is text
 RESOLVER = re.compile(r"\$\{([\w.]+):")
 MENTION = re.compile(r"\$\{(?:([A-Za-z_][\w.]*)\}|oc\.select:([A-Za-z_][\w.]*))")
 ALONE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from lab.config.errors import ConfigError
-from lab.names import nearest
+from lab.errors import ConfigError
+from lab.text import suggest
 
 # where lab's own things of each group are defined
-OWN = {
+OWN_PACKAGES = {
     "model": "lab.models",
     "data": "lab.data",
     "augment": "lab.augment",
@@ -26,13 +26,13 @@ OWN = {
     "logger": "lab.record.tensorboard",
 }
 # what a class must have to be of a group that has no base class
-METHODS = {
+REQUIRED_METHODS = {
     "data": ("batches", "val", "test"),
     "task": ("loss", "score"),
     "regularize": ("state_dict", "load_state_dict", "step"),
 }
 # functions that make what a config may ask for, and are neither ours nor annotated with what they make
-LISTED = {"torchvision.models._api.get_model", "timm.models._factory.create_model"}
+TRUSTED_FUNCTIONS = {"torchvision.models._api.get_model", "timm.models._factory.create_model"}
 
 
 def locate(target: str) -> Any:
@@ -44,7 +44,7 @@ def locate(target: str) -> Any:
             known = [name for name in dir(found) if not name.startswith("_")]
             if isinstance(found, ModuleType) and hasattr(found, "__path__"):
                 known += [child.name for child in pkgutil.iter_modules(found.__path__)]
-            raise ConfigError(f"_target_ {target}: no {part!r} in {found.__name__}; {nearest(part, known)}")
+            raise ConfigError(f"_target_ {target}: no {part!r} in {found.__name__}; {suggest(part, known)}")
         found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"_target_ {target} is a {type(found).__name__}, not a class or a function")
@@ -66,10 +66,10 @@ def import_longest(target: str) -> tuple[ModuleType, list[str]]:
         except Exception as error:
             raise ConfigError(f"_target_ {target}: importing it failed: {type(error).__name__}: {error}") from error
     here = [child.name for child in pkgutil.iter_modules([str(Path.cwd())])]
-    raise ConfigError(f"_target_ {target}: no module {parts[0]!r}; {nearest(parts[0], [*here, 'lab', 'torch'])}")
+    raise ConfigError(f"_target_ {target}: no module {parts[0]!r}; {suggest(parts[0], [*here, 'lab', 'torch'])}")
 
 
-def trusted(found: Any, group: str) -> bool:
+def is_trusted(found: Any, group: str) -> bool:
     """Whether a config may have `found` called for `group`.
 
     That is what gives an object of the group's kind, lab's own code for the group, and code of the project in the
@@ -77,26 +77,28 @@ def trusted(found: Any, group: str) -> bool:
     so on, but name no function that opens files, starts programs or unpickles.
     """
     module = str(getattr(found, "__module__", ""))
-    if f"{module}.".startswith(f"{OWN[group]}.") or is_local(module):
+    if f"{module}.".startswith(f"{OWN_PACKAGES[group]}.") or is_local(module):
         return True
-    if f"{module}.{getattr(found, '__qualname__', '')}" in LISTED:
+    if f"{module}.{getattr(found, '__qualname__', '')}" in TRUSTED_FUNCTIONS:
         return True
     if inspect.isclass(found):
-        return makes(found, group)
+        return is_of_kind(found, group)
     try:
         made = get_type_hints(found).get("return")
     except Exception:  # annotations that cannot be evaluated say nothing
         return False
-    return inspect.isclass(made) and makes(made, group)
+    return inspect.isclass(made) and is_of_kind(made, group)
 
 
-def makes(made: type, group: str) -> bool:
+def is_of_kind(made: type, group: str) -> bool:
     """Whether objects of the class `made` are what `group` takes."""
-    methods = METHODS.get(group)
-    return issubclass(made, kinds(group)) or (methods is not None and all(hasattr(made, name) for name in methods))
+    methods = REQUIRED_METHODS.get(group)
+    return issubclass(made, base_classes(group)) or (
+        methods is not None and all(hasattr(made, name) for name in methods)
+    )
 
 
-def kinds(group: str) -> tuple[type, ...]:
+def base_classes(group: str) -> tuple[type, ...]:
     """The base classes of a group's objects, where they have one."""
     from torch import nn
     from torch.optim import Optimizer

@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-from lab.data.decode import decode, watched
+from lab.data.decode import decode_image, with_progress
 from lab.data.in_memory import Examples, InMemory
-from lab.data.order import balanced
+from lab.data.order import balanced_indices
 from lab.data.standardize import check_channels
-from lab.names import nearest
+from lab.text import suggest
 
 CLASSES = ("RBC", "WBC", "Platelets")
 
@@ -57,15 +57,15 @@ def bccd_cells(
     if margin < 0:
         raise ValueError(f"margin {margin} is negative; give a share of a box's side, such as 0.1")
     root = Path(folder)
-    train, val, test = (annotated(root, part) for part in ("train", "val", "test"))
+    train, val, test = (annotated_cells(root, part) for part in ("train", "val", "test"))
     if train_examples is not None:
-        chosen = balanced(torch.tensor([cell.label for cell in train]), train_examples, seed)
+        chosen = balanced_indices(torch.tensor([cell.label for cell in train]), train_examples, seed)
         train = [train[index] for index in chosen]
-    train, val, test = (cut(cells, shape, margin) for cells in (train, val, test))
+    train, val, test = (crop_cell(cells, shape, margin) for cells in (train, val, test))
     return InMemory(train, test, val=val, batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes)
 
 
-def annotated(root: Path, part: str) -> list[Cell]:
+def annotated_cells(root: Path, part: str) -> list[Cell]:
     """The cells of one split, those of an image together. Boxes without area are none."""
     names = root / "ImageSets" / "Main" / f"{part}.txt"
     if not names.is_file():
@@ -79,12 +79,12 @@ def annotated(root: Path, part: str) -> list[Cell]:
     return [
         Cell(root / "JPEGImages" / f"{name}.jpg", box, label)
         for name in listed
-        for box, label in objects(root / "Annotations" / f"{name}.xml")
+        for box, label in read_objects(root / "Annotations" / f"{name}.xml")
         if box[0] < box[2] and box[1] < box[3]
     ]
 
 
-def objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
+def read_objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
     """The boxes and labels in a file of Pascal VOC's format."""
     # decoded here, so that no encoding hides a DOCTYPE, without which XML has no entities to expand
     text = path.read_text(encoding="utf-8")
@@ -99,29 +99,29 @@ def objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
 def read_object(element: ElementTree.Element) -> tuple[tuple[int, int, int, int], int]:
     name = element.findtext("name", "")
     if name not in CLASSES:
-        raise ValueError(f"no class {name!r}; {nearest(name, CLASSES)}")
+        raise ValueError(f"no class {name!r}; {suggest(name, CLASSES)}")
     left, top, right, bottom = (
         int(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
     )
     return (left, top, right, bottom), CLASSES.index(name)
 
 
-def cut(cells: list[Cell], shape: Sequence[int], margin: float) -> Examples:
+def crop_cell(cells: list[Cell], shape: Sequence[int], margin: float) -> Examples:
     """The crops of the cells, each image decoded once."""
     from torchvision.transforms.v2 import functional as F
 
     crops = torch.empty(len(cells), *shape, dtype=torch.uint8)
     images = [(path, list(group)) for path, group in groupby(enumerate(cells), key=lambda numbered: numbered[1].image)]
-    for path, numbered in watched(images, len(images)):
-        image = decode(path)
+    for path, numbered in with_progress(images, len(images)):
+        image = decode_image(path)
         for number, cell in numbered:
-            top, left, side = square(cell, image, margin)
+            top, left, side = square_box(cell, image, margin)
             crop = F.resized_crop(image, top, left, side, side, list(shape[1:]), antialias=True)
             crops[number] = F.rgb_to_grayscale(crop) if shape[0] == 1 else crop
     return Examples(crops, torch.tensor([cell.label for cell in cells]))
 
 
-def square(cell: Cell, image: Tensor, margin: float) -> tuple[int, int, int]:
+def square_box(cell: Cell, image: Tensor, margin: float) -> tuple[int, int, int]:
     """Top, left and side in pixels of the square around a cell's box with its margin, moved into the image (3, H, W)
     where it would stick out, and no larger than that."""
     height, width = image.shape[1:]

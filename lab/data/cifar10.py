@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from lab.data.decode import decode, watched
+from lab.data.decode import decode_image, with_progress
 from lab.data.in_memory import Examples, InMemory
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar10(
@@ -26,7 +26,7 @@ def cifar10(
     download: bool = False,
     num_classes: int = 10,
     shape: Sequence[int] = (3, 32, 32),
-    classes: Sequence[str] = CLASSES,
+    classes: Sequence[str] = CIFAR10_CLASSES,
     mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
     std: Sequence[float] = (0.2470, 0.2435, 0.2616),
 ) -> InMemory:
@@ -41,7 +41,7 @@ def cifar10(
         raise ValueError(f"CIFAR-10 is 10 classes of shape [3, 32, 32], not {num_classes} of {list(shape)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is not a positive number; null reads all images")
-    read = from_parquet if (Path(folder) / "train.parquet").is_file() else from_archive
+    read = read_parquet if (Path(folder) / "train.parquet").is_file() else read_archive
     train, test = (read(Path(folder), split, limit, download) for split in ("train", "test"))
     return InMemory(
         train,
@@ -56,7 +56,7 @@ def cifar10(
     )
 
 
-def from_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+def read_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
     from pyarrow import parquet
 
     path = folder / f"{split}.parquet"
@@ -64,11 +64,11 @@ def from_parquet(folder: Path, split: str, limit: int | None, download: bool) ->
         raise FileNotFoundError(f"{path} is missing beside {folder / 'train.parquet'}; place it there")
     table = parquet.read_table(path).slice(0, limit)
     encoded = table.column("img").combine_chunks().field("bytes").to_pylist()
-    images = torch.stack([decode(io.BytesIO(image)) for image in watched(encoded, len(encoded))])
+    images = torch.stack([decode_image(io.BytesIO(image)) for image in with_progress(encoded, len(encoded))])
     return Examples(images, torch.from_numpy(table.column("label").to_numpy().copy()).long())
 
 
-def from_archive(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+def read_archive(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
     from torchvision.datasets import CIFAR10
 
     try:

@@ -9,10 +9,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
-def decode(source: Path | BinaryIO) -> Tensor:
+def decode_image(source: Path | BinaryIO) -> Tensor:
     """uint8 (3, H, W), whatever the file's own mode. Raises ValueError for what is not an image."""
     try:
         with Image.open(source) as image:
@@ -22,7 +22,7 @@ def decode(source: Path | BinaryIO) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def watched(items: Iterable[T], total: int) -> Iterator[T]:
+def with_progress(items: Iterable[Item], total: int) -> Iterator[Item]:
     """The items, with a progress bar on a terminal while they are read."""
     from rich.console import Console
     from rich.progress import track

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from lab.data.in_memory import Examples, InMemory
-from lab.data.order import split
+from lab.data.order import split_indices
 from lab.data.standardize import check_channels
 
 
@@ -42,7 +42,7 @@ def digits(
     resized = F.interpolate(gray, list(shape[1:]), mode="bilinear", antialias=True)
     images = resized.mul(255 / 16).round().to(torch.uint8).repeat(1, shape[0], 1, 1)
     everything = Examples(images, torch.from_numpy(raw.target).long())
-    kept, test = split(len(images), test_share, seed=0)
+    kept, test = split_indices(len(images), test_share, seed=0)
     return InMemory(
         everything.take(kept),
         everything.take(test),

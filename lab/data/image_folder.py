@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lab.data.decode import decode, watched
+from lab.data.decode import decode_image, with_progress
 from lab.data.in_memory import Examples, InMemory
-from lab.data.order import balanced, split
+from lab.data.order import balanced_indices, split_indices
 from lab.data.standardize import check_channels
 from lab.data.streamed import Indexable, Streamed
-from lab.names import nearest
+from lab.text import suggest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -41,15 +41,15 @@ def image_folder(
     Raises FileNotFoundError for a missing folder, ValueError where the classes are not those of the folders.
     """
     check_facts(Path(folder), num_classes, shape, mean, std, classes)
-    train, val, test = splits(Path(folder), classes, shape, val_share, train_examples, seed)
+    train, val, test = make_splits(Path(folder), classes, shape, val_share, train_examples, seed)
     facts = {"batch_size": batch_size, "seed": seed, "mean": mean, "std": std, "classes": classes}
     if random_crop:
-        cropped = Subset(Images(Path(folder) / "train", classes, Crop(shape)), train.indices)
+        cropped = Subset(ImageFolder(Path(folder) / "train", classes, RandomCrop(shape)), train.indices)
         return Streamed(cropped, val, test, plain=train, workers=workers, **facts)
     megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
     if megabytes > in_memory_mb:
         return Streamed(train, val, test, workers=workers, **facts)
-    return InMemory(load(train, shape), load(test, shape), val=load(val, shape), **facts)
+    return InMemory(load_examples(train, shape), load_examples(test, shape), val=load_examples(val, shape), **facts)
 
 
 def check_facts(
@@ -60,7 +60,7 @@ def check_facts(
     check_channels(shape, mean, std)
 
 
-def splits(
+def make_splits(
     root: Path,
     classes: list[str],
     shape: list[int],
@@ -69,21 +69,21 @@ def splits(
     seed: int,
 ) -> tuple[Subset, Indexable, Indexable]:
     """Training, validation and test images, of all their middle."""
-    middle = Middle(shape)
-    train = Images(root / "train", classes, middle)
-    test = Images(root / "test", classes, middle)
+    middle = CenterCrop(shape)
+    train = ImageFolder(root / "train", classes, middle)
+    test = ImageFolder(root / "test", classes, middle)
     if (root / "val").is_dir():
-        kept, val = torch.arange(len(train)), Images(root / "val", classes, middle)
+        kept, val = torch.arange(len(train)), ImageFolder(root / "val", classes, middle)
     else:
-        kept, held_out = split(len(train), val_share, seed)
+        kept, held_out = split_indices(len(train), val_share, seed)
         val = Subset(train, held_out.tolist())
     if train_examples is not None:
         labels = torch.tensor([label for _, label in train.files])
-        kept = kept[balanced(labels[kept], train_examples, seed)]
+        kept = kept[balanced_indices(labels[kept], train_examples, seed)]
     return Subset(train, kept.tolist()), val, test
 
 
-class Images(Dataset):
+class ImageFolder(Dataset):
     """(image uint8 (C, H, W), label) by index, of the files in `folder/<class>/`, sorted by name."""
 
     def __init__(self, folder: Path, classes: list[str], transform: Callable[[Tensor], Tensor]):
@@ -92,7 +92,7 @@ class Images(Dataset):
         here = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
         for name in here:
             if name not in classes:
-                raise ValueError(f"{folder / name} is not a class of the training set; {nearest(name, classes)}")
+                raise ValueError(f"{folder / name} is not a class of the training set; {suggest(name, classes)}")
         self.files = [
             (path, label)
             for label, name in enumerate(classes)
@@ -108,10 +108,10 @@ class Images(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        return self.transform(decode(path)), label
+        return self.transform(decode_image(path)), label
 
 
-class Middle:
+class CenterCrop:
     """Resize the shorter side, then crop the middle, to (C, H, W)."""
 
     def __init__(self, shape: list[int]):
@@ -126,7 +126,7 @@ class Middle:
         return F.rgb_to_grayscale(image) if self.channels == 1 else image
 
 
-class Crop:
+class RandomCrop:
     """A random part of the image, of 35 to 100 % of its area, resized to (C, H, W)."""
 
     def __init__(self, shape: list[int]):
@@ -142,9 +142,9 @@ class Crop:
         return F.rgb_to_grayscale(image) if self.channels == 1 else image
 
 
-def load(examples: Indexable, shape: list[int]) -> Examples:
+def load_examples(examples: Indexable, shape: list[int]) -> Examples:
     images = torch.empty(len(examples), *shape, dtype=torch.uint8)
     labels = torch.empty(len(examples), dtype=torch.int64)
-    for index in watched(range(len(examples)), len(examples)):
+    for index in with_progress(range(len(examples)), len(examples)):
         images[index], labels[index] = examples[index]
     return Examples(images, labels)

@@ -48,12 +48,12 @@ class InMemory:
         classes: Sequence[str] | None = None,
     ):
         if val is None:
-            kept, held_out = order.split(len(train.labels), val_share, seed)
+            kept, held_out = order.split_indices(len(train.labels), val_share, seed)
             train, val = train.take(kept), train.take(held_out)
         if not len(train.labels):
             raise ValueError("no training examples")
         if train_examples is not None:
-            train = train.take(order.balanced(train.labels, train_examples, seed))
+            train = train.take(order.balanced_indices(train.labels, train_examples, seed))
         self.splits = {"train": train, "val": val, "test": test}
         self.val_examples = len(val.labels)
         self.batch_size, self.seed, self.classes = batch_size, seed, classes
@@ -68,7 +68,7 @@ class InMemory:
 
     def batches(self, after: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits["train"]
-        for indices in order.batches(len(labels), self.batch_size, self.seed, after, labels.device):
+        for indices in order.batch_indices(len(labels), self.batch_size, self.seed, after, labels.device):
             yield inputs.index_select(0, indices), labels.index_select(0, indices)
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lab.streams import generator
+from lab.seeding import make_generator
 
 
-def split(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_indices(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the training and the validation examples, drawn from the seed's split stream, each sorted."""
     if not 0 <= val_share < 1:
         raise ValueError(f"{val_share} is not a share of the examples to hold out; give a number in [0, 1)")
-    shuffled = torch.randperm(num_examples, generator=generator(seed, "split"))
+    shuffled = torch.randperm(num_examples, generator=make_generator(seed, "split"))
     num_val = round(num_examples * val_share)
     return shuffled[num_val:].sort().values, shuffled[:num_val].sort().values
 
 
-def balanced(labels: Tensor, num_examples: int, seed: int) -> Tensor:
+def balanced_indices(labels: Tensor, num_examples: int, seed: int) -> Tensor:
     """Indices of `num_examples` of the labels (N,), sorted: as many of each class as of any other, or one fewer, and
     all of a class that has not so many.
 
@@ -29,7 +29,7 @@ def balanced(labels: Tensor, num_examples: int, seed: int) -> Tensor:
             f"train_examples={num_examples} is not from 1 to {len(labels)}, which is how many there are to train on; "
             f"null takes them all"
         )
-    shuffled = torch.randperm(len(labels), generator=generator(seed, "split", 1))
+    shuffled = torch.randperm(len(labels), generator=make_generator(seed, "split", 1))
     by_class = labels[shuffled].argsort(stable=True)
     sizes = labels.bincount()
     # how many of the same class come before each: the first of every class are drawn, then the second of every class
@@ -45,7 +45,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return max(1, num_examples // batch_size)
 
 
-def batches(
+def batch_indices(
     num_examples: int, batch_size: int, seed: int, after: int, device: torch.device | str = "cpu"
 ) -> Iterator[Tensor]:
     """Indices (batch_size,) on `device` of the batches that follow the first `after`, without end.
@@ -56,6 +56,6 @@ def batches(
     per_epoch = steps_per_epoch(num_examples, batch_size)
     epoch, first = divmod(after, per_epoch)
     while True:
-        permutation = torch.randperm(num_examples, generator=generator(seed, "order", epoch))
+        permutation = torch.randperm(num_examples, generator=make_generator(seed, "order", epoch))
         yield from permutation.to(device).split(batch_size)[first:per_epoch]  # one transfer an epoch, not one a batch
         epoch, first = epoch + 1, 0

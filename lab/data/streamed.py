@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
 from lab.data.standardize import Standardize
-from lab.parallel import share
-from lab.streams import seeded, stream
+from lab.distributed.collectives import local_slice
+from lab.seeding import stream_seed, temporary_seed
 
 
 class Indexable(Protocol):
@@ -58,7 +58,7 @@ class Streamed:
 
     def part(self, after: int, rank: int, world: int) -> Iterator[tuple[list[Tensor], float]]:
         """Of each batch the examples that process `rank` of `world` trains on, which alone it reads; their weight."""
-        where, weight = share(min(self.batch_size, len(self.splits["train"])), rank, world)
+        where, weight = local_slice(min(self.batch_size, len(self.splits["train"])), rank, world)
         keys = (batch[where] for batch in self.keys(after))
         return ((batch, weight) for batch in self.load(Seeded(self.splits["train"], self.seed), keys))
 
@@ -67,7 +67,7 @@ class Streamed:
 
     def keys(self, after: int) -> Iterator[list[tuple[int, int]]]:
         """(epoch, index) of the examples of each batch after position `after`, without end: no epoch starts cold."""
-        indices = order.batches(len(self.splits["train"]), self.batch_size, self.seed, after)
+        indices = order.batch_indices(len(self.splits["train"]), self.batch_size, self.seed, after)
         for position, batch in enumerate(indices, start=after):
             yield [(position // self.steps_per_epoch, index) for index in batch.tolist()]
 
@@ -104,5 +104,5 @@ class Seeded(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
-        with seeded(stream(self.seed, "augment", epoch, index)):
+        with temporary_seed(stream_seed(self.seed, "augment", epoch, index)):
             return self.examples[index]

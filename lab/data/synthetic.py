@@ -3,7 +3,7 @@
 import torch
 
 from lab.data.in_memory import Examples, InMemory
-from lab.streams import generator
+from lab.seeding import make_generator
 
 
 def synthetic(
@@ -23,7 +23,7 @@ def synthetic(
 
     The same images for every seed, so that seeds compare; labels are balanced.
     """
-    draw = generator(0, "synthetic")
+    draw = make_generator(0, "synthetic")
     prototypes = torch.randn(num_classes, *shape, generator=draw)
 
     def examples(num: int) -> Examples:

@@ -6,7 +6,7 @@ Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.2.
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import head_name, layers
+from lab.models.blocks import head_name, merge_normalisations
 
 
 def discriminative(model: nn.Module, factor: float = 2.6, head: str | None = None) -> list[dict]:
@@ -18,7 +18,7 @@ def discriminative(model: nn.Module, factor: float = 2.6, head: str | None = Non
     """
     if factor <= 0:
         raise ValueError(f"factor {factor} is not positive; the paper's is 2.6, and 1 gives every block the same rate")
-    body, top = layers(model, head)
+    body, top = merge_normalisations(model, head)
     from_above = {head_name(model, head): top, **dict(reversed(body.items()))}
     groups = train_only(model, from_above)
     return [{**group, "lr_scale": factor**-depth} for depth, group in enumerate(groups)]

@@ -6,7 +6,7 @@ Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.3.
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import head_name, layers
+from lab.models.blocks import head_name, merge_normalisations
 
 
 def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = None) -> list[dict]:
@@ -21,7 +21,7 @@ def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = 
         raise ValueError(
             f"epochs_per_block {epochs_per_block} is not positive; finetune_strategy=full thaws all at once"
         )
-    body, top = layers(model, head)
+    body, top = merge_normalisations(model, head)
     from_above = {head_name(model, head): top, **dict(reversed(body.items()))}
     groups = train_only(model, from_above)
     return [{**group, "from_epoch": n * epochs_per_block} for n, group in enumerate(groups)]

@@ -32,7 +32,7 @@ def train_only(model: nn.Module, named: Mapping[str, Iterable[nn.Parameter]], **
     return [{"name": name, "params": params, **options} for name, params in groups.items() if params]
 
 
-def described(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str, Any]]:
+def group_rows(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str, Any]]:
     """A row for each of an optimizer's groups: name, tensors, parameters, share (of `total`), lr, from_epoch."""
     rows = []
     for number, group in enumerate(groups):
@@ -50,7 +50,7 @@ def described(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str,
     return rows
 
 
-def in_words(rows: Sequence[Mapping[str, Any]], total: int, epochs: float) -> list[str]:
+def format_groups(rows: Sequence[Mapping[str, Any]], total: int, epochs: float) -> list[str]:
     """The rows of `described` as lines: what is trained in all, then each group.  epochs: of the run."""
     trained = sum(row["parameters"] for row in rows)
     lines = [f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"]

@@ -7,7 +7,7 @@ arXiv:2106.08254, which MAE, He et al. 2022, arXiv:2111.06377, takes over.
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import body_and_head, stack
+from lab.models.blocks import body_and_head, repeated_blocks
 
 
 def layer_decay(model: nn.Module, decay: float = 0.75, head: str | None = None) -> list[dict]:
@@ -23,7 +23,7 @@ def layer_decay(model: nn.Module, decay: float = 0.75, head: str | None = None) 
             f"decay {decay} is not in (0, 1]; usual are 0.65 to 0.9, and 1 gives every layer the same rate"
         )
     body, top = body_and_head(model, head)
-    repeated = [name for name in stack(model, head) if name in body] or list(body)[1:]
+    repeated = [name for name in repeated_blocks(model, head) if name in body] or list(body)[1:]
     first = list(body).index(repeated[0]) if repeated else len(body)
     highest = len(repeated) + 1
     layers: dict[int, list[nn.Parameter]] = {highest: list(top)}

@@ -3,7 +3,7 @@
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import matching
+from lab.models.blocks import match_names
 
 
 def only(model: nn.Module, match: list[str]) -> list[dict]:
@@ -14,4 +14,4 @@ def only(model: nn.Module, match: list[str]) -> list[dict]:
     """
     named = dict(model.named_parameters())
     what = f"parameter of {type(model).__name__}"
-    return train_only(model, {p: [named[name] for name in matching(list(named), [p], what)] for p in match})
+    return train_only(model, {p: [named[name] for name in match_names(list(named), [p], what)] for p in match})

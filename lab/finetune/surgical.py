@@ -6,7 +6,7 @@ Source: Lee et al. 2023, Surgical Fine-Tuning Improves Adaptation to Distributio
 from torch import nn
 
 from lab.finetune.groups import train_only
-from lab.models.blocks import blocks, head_name, module_name, stack, within
+from lab.models.blocks import blocks, head_name, is_within, module_name, repeated_blocks
 
 
 def surgical(
@@ -23,10 +23,10 @@ def surgical(
     Raises ValueError that lists the blocks where none has that name.
     """
     named = blocks(model)
-    repeated = stack(model, head) or list(named)
+    repeated = repeated_blocks(model, head) or list(named)
     block = repeated[0] if block is None else module_name(model, block)
     chosen = list(model.get_submodule(block).parameters())
-    if within(repeated[0], block):
+    if is_within(repeated[0], block):
         chosen += [p for name in list(named)[: list(named).index(repeated[0])] for p in named[name]]
     top = model.get_submodule(head_name(model, head)).parameters() if train_head else []
     return train_only(model, {"block": chosen, "head": top})

@@ -37,7 +37,7 @@ class WiseFT:
         self.steps = 0
         self.start = {
             name: tensor.detach().clone()
-            for name, tensor in tensors(model)
+            for name, tensor in named_tensors(model)
             if tensor.is_floating_point() and name not in new
         }
 
@@ -49,10 +49,10 @@ class WiseFT:
         """The mean with `model`, the trained one or an average of it, as a module of its own."""
         if self.mixed is None:  # not before: the model has come to its device since
             self.mixed = deepcopy(model).requires_grad_(False)
-            self.start = {name: self.start[name].to(t.device) for name, t in tensors(model) if name in self.start}
-        made_of = (id(model), self.steps, sum(tensor._version for _, tensor in tensors(model)))
+            self.start = {name: self.start[name].to(t.device) for name, t in named_tensors(model) if name in self.start}
+        made_of = (id(model), self.steps, sum(tensor._version for _, tensor in named_tensors(model)))
         if made_of != self.made_of:
-            for (name, mixed), (_, tensor) in zip(tensors(self.mixed), tensors(model), strict=True):
+            for (name, mixed), (_, tensor) in zip(named_tensors(self.mixed), named_tensors(model), strict=True):
                 start = self.start.get(name)
                 mixed.copy_(tensor if start is None else torch.lerp(start, tensor, self.mix))
             self.made_of, self.stale = made_of, 0 < self.mix < 1
@@ -62,7 +62,7 @@ class WiseFT:
         self.stale = False
 
 
-def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers by name, each once."""
     yield from model.named_parameters()
     yield from model.named_buffers()

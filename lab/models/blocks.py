@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lab.names import nearest
+from lab.text import suggest
 
 
 def block_names(model: nn.Module) -> list[str]:
@@ -78,7 +78,7 @@ def module_name(model: nn.Module, name: str) -> str:
     """`name`, that of a module. Raises ValueError that lists the blocks where none has it."""
     known = [known for known, _ in model.named_modules()]
     if name not in known:
-        close = hint(name, known)
+        close = suggest_or_nothing(name, known)
         raise ValueError(
             f"{type(model).__name__} has no module {name!r}; {close}its blocks are: {', '.join(block_names(model))}"
         )
@@ -98,7 +98,9 @@ def body_and_head(
     return {name: parameters for name, parameters in body.items() if parameters}, top
 
 
-def layers(model: nn.Module, head: str | None = None) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
+def merge_normalisations(
+    model: nn.Module, head: str | None = None
+) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
     """As body_and_head, but a block that is a normalisation (a ResNet's first, a transformer's last) belongs to the
     block before it: it is none that one would count."""
     body, top = body_and_head(model, head)
@@ -112,11 +114,11 @@ def layers(model: nn.Module, head: str | None = None) -> tuple[dict[str, list[nn
     return whole, top
 
 
-def stack(model: nn.Module, head: str | None = None) -> list[str]:
+def repeated_blocks(model: nn.Module, head: str | None = None) -> list[str]:
     """The blocks that the model repeats, from the first to the last of the kind that it has most of, with what lies
     between (a ConvNeXt's downsampling); none where no kind comes twice. The head is not among them."""
     top = head_name(model, head)
-    body = [name for name in block_names(model) if not within(name, top)]
+    body = [name for name in block_names(model) if not is_within(name, top)]
     modules = [model.get_submodule(name) for name in body]
     kinds = [type(module) for module in modules]
     # those that are made of parts first: a GPT of two layers has as many embeddings
@@ -128,26 +130,26 @@ def stack(model: nn.Module, head: str | None = None) -> list[str]:
     return body[kinds.index(kind) : len(kinds) - kinds[::-1].index(kind)]
 
 
-def within(name: str, module: str) -> bool:
+def is_within(name: str, module: str) -> bool:
     """Whether `name` is that of `module` or of a part of it."""
     return not module or f"{name}.".startswith(f"{module}.")
 
 
-def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
+def match_names(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
     """Those of `names` that a pattern (`layer3.*`, `*.bias`) matches, in their order.
 
     Raises ValueError for a pattern that matches none, with the nearest name and what there is.  what: they are.
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            close = hint(pattern.replace("*", ""), names)
+            close = suggest_or_nothing(pattern.replace("*", ""), names)
             raise ValueError(f"{pattern!r} matches no {what}; {close}there is: {', '.join(names) or 'none'}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def hint(name: str, known: Sequence[str]) -> str:
+def suggest_or_nothing(name: str, known: Sequence[str]) -> str:
     """`did you mean X? `, or nothing where nothing is near."""
-    close = nearest(name, known)
+    close = suggest(name, known)
     return f"{close} " if close.startswith("did you mean") else ""
 
 

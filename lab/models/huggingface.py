@@ -10,9 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from lab.models.hub import hub_files
-from lab.models.places import Place, place
-from lab.models.weights import Head, Loaded, State, counts, head_in, mark, read, refuse, unwrap
-from lab.names import nearest
+from lab.models.weights import (
+    Head,
+    Loaded,
+    State,
+    check_outside_head,
+    find_source_head,
+    is_counted,
+    note_origin,
+    read_weights,
+    unwrap_state,
+)
+from lab.runs.weights_file import WeightsFile, find_weights
+from lab.text import suggest
 
 
 class Logits(nn.Module):
@@ -52,23 +62,23 @@ def huggingface_model(
     transformers.utils.logging.disable_progress_bar()
     files = None
     if weights is not None:
-        found = place(weights)
-        files = [found] if found else weight_files(name if weights == "DEFAULT" else weights, download)
-    changed = configured(name, shape, bool(files), {**(config or {})}, download)
+        found = find_weights(weights)
+        files = [found] if found else find_weight_files(name if weights == "DEFAULT" else weights, download)
+    changed = make_config(name, shape, bool(files), {**(config or {})}, download)
     changed.num_labels = num_classes
     kind: Any = (
         transformers.AutoModelForImageClassification if shape else transformers.AutoModelForSequenceClassification
     )
     if files is None:
         made = kind.from_config(changed, dtype=torch.float32, trust_remote_code=False)
-        return Logits(made, **at_size(made, shape))
-    made, loaded, head = started(kind, changed, files, name if weights == "DEFAULT" else str(weights))
-    model = Logits(made, **at_size(made, shape))
-    mark(model, loaded, head)
+        return Logits(made, **set_image_size(made, shape))
+    made, loaded, head = start_from_weights(kind, changed, files, name if weights == "DEFAULT" else str(weights))
+    model = Logits(made, **set_image_size(made, shape))
+    note_origin(model, loaded, head)
     return model
 
 
-def configured(name: str, shape: list[int] | None, pretrained: bool, given: dict[str, Any], download: bool) -> Any:
+def make_config(name: str, shape: list[int] | None, pretrained: bool, given: dict[str, Any], download: bool) -> Any:
     """The model's configuration with the keys in `given` changed, and for a random start fitted to the images."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -77,11 +87,11 @@ def configured(name: str, shape: list[int] | None, pretrained: bool, given: dict
     else:
         folder = Path(name) if Path(name).is_dir() else None
         if folder is None and "/" not in name:
-            raise ValueError(f"{name!r} is no model type of transformers, no folder; {nearest(name, CONFIG_MAPPING)}")
+            raise ValueError(f"{name!r} is no model type of transformers, no folder; {suggest(name, CONFIG_MAPPING)}")
         source = folder or hub_files(name, ["config.json"], download)[0].parent
         known = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     if unknown := [key for key in given if not hasattr(known, key)]:
-        said = nearest(unknown[0], [key for key in vars(known) if not key.startswith("_")])
+        said = suggest(unknown[0], [key for key in vars(known) if not key.startswith("_")])
         raise ValueError(f"the configuration of {name} has no key {unknown[0]!r}; {said}")
     if shape is not None:
         fitted: dict[str, Any] = {"num_channels": shape[0]}
@@ -93,7 +103,7 @@ def configured(name: str, shape: list[int] | None, pretrained: bool, given: dict
     return AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False, **given)
 
 
-def at_size(made: nn.Module, shape: list[int] | None) -> dict[str, Any]:
+def set_image_size(made: nn.Module, shape: list[int] | None) -> dict[str, Any]:
     """Options for a model that was trained on images of another size, where it can interpolate its positions."""
     size = getattr(made.config, "image_size", None)
     knows = "interpolate_pos_encoding" in inspect.signature(made.forward).parameters
@@ -101,27 +111,29 @@ def at_size(made: nn.Module, shape: list[int] | None) -> dict[str, Any]:
     return {"interpolate_pos_encoding": True} if other and knows else {}
 
 
-def weight_files(name: str, download: bool) -> list[Place]:
+def find_weight_files(name: str, download: bool) -> list[WeightsFile]:
     """The files of a folder's or a repository's weights."""
     patterns = ["model.safetensors", "model-*-of-*.safetensors"]
     if not Path(name).is_dir():
         if "/" not in name:
             raise ValueError(f"weights={name} is no file, folder or run, and no repository of the hub (owner/name)")
-        return list(map(Place, hub_files(name, patterns, download)))
-    found = [Place(file) for pattern in patterns for file in sorted(Path(name).glob(pattern))]
+        return list(map(WeightsFile, hub_files(name, patterns, download)))
+    found = [WeightsFile(file) for pattern in patterns for file in sorted(Path(name).glob(pattern))]
     if not found:
         raise FileNotFoundError(f"no model.safetensors in the folder {name}; place it there")
     return found
 
 
 # a base model may have been trained without the layer that sums up a sequence
-SPARE = re.compile(r"(^|\.)pooler\.")
+IGNORED_FILES = re.compile(r"(^|\.)pooler\.")
 
 
-def started(kind: Any, config: Any, files: list[Place], source: str) -> tuple[nn.Module, Loaded, Head | None]:
+def start_from_weights(
+    kind: Any, config: Any, files: list[WeightsFile], source: str
+) -> tuple[nn.Module, Loaded, Head | None]:
     """The model with the weights in `files`, where they come from, and the head that they had."""
-    saved, digest = read(files)
-    state = bare(unwrap(saved))
+    saved, digest = read_weights(files)
+    state = unwrap_logits(unwrap_state(saved))
     with torch.device("meta"):
         made = kind.from_config(config, trust_remote_code=False)
     with torch.device("cpu"):  # it refuses to load below meta, where a sweep's configs are tried
@@ -133,18 +145,22 @@ def started(kind: Any, config: Any, files: list[Place], source: str) -> tuple[nn
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    own = {key: value.shape for key, value in model.state_dict().items() if counts(key)}
+    own = {key: value.shape for key, value in model.state_dict().items() if is_counted(key)}
     misshapen = {key: theirs for key, theirs, _ in told["mismatched_keys"]}
     new = {key: shape for key, shape in own.items() if key in misshapen or key in told["missing_keys"]}
-    left = {**dict.fromkeys(filter(counts, sorted(told["unexpected_keys"])), ()), **misshapen}
+    left = {**dict.fromkeys(filter(is_counted, sorted(told["unexpected_keys"])), ()), **misshapen}
     heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
-    judged = [{key: shape for key, shape in keys.items() if not SPARE.search(key)} for keys in (new, left)]
-    refuse(model, source, judged[0], judged[1], heads)
+    judged = [{key: shape for key, shape in keys.items() if not IGNORED_FILES.search(key)} for keys in (new, left)]
+    check_outside_head(model, source, judged[0], judged[1], heads)
     ours, theirs = ([f"model.{key}" for key in keys] for keys in (new, left))
-    return model.train(), Loaded(source, digest, len(own) - len(new), ours, theirs), head_in(state, model, heads)
+    return (
+        model.train(),
+        Loaded(source, digest, len(own) - len(new), ours, theirs),
+        find_source_head(state, model, heads),
+    )
 
 
-def bare(state: State) -> State:
+def unwrap_logits(state: State) -> State:
     """The state of the model of transformers itself, where it is that of a `Logits`."""
     ours = all(key.startswith("model.") for key in state)
     return {key.removeprefix("model."): value for key, value in state.items()} if ours else state

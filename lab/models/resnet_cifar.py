@@ -43,9 +43,9 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(shape[0], 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = stage(16, 16, blocks_per_stage, stride=1)
-        self.layer2 = stage(16, 32, blocks_per_stage, stride=2)
-        self.layer3 = stage(32, 64, blocks_per_stage, stride=2)
+        self.layer1 = make_stage(16, 16, blocks_per_stage, stride=1)
+        self.layer2 = make_stage(16, 32, blocks_per_stage, stride=2)
+        self.layer3 = make_stage(32, 64, blocks_per_stage, stride=2)
         self.linear = nn.Linear(64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -59,6 +59,6 @@ class ResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def stage(channels_in: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
+def make_stage(channels_in: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = Block(channels_in, channels, stride)
     return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(num_blocks - 1)))

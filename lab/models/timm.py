@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from lab.models.hub import hub_files
-from lab.models.places import Place, place
-from lab.models.weights import State, fit, load_weights, read, unwrap
-from lab.names import nearest
+from lab.models.weights import State, load_matching, load_weights, read_weights, unwrap_state
+from lab.runs.weights_file import WeightsFile, find_weights
+from lab.text import suggest
 
 
 def timm_model(
@@ -37,23 +37,23 @@ def timm_model(
         raise ValueError("model=timm needs timm: pip install timm") from error
     known = timm.list_models()
     if name not in known and name not in timm.list_pretrained(f"{name.partition('.')[0]}.*"):
-        raise ValueError(f"timm has no model {name!r}; {nearest(name, known)}")
+        raise ValueError(f"timm has no model {name!r}; {suggest(name, known)}")
     rates = {"drop_rate": dropout, "drop_path_rate": drop_path}
     options = {option: rate for option, rate in rates.items() if rate is not None}
-    by_name = weights is not None and place(weights) is None
-    tagged = tag(name, str(weights)) if by_name else None
+    by_name = weights is not None and find_weights(weights) is None
+    tagged = weights_tag(name, str(weights)) if by_name else None
     files = hub_files(tagged.hf_hub_id, [tagged.hf_hub_filename or "model.safetensors"], download) if tagged else []
-    model = made(name, shape, {"num_classes": num_classes, "in_chans": shape[0], **options})
+    model = create_timm(name, shape, {"num_classes": num_classes, "in_chans": shape[0], **options})
     if tagged:
-        saved, digest = read([*map(Place, files)])
-        state = converted(model, unwrap(saved))
-        fit(model, state, f"timm {tagged.architecture}.{tagged.tag}", digest, heads(model))
+        saved, digest = read_weights([*map(WeightsFile, files)])
+        state = convert_state(model, unwrap_state(saved))
+        load_matching(model, state, f"timm {tagged.architecture}.{tagged.tag}", digest, classifier_names(model))
     elif weights:
-        load_weights(model, weights, heads(model), partial(converted, model))
+        load_weights(model, weights, classifier_names(model), partial(convert_state, model))
     return model
 
 
-def made(name: str, shape: list[int], options: dict[str, Any]) -> nn.Module:
+def create_timm(name: str, shape: list[int], options: dict[str, Any]) -> nn.Module:
     import timm
 
     sized: dict[str, Any] = {"img_size": (shape[1], shape[2])}
@@ -69,7 +69,7 @@ def made(name: str, shape: list[int], options: dict[str, Any]) -> nn.Module:
                 raise
 
 
-def tag(name: str, weights: str) -> Any:
+def weights_tag(name: str, weights: str) -> Any:
     """timm's description of these weights. Raises ValueError with the tags that there are."""
     from timm.models import get_pretrained_cfg, list_pretrained
 
@@ -84,13 +84,13 @@ def tag(name: str, weights: str) -> Any:
     return found
 
 
-def heads(model: Any) -> Sequence[str]:
+def classifier_names(model: Any) -> Sequence[str]:
     """The classifiers' names, of which models that learn from a teacher have two."""
     noted = model.pretrained_cfg["classifier"]
     return [noted] if isinstance(noted, str) else list(noted)
 
 
-def converted(model: Any, state: State) -> State:
+def convert_state(model: Any, state: State) -> State:
     """The state as timm itself would load it: names and sizes fitted by the module that the model is from, the first
     convolution's filters by the images' channels."""
     from timm.models import adapt_input_conv

@@ -7,9 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lab.models.places import Place, place
-from lab.models.weights import Loaded, State, counts, head_in, load_weights, mark, output_layer, read
-from lab.names import nearest
+from lab.models.weights import (
+    Loaded,
+    State,
+    find_source_head,
+    is_counted,
+    load_weights,
+    note_origin,
+    output_layer,
+    read_weights,
+)
+from lab.runs.weights_file import WeightsFile, find_weights
+from lab.text import suggest
 
 
 def torchvision_model(
@@ -34,18 +43,18 @@ def torchvision_model(
     name = name.lower()
     if name not in models.list_models(module=models):
         raise ValueError(
-            f"torchvision has no classification model {name!r}; {nearest(name, models.list_models(module=models))}"
+            f"torchvision has no classification model {name!r}; {suggest(name, models.list_models(module=models))}"
         )
-    by_name = weights is not None and place(weights) is None
+    by_name = weights is not None and find_weights(weights) is None
     options: dict = {} if dropout is None else {"dropout": dropout}
     if name.split("_")[0] in ("googlenet", "inception"):
         # their auxiliary heads make training return tuples; weights by name are for models that have them
         options |= {} if weights else {"init_weights": True}
         options |= {} if by_name else {"aux_logits": False}
     if by_name:
-        model = fit_stem(download(name, str(weights), options, num_classes), shape)
+        model = fit_stem(download_model(name, str(weights), options, num_classes), shape)
     else:
-        model = fit_stem(made(name, {"num_classes": num_classes, **options}), shape)
+        model = fit_stem(create_torchvision(name, {"num_classes": num_classes, **options}), shape)
         if weights:
             load_weights(model, weights, convert=lambda state: with_stem_of(model, state))
     if stochastic_depth is not None:
@@ -53,7 +62,7 @@ def torchvision_model(
     return model
 
 
-def made(name: str, options: dict) -> nn.Module:
+def create_torchvision(name: str, options: dict) -> nn.Module:
     from torchvision import models
 
     try:
@@ -99,7 +108,7 @@ def set_stochastic_depth(model: nn.Module, name: str, rate: float) -> None:
         module.p *= rate / last
 
 
-def download(name: str, weights: str, options: dict, num_classes: int) -> nn.Module:
+def download_model(name: str, weights: str, options: dict, num_classes: int) -> nn.Module:
     """The model with the weights of that name, its head replaced where they are for another number of classes."""
     from torchvision import models
 
@@ -108,27 +117,27 @@ def download(name: str, weights: str, options: dict, num_classes: int) -> nn.Mod
         raise ValueError(
             f"{name} has no weights {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
         )
-    file = cached(models.get_model_weights(name)[weights].url)
+    file = is_cached(models.get_model_weights(name)[weights].url)
     # torchvision would unpickle whatever lies there: what holds code is refused first
-    digest = read([Place(file)])[1]
-    model = made(name, {"weights": weights, **options})
+    digest = read_weights([WeightsFile(file)])[1]
+    model = create_torchvision(name, {"weights": weights, **options})
     if hasattr(model, "aux_logits"):
         vars(model)["aux_logits"] = False
         for head in ("aux1", "aux2", "AuxLogits"):
             if hasattr(model, head):
                 setattr(model, head, None)
     head, layer = output_layer(model)
-    kept = head_in(model.state_dict(), model, [head])
+    kept = find_source_head(model.state_dict(), model, [head])
     new = []
     if layer.weight.shape[0] != num_classes:
         fit_head(model, num_classes)
         new = [f"{head}.{key}" for key in layer.state_dict()]
-    matched = sum(map(counts, model.state_dict())) - len(new)
-    mark(model, Loaded(f"torchvision {name} {weights}", digest, matched, new, new), kept)
+    matched = sum(map(is_counted, model.state_dict())) - len(new)
+    note_origin(model, Loaded(f"torchvision {name} {weights}", digest, matched, new, new), kept)
     return model
 
 
-def cached(url: str) -> Path:
+def is_cached(url: str) -> Path:
     """The file of weights in torch's cache, downloaded where it does not lie there."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not file.is_file():

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.models.blocks import head_name, within
-from lab.models.places import Place, place
-from lab.names import listed
+from lab.models.blocks import head_name, is_within
+from lab.runs.weights_file import WeightsFile, find_weights
+from lab.text import join_names
 
 State = dict[str, Tensor]
 Head = tuple[Tensor, Tensor | None]
@@ -39,7 +39,7 @@ class Loaded:
     def __str__(self) -> str:
         said = f"{self.matched} of {self.matched + len(self.new)} tensors from {self.source}"
         for what, names in (("new", self.new), ("left", self.left)):
-            said += f"; {what}: {listed(names)}" if names else ""
+            said += f"; {what}: {join_names(names)}" if names else ""
         # of as many classes, though perhaps of others
         return said if self.new else f"{said}, the head too: new_head=true draws another"
 
@@ -52,22 +52,22 @@ def load_weights(
 ) -> None:
     """Load a file, or the final weights of a run of ours, into `model`, in place, and mark the model.
 
-    weights: as `lab.models.places.place` understands it.  heads: the modules that the file may lack or have in another
+    weights: as `lab.runs.weights_file.find_weights` understands it.  heads: the modules that the file may lack or have in another
     shape; None: the model's last block.  convert: the file's state into one with the model's names.
     Raises FileNotFoundError, or ValueError that names what differs outside the head.
     """
-    found = place(weights)
+    found = find_weights(weights)
     if found is None:
         kind = "a folder that holds no run" if Path(weights).is_dir() else "no file and no run"
         raise FileNotFoundError(
             f"no weights at {weights}; place the file there, or leave weights out to start at random. It is {kind}, "
             f"and {type(model).__name__} knows no weights by name"
         )
-    saved, digest = read([found])
-    fit(model, convert(unwrap(saved)), weights, digest, heads)
+    saved, digest = read_weights([found])
+    load_matching(model, convert(unwrap_state(saved)), weights, digest, heads)
 
 
-def fit(model: nn.Module, state: State, source: str, digest: str, heads: Sequence[str] | None = None) -> None:
+def load_matching(model: nn.Module, state: State, source: str, digest: str, heads: Sequence[str] | None = None) -> None:
     """Load what fits of `state` into `model`, in place, and mark the model. Raises ValueError as `load_weights`.
 
     source, digest: for `Loaded`.
@@ -77,14 +77,18 @@ def fit(model: nn.Module, state: State, source: str, digest: str, heads: Sequenc
     fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     held = dict(model.named_parameters(remove_duplicate=False))
     taken = {id(held[key]) for key in fits if key in held}  # also by the other names of a tied parameter
-    new = [key for key in own if key not in fits and counts(key) and id(held.get(key)) not in taken]
-    left = [key for key in state if key not in fits and counts(key)]
-    refuse(model, source, {key: own[key].shape for key in new}, {key: state[key].shape for key in left}, heads)
+    new = [key for key in own if key not in fits and is_counted(key) and id(held.get(key)) not in taken]
+    left = [key for key in state if key not in fits and is_counted(key)]
+    check_outside_head(
+        model, source, {key: own[key].shape for key in new}, {key: state[key].shape for key in left}, heads
+    )
     model.load_state_dict(fits, strict=False)
-    mark(model, Loaded(source, digest, sum(map(counts, fits)), new, left), head_in(state, model, heads))
+    note_origin(
+        model, Loaded(source, digest, sum(map(is_counted, fits)), new, left), find_source_head(state, model, heads)
+    )
 
 
-def mark(model: nn.Module, loaded: Loaded, source_head: Head | None) -> None:
+def note_origin(model: nn.Module, loaded: Loaded, source_head: Head | None) -> None:
     """Note on the model, in attributes that are no part of its state:
 
     pretrained: True.  loaded: what it has from elsewhere.  new_parameters: the names of those it does not.
@@ -111,7 +115,7 @@ def draw_head(model: nn.Module, heads: Sequence[str] | None = None) -> None:
     if loaded := vars(model).get("loaded"):
         names = [name for name in names if name not in loaded.new]
         new, left = [*loaded.new, *names], [*loaded.left, *names]
-        mark(
+        note_origin(
             model, replace(loaded, matched=loaded.matched - len(names), new=new, left=left), vars(model)["source_head"]
         )
 
@@ -124,7 +128,7 @@ def output_layer(model: nn.Module, below: str = "") -> tuple[str, Any]:
     raise ValueError(f"{below or type(model).__name__} has no linear or convolutional layer that gives the logits")
 
 
-def head_in(state: State, model: nn.Module, heads: Sequence[str]) -> Head | None:
+def find_source_head(state: State, model: nn.Module, heads: Sequence[str]) -> Head | None:
     """The linear layer that the weights of `state` end in: that of the model's own head, or the one layer that the
     model did not take and that has as many inputs."""
     try:
@@ -141,40 +145,45 @@ def head_in(state: State, model: nn.Module, heads: Sequence[str]) -> Head | None
     return state[key].flatten(1).clone(), None if bias is None else bias.clone()
 
 
-def refuse(model: nn.Module, source: str, new: dict, left: dict, heads: Sequence[str]) -> None:
+def check_outside_head(model: nn.Module, source: str, new: dict, left: dict, heads: Sequence[str]) -> None:
     """Raises ValueError, with the names, where weights and model differ by more than a head.
 
     new, left: shapes by name, of the model's tensors that the weights lack and of those in the weights without a place.
     """
     modules = dict(model.named_modules())
-    inside = [key for key in new if not below(key, heads)]
+    inside = [key for key in new if not is_below_any(key, heads)]
     outside = []
     for key in left:
         parts = key.split(".")
         at = next(".".join(parts[:n]) for n in range(len(parts) - 1, -1, -1) if ".".join(parts[:n]) in modules)
         # beside the head, or in what holds it, is where another head lies
-        if at and key not in new and not below(at, heads) and not any(below(head, [at]) for head in heads):
+        if (
+            at
+            and key not in new
+            and not is_below_any(at, heads)
+            and not any(is_below_any(head, [at]) for head in heads)
+        ):
             outside.append(key)
     shapes = [f"{key} {tuple(left[key])}, the model's is {tuple(new[key])}" for key in inside if key in left]
     missing = [key for key in inside if key not in left]
     parts = {"missing": missing, "unknown": outside, "of another shape": shapes}
-    said = [f"{what}: {listed(names, 20)}" for what, names in parts.items() if names]
-    if len(new) == len({*filter(counts, model.state_dict())}):
-        said.insert(0, f"nothing in it matches; it holds: {listed([*left]) or 'no tensor'}")
+    said = [f"{what}: {join_names(names, 20)}" for what, names in parts.items() if names]
+    if len(new) == len({*filter(is_counted, model.state_dict())}):
+        said.insert(0, f"nothing in it matches; it holds: {join_names([*left]) or 'no tensor'}")
     if said:
         raise ValueError(f"{source} does not fit {type(model).__name__} outside its head; {'; '.join(said)}")
 
 
-def below(name: str, modules: Collection[str]) -> bool:
-    return any(within(name, module) for module in modules)
+def is_below_any(name: str, modules: Collection[str]) -> bool:
+    return any(is_within(name, module) for module in modules)
 
 
-def counts(key: str) -> bool:
+def is_counted(key: str) -> bool:
     """BatchNorm's counter of batches came later than some published files, and nothing reads it."""
     return not key.endswith("num_batches_tracked")
 
 
-def read(places: Sequence[Place]) -> tuple[dict[str, Any], str]:
+def read_weights(places: Sequence[WeightsFile]) -> tuple[dict[str, Any], str]:
     """What is in these files together, and their SHA-256. Raises ValueError for what is damaged or holds code, and for
     a run's weights that are not what was sealed."""
     saved: dict[str, Any] = {}
@@ -228,22 +237,22 @@ def read_torch(file: Path) -> Any:
 
 
 # what state dicts lie in: our checkpoints' keys first
-CONTAINERS = ("scored", "run", "state_dict", "model", "model_state_dict", "net")
+STATE_CONTAINERS = ("scored", "run", "state_dict", "model", "model_state_dict", "net")
 
 
-def unwrap(saved: dict[str, Any]) -> State:
+def unwrap_state(saved: dict[str, Any]) -> State:
     """The state dict in what was saved, without the prefixes of DataParallel and torch.compile, and with what LoRA or
     DoRA changed added to the weights."""
-    for name in CONTAINERS:
+    for name in STATE_CONTAINERS:
         if isinstance(saved.get(name), dict):
-            return unwrap(saved[name])
+            return unwrap_state(saved[name])
     state = {
         key.removeprefix("_orig_mod.").removeprefix("module."): value
         for key, value in saved.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     if any("parametrizations." in key for key in state):
-        from lab.finetune.lora import merged
+        from lab.models.low_rank import merge_low_rank
 
-        return merged(state)
+        return merge_low_rank(state)
     return state

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 Clip = Callable[[Iterable[Tensor]], Tensor | None]
 
 
-def clipping(max_norm: float | None) -> Clip:
+def make_clip(max_norm: float | None) -> Clip:
     """A function of parameters that clips their gradients in place and gives the norm before (Pascanu et al. 2013,
     arXiv:1211.5063); with None, one that does neither."""
     if max_norm is None:
-        return unclipped
+        return no_clip
     if max_norm <= 0:
         raise ValueError(f"max_norm {max_norm} is not positive; leave it null not to clip")
     return partial(nn.utils.clip_grad_norm_, max_norm=max_norm)
 
 
-def unclipped(parameters: Iterable[torch.Tensor]) -> None:
+def no_clip(parameters: Iterable[torch.Tensor]) -> None:
     return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def spare(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def no_decay_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each parameter group in two, with all its options: tensors of two dimensions or more as they were, the others
     without weight decay, their group named `name (no decay)`.
 

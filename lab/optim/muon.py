@@ -28,8 +28,8 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
     ):
         given = [group if isinstance(group, dict) else {"params": [group]} for group in params]
-        matrices = divided(given, lambda p: p.dim() == 2, 1.0)
-        others = divided(given, lambda p: p.dim() != 2, adamw_lr / lr)
+        matrices = split_groups(given, lambda p: p.dim() == 2, 1.0)
+        others = split_groups(given, lambda p: p.dim() != 2, adamw_lr / lr)
         if not matrices:
             raise ValueError("no 2-D parameter for muon; use optimizer=adamw")
         inner: list[Optimizer] = [torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)]
@@ -57,7 +57,7 @@ class Muon(Optimizer):
         self.param_groups[:] = groups
 
 
-def divided(groups: list[dict[str, Any]], belongs: Any, scale: float) -> list[dict[str, Any]]:
+def split_groups(groups: list[dict[str, Any]], belongs: Any, scale: float) -> list[dict[str, Any]]:
     """The groups with only the parameters that belong; a group's own lr is scaled as the base rates are."""
     parts: list[dict[str, Any]] = []
     for group in groups:

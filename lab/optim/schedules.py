@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 
-class Schedule:
+class LambdaSchedule:
     """Before step n + 1, every group's lr is its base lr times multiplier(n), n = 0 ... steps - 1.
 
     torch's LambdaLR does the same at ten times the cost a step, which shows on small models.
@@ -39,17 +39,17 @@ class Schedule:
         self.apply()
 
 
-def constant(optimizer: Optimizer) -> Schedule:
-    return Schedule(optimizer, lambda taken: 1.0)
+def constant(optimizer: Optimizer) -> LambdaSchedule:
+    return LambdaSchedule(optimizer, lambda taken: 1.0)
 
 
-def cosine(optimizer: Optimizer, steps: int, warmup_share: float = 0.0, final: float = 0.0) -> Schedule:
+def cosine(optimizer: Optimizer, steps: int, warmup_share: float = 0.0, final: float = 0.0) -> LambdaSchedule:
     """Linear from 0 to 1 over `warmup_share` of the run, then half a cosine to `final`.
 
     Source: SGDR, Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5 with one period; the linear warmup is Goyal et al.
     2017, arXiv:1706.02677, sec. 2.2.
     """
-    warmup = in_steps(warmup_share, steps)
+    warmup = to_steps(warmup_share, steps)
 
     def multiplier(taken: int) -> float:
         if taken < warmup:
@@ -57,22 +57,24 @@ def cosine(optimizer: Optimizer, steps: int, warmup_share: float = 0.0, final: f
         done = (taken - warmup) / max(1, steps - warmup)
         return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
-    return Schedule(optimizer, multiplier)
+    return LambdaSchedule(optimizer, multiplier)
 
 
-def step(optimizer: Optimizer, steps: int, milestones: Sequence[float], factor: float = 0.1) -> Schedule:
+def step(optimizer: Optimizer, steps: int, milestones: Sequence[float], factor: float = 0.1) -> LambdaSchedule:
     """Times `factor` at each milestone, a share of the run (He et al. 2016, arXiv:1512.03385: 1/2 and 3/4)."""
-    at = [in_steps(share, steps) for share in milestones]
-    return Schedule(optimizer, lambda taken: factor ** sum(taken >= milestone for milestone in at))
+    at = [to_steps(share, steps) for share in milestones]
+    return LambdaSchedule(optimizer, lambda taken: factor ** sum(taken >= milestone for milestone in at))
 
 
-def wsd(optimizer: Optimizer, steps: int, warmup_share: float, decay_share: float, final: float = 0.0) -> Schedule:
+def wsd(
+    optimizer: Optimizer, steps: int, warmup_share: float, decay_share: float, final: float = 0.0
+) -> LambdaSchedule:
     """Warmup, stable, decay: linear to 1, flat, then linear to `final` over the last `decay_share` of the run.
 
     Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, sec. 4, with the linear decay of Hägele et al. 2024,
     arXiv:2405.18392.
     """
-    warmup, decay = in_steps(warmup_share, steps), in_steps(decay_share, steps)
+    warmup, decay = to_steps(warmup_share, steps), to_steps(decay_share, steps)
     if warmup + decay > steps:
         raise ValueError(f"warmup_share {warmup_share} and decay_share {decay_share} are more than the whole run")
 
@@ -81,18 +83,18 @@ def wsd(optimizer: Optimizer, steps: int, warmup_share: float, decay_share: floa
         left = max(0, steps - taken) / max(1, decay)
         return min(up, final + (1 - final) * left, 1.0) if left < 1 else up
 
-    return Schedule(optimizer, multiplier)
+    return LambdaSchedule(optimizer, multiplier)
 
 
 def one_cycle(
     optimizer: Optimizer, steps: int, warmup_share: float = 0.3, start: float = 0.04, final: float = 4e-6
-) -> Schedule:
+) -> LambdaSchedule:
     """One cosine up from `start` to 1, one down to `final`; the learning rate alone, momentum stays.
 
     Source: Smith & Topin 2019, arXiv:1708.07120; the numbers are torch's OneCycleLR's, div_factor 25 and
     final_div_factor 1e4, there of the initial rate.
     """
-    in_steps(warmup_share, steps)  # refuses what is no share
+    to_steps(warmup_share, steps)  # refuses what is no share
     peak = max(1.0, warmup_share * steps - 1)
 
     def multiplier(taken: int) -> float:
@@ -101,10 +103,10 @@ def one_cycle(
         done = min(1.0, (taken - peak) / max(1.0, steps - 1 - peak))
         return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
 
-    return Schedule(optimizer, multiplier)
+    return LambdaSchedule(optimizer, multiplier)
 
 
-def in_steps(share: float, steps: int) -> int:
+def to_steps(share: float, steps: int) -> int:
     if not 0 <= share <= 1:
         raise ValueError(f"{share} is not a share of the run; give a number from 0 to 1")
     return round(share * steps)

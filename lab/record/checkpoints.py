@@ -8,28 +8,25 @@ from typing import Any
 
 import torch
 
-from lab.record.files import replacing
+from lab.errors import CorruptCheckpoint
+from lab.record.files import replace_file
 
 
-class Corrupt(Exception):
-    """A checkpoint that is not what was written."""
-
-
-def save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
     """Write `state` to `path`.  keep: where the file that was there before stays."""
     path.parent.mkdir(exist_ok=True)
-    with replacing(path, keep) as file:
+    with replace_file(path, keep) as file:
         torch.save(state, file)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU. Raises Corrupt where the file is torn or a bit of it has changed."""
     try:
         # torch.load takes a flipped bit for a weight; the archive's own CRC does not
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
-            raise Corrupt(f"{path}: {damaged} has changed since it was written")
+            raise CorruptCheckpoint(f"{path}: {damaged} has changed since it was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except (
         OSError,
@@ -40,16 +37,16 @@ def load(path: Path) -> dict[str, Any]:
         EOFError,
         LookupError,
     ) as error:
-        raise Corrupt(f"{path}: {error}") from error
+        raise CorruptCheckpoint(f"{path}: {error}") from error
 
 
-def load_newest(paths: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
+def load_newest_checkpoint(paths: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
     """The first of `paths` that is there and sound, and what was wrong with those before it."""
     wrong: list[str] = []
     for path in paths:
         if path.exists():
             try:
-                return load(path), wrong
-            except Corrupt as error:
+                return load_checkpoint(path), wrong
+            except CorruptCheckpoint as error:
                 wrong.append(str(error))
     return None, wrong

@@ -35,7 +35,7 @@ class Console:
         self.progress.stop()
 
     def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", said=short(values))
+        self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", said=format_values(values))
 
     def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """A line of scores, at most one a second before the last step."""
@@ -43,12 +43,12 @@ class Console:
         if step < self.steps and now - self.printed < 1:
             return
         self.printed = now
-        self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {short(values)}")
+        self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {format_values(values)}")
 
     def note(self, text: str) -> None:
         with suppress(OSError, SystemExit):  # as rich says that who reads has gone; the run goes on
             self.rich.print(text, markup=False, soft_wrap=True)
 
 
-def short(values: dict[str, Any]) -> str:
+def format_values(values: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

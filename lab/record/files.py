@@ -11,19 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-
-class Owned(Exception):
-    """Another live process has this run."""
+from lab.errors import RunInUse
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """After a crash at any instruction `path` holds the old content or the new, never a part."""
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(content)
 
 
 @contextmanager
-def replacing(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+def replace_file(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` once it is whole and on the disk.
 
     keep: where the file that was there before stays.
@@ -45,7 +43,7 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def remove_torn(directory: Path) -> None:
+def remove_partial_files(directory: Path) -> None:
     """Remove what `replacing` left half-written in `directory` when its process was killed."""
     for path in directory.glob(".*.*"):
         if path.suffix[1:].isdigit():
@@ -80,7 +78,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def owned(directory: Path) -> Iterator[None]:
+def lock_directory(directory: Path) -> Iterator[None]:
     """Hold `directory`, made where it is missing, for this process alone. The kernel lets go when the process ends.
 
     Raises Owned where another process holds it.
@@ -88,10 +86,10 @@ def owned(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / ".lock", "a+") as lock:
         try:
-            lock_soon(lock)
+            acquire_lock(lock)
         except BlockingIOError:
             lock.seek(0)
-            raise Owned(
+            raise RunInUse(
                 f"process {lock.read().strip() or 'of unknown number'} is working in {directory}; wait for it to end"
             ) from None
         LOCKS.add(lock.fileno())
@@ -104,7 +102,7 @@ def owned(directory: Path) -> Iterator[None]:
             LOCKS.discard(lock.fileno())
 
 
-def lock_soon(lock: TextIO, patience: float = 0.05) -> None:
+def acquire_lock(lock: TextIO, patience: float = 0.05) -> None:
     """Take a lock, also where `has_owner` of another process has a look at it just now."""
     until = time.monotonic() + patience
     while True:
@@ -116,7 +114,7 @@ def lock_soon(lock: TextIO, patience: float = 0.05) -> None:
             time.sleep(0.005)
 
 
-def let_go() -> None:
+def release_inherited_locks() -> None:
     """A forked child, such as a loader's worker, may outlive the owner and must not keep its locks."""
     for lock in LOCKS:
         os.close(lock)
@@ -124,10 +122,10 @@ def let_go() -> None:
 
 
 LOCKS: set[int] = set()
-os.register_at_fork(after_in_child=let_go)
+os.register_at_fork(after_in_child=release_inherited_locks)
 
 
-def has_owner(directory: Path) -> bool:
+def is_locked(directory: Path) -> bool:
     """Whether a live process holds `directory`."""
     try:
         with open(directory / ".lock") as lock:
@@ -139,6 +137,6 @@ def has_owner(directory: Path) -> bool:
     return False
 
 
-def slug(text: str, longest: int = 80) -> str:
+def slugify(text: str, longest: int = 80) -> str:
     """A file name that says `text`: letters, digits and `._=,+-`, never hidden, never a path."""
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).strip("._-")[:longest].rstrip("._-,")

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 
-def grid(images: Tensor, longest: int = 36) -> Image.Image | None:
+def image_grid(images: Tensor, longest: int = 36) -> Image.Image | None:
     """The first `longest` of images (B, 1 or 3, H, W), each channel's range spread over 0 to 255.
 
     None for inputs that are not images.
@@ -25,20 +25,20 @@ def grid(images: Tensor, longest: int = 36) -> Image.Image | None:
     for number, image in enumerate(shown):
         top, left = number // columns * (height + 1), number % columns * (width + 1)
         sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
-    return enlarged(Image.fromarray(sheet.numpy()))
+    return enlarge(Image.fromarray(sheet.numpy()))
 
 
-def enlarged(picture: Image.Image, smallest: int = 320) -> Image.Image:
+def enlarge(picture: Image.Image, smallest: int = 320) -> Image.Image:
     factor = max(1, smallest // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Image.Image:
+def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Image.Image:
     """Rows are labels, columns predictions; a cell's shade is its share of the row, its number the count."""
     num = len(counts)
     cell = 44 if num <= 25 else max(2, 1000 // num)
     named = num <= 25
-    margin = (12 + max(int(font_width(name)) for name in classes)) if named else 12
+    margin = (12 + max(int(text_width(name)) for name in classes)) if named else 12
     top = margin if named else 12
     picture = Image.new("RGB", (margin + num * cell + 12, top + num * cell + 28), "white")
     draw = ImageDraw.Draw(picture)
@@ -59,22 +59,22 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         for number, name in enumerate(classes):
             middle = number * cell + cell / 2
             draw.text((margin - 6, top + middle), name, fill="black", anchor="rm")
-            picture.paste(upright(name), (round(margin + middle - 7), top - 6 - int(font_width(name))))
+            picture.paste(draw_upright(name), (round(margin + middle - 7), top - 6 - int(text_width(name))))
     draw.text((margin, top + num * cell + 8), "rows: labels   columns: predictions", fill="black")
     return picture
 
 
-def font_width(text: str) -> float:
+def text_width(text: str) -> float:
     return ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)
 
 
-def upright(text: str) -> Image.Image:
-    label = Image.new("RGB", (int(font_width(text)) + 1, 14), "white")
+def draw_upright(text: str) -> Image.Image:
+    label = Image.new("RGB", (int(text_width(text)) + 1, 14), "white")
     ImageDraw.Draw(label).text((0, 0), text, fill="black")
     return label.rotate(90, expand=True)
 
 
-def png(picture: Image.Image) -> bytes:
+def encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

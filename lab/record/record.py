@@ -8,17 +8,19 @@ from typing import Any, Protocol, TextIO
 
 from torch import nn
 
-from lab import parallel
-from lab.metrics import Scores, finite
-from lab.names import overall
+from lab import errors
+from lab.distributed import collectives, shards
+from lab.errors import Diverged
+from lab.metrics.names import is_overall
+from lab.metrics.scores import Scores, are_finite
 from lab.record import checkpoints, pictures
 from lab.record.console import Console
 from lab.record.files import write_atomically
-from lab.record.status import Diverged
-from lab.record.tensorboard import NoTensorBoard, forget_after
+from lab.record.tensorboard import NoTensorBoard, truncate_events
 from lab.run import Cadence, Run, Step
-from lab.train.loop import due, scored_model
-from lab.train.state import restore, snapshot
+from lab.train.loop import is_due
+from lab.train.scoring import scored_model
+from lab.train.state import restore_snapshot, take_snapshot
 
 
 class Writer(Protocol):
@@ -74,17 +76,17 @@ class Record:
     def restore(self, run: Run) -> int:
         """Bring `run` to its newest sound checkpoint, and the files to that step; give the step."""
         newest = [self.checkpoints / "last.pt", self.checkpoints / "previous.pt"]
-        state, self.lost = checkpoints.load_newest(newest)
+        state, self.lost = checkpoints.load_newest_checkpoint(newest)
         step = 0
         if state and (problem := self.without_best(run, state)):
             self.lost.append(problem)
             state = None
         if state:
-            restore(run, state["run"])
+            restore_snapshot(run, state["run"])
             self.best, self.last, step = state["best"], state["last"], state["step"]
             self.best = self.later_best(step) or self.best
-        if (first := parallel.from_first(step)) != step:
-            raise checkpoints.Corrupt(f"{self.checkpoints}: read twice, it is of step {first} and of step {step}")
+        if (first := collectives.broadcast(step)) != step:
+            raise errors.CorruptCheckpoint(f"{self.checkpoints}: read twice, it is of step {first} and of step {step}")
         if not self.silent:
             self.begin(step)
         return step
@@ -92,11 +94,11 @@ class Record:
     def begin(self, step: int) -> None:
         """Bring the files to a step, and open what is written to."""
         if self.lost:
-            reached = last_step(self.directory / "metrics.jsonl")
+            reached = last_logged_step(self.directory / "metrics.jsonl")
             for problem in self.lost:
                 self.console.note(f"{problem}; lost {max(0, reached - step)} steps, going on from step {step}")
-        keep_lines(self.directory / "metrics.jsonl", step)
-        forget_after(self.directory, step)
+        truncate_metrics(self.directory / "metrics.jsonl", step)
+        truncate_events(self.directory, step)
         self.writer = self.open_writer(self.directory)
         if step == 0:
             self.introduce(self)
@@ -105,8 +107,8 @@ class Record:
         """The best of a step that is still to come, kept before the run was killed. A run that resumes exactly comes by
         it again; one that does not would miss it."""
         try:
-            found = checkpoints.load(self.checkpoints / "best.pt")
-        except checkpoints.Corrupt:
+            found = checkpoints.load_checkpoint(self.checkpoints / "best.pt")
+        except errors.CorruptCheckpoint:
             return None
         return {name: found[name] for name in ("score", "step", "scores")} if found["step"] > step else None
 
@@ -119,14 +121,14 @@ class Record:
         if run.final != "best" or not wanted:
             return None
         try:
-            found = checkpoints.load(self.checkpoints / "best.pt")["step"]
-        except checkpoints.Corrupt as error:
+            found = checkpoints.load_checkpoint(self.checkpoints / "best.pt")["step"]
+        except errors.CorruptCheckpoint as error:
             return str(error)
         return None if found == wanted or found > state["step"] else f"best.pt is of step {found}, not {wanted}"
 
     def step(self, run: Run, step: Step) -> None:
-        if not self.silent and due(step.n, run.cadence.log_every, run.cadence.steps):
-            values = {"train/loss": finite_loss(step), "train/lr": run.optimizer.param_groups[0]["lr"]}
+        if not self.silent and is_due(step.n, run.cadence.log_every, run.cadence.steps):
+            values = {"train/loss": read_finite_loss(step), "train/lr": run.optimizer.param_groups[0]["lr"]}
             for number, group in enumerate(run.optimizer.param_groups[1:], start=1):
                 values[f"train/lr_{number}"] = group["lr"]
             if step.norm is not None:
@@ -140,15 +142,15 @@ class Record:
 
     def scores(self, run: Run, n: int, scores: Scores) -> None:
         """Keep the scores of a split after step n, and where they are the best so far, the weights."""
-        if not finite(scores):
+        if not are_finite(scores):
             bad = next(name for name, value in scores.items() if not math.isfinite(value))
             raise Diverged(f"{bad} is {scores[bad]} after step {n}")
         self.write(run, n, scores)
         for name, table in scores.tables.items():
-            if name.startswith("test/") or new_tenth(run.cadence, n):
+            if name.startswith("test/") or is_first_in_tenth(run.cadence, n):
                 self.table(run, n, name, table)
         gap = run.monitor.name.replace("val/", "gap/", 1)
-        few = {name: value for name, value in scores.items() if overall(name) and (name == gap or looked_at(name))}
+        few = {name: value for name, value in scores.items() if is_overall(name) and (name == gap or is_held_out(name))}
         self.console.line(n, run.cadence.epoch(n), few)
         if run.monitor.name.split("/")[0] in {name.split("/")[0] for name in scores}:
             self.last = {"step": n, "scores": dict(scores)}
@@ -161,12 +163,12 @@ class Record:
         # of equal scores the later one: it has trained longer
         if run.monitor.better(score, self.best["score"]) or score == self.best["score"]:
             self.best = {"score": score, "step": n, "scores": dict(scores)}
-            weights = parallel.whole(scored_model(run).state_dict())
+            weights = shards.gather_state(scored_model(run).state_dict())
             self.keep("best.pt", {"model": weights, **self.best})
 
     def save(self, run: Run, step: Step) -> None:
-        finite_loss(step)
-        state = {"run": snapshot(run), "step": step.n, "best": self.best, "last": self.last}
+        read_finite_loss(step)
+        state = {"run": take_snapshot(run), "step": step.n, "best": self.best, "last": self.last}
         ends = run.regularize.stopped or step.n == run.cadence.steps
         if ends and (model := scored_model(run)) is not run.model:
             state["scored"] = model.state_dict()  # no copy of what is in `run`: a storage is written once
@@ -175,17 +177,19 @@ class Record:
     def keep(self, name: str, state: dict[str, Any], before: str | None = None) -> None:
         """Write a checkpoint.  before: the name that the one before keeps."""
         if not self.silent:
-            checkpoints.save(self.checkpoints / name, state, keep=self.checkpoints / before if before else None)
+            checkpoints.save_checkpoint(
+                self.checkpoints / name, state, keep=self.checkpoints / before if before else None
+            )
 
     def recall(self, run: Run) -> tuple[int, Scores, nn.Module]:
         """The step and the validation scores of the final weights, and the model that has them."""
         chosen, model = self.last, scored_model(run)
-        parallel.from_first(None)  # who writes the best weights has done so
+        collectives.broadcast(None)  # who writes the best weights has done so
         if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
-            best = checkpoints.load(self.checkpoints / "best.pt")
+            best = checkpoints.load_checkpoint(self.checkpoints / "best.pt")
             if best["step"] != self.best["step"]:
-                raise checkpoints.Corrupt(f"best.pt is of step {best['step']}, the best was {self.best['step']}")
-            parallel.load_weights(model, best["model"])
+                raise errors.CorruptCheckpoint(f"best.pt is of step {best['step']}, the best was {self.best['step']}")
+            shards.load_model_state(model, best["model"])
             chosen = self.best
         return chosen["step"] or run.cadence.steps, Scores(chosen["scores"]), model
 
@@ -208,34 +212,34 @@ class Record:
         if self.silent:
             return
         classes = getattr(run.task, "classes", None) or [str(number) for number in range(len(table))]
-        picture = pictures.confusion_matrix(table, classes)
-        self.writer.image(n, name, pictures.png(picture), picture.size)
+        picture = pictures.draw_confusion_matrix(table, classes)
+        self.writer.image(n, name, pictures.encode_png(picture), picture.size)
 
     def inputs(self, batch: Any) -> None:
         """A grid of a training batch's images, as the model sees them, where it has any."""
-        picture = pictures.grid(batch[0]) if isinstance(batch, tuple | list) else None
+        picture = pictures.image_grid(batch[0]) if isinstance(batch, tuple | list) else None
         if picture:
-            self.writer.image(0, "inputs", pictures.png(picture), picture.size)
+            self.writer.image(0, "inputs", pictures.encode_png(picture), picture.size)
 
 
-def looked_at(name: str) -> bool:
+def is_held_out(name: str) -> bool:
     """Whether a score is of a split that a run is judged by."""
     return name.startswith(("val/", "test/"))
 
 
-def new_tenth(cadence: Cadence, n: int) -> bool:
+def is_first_in_tenth(cadence: Cadence, n: int) -> bool:
     """Whether step n is the first to be scored in its tenth of the run: a picture takes 10 ms, ten are enough."""
     return n * 10 // cadence.steps > (n - cadence.eval_every) * 10 // cadence.steps
 
 
-def finite_loss(step: Step) -> float:
+def read_finite_loss(step: Step) -> float:
     loss = step.loss.item()  # waits for the device; only on logging and saving steps
     if not math.isfinite(loss):
         raise Diverged(f"train/loss is {loss} after step {step.n}")
     return loss
 
 
-def last_step(path: Path) -> int:
+def last_logged_step(path: Path) -> int:
     """The last step of which metrics.jsonl tells; 0 where it tells of none."""
     try:
         lines = path.read_text().splitlines(keepends=True)
@@ -244,7 +248,7 @@ def last_step(path: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
-def keep_lines(path: Path, step: int) -> None:
+def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines of later steps, of the end that is still to come, and a last line that is torn."""
     path.touch()
     lines = path.read_text().splitlines(keepends=True)

@@ -6,15 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab.record.files import has_owner, read_json, sha256, write_json
+from lab.record.files import is_locked, read_json, sha256, write_json
 
-
-class Diverged(Exception):
-    """A loss, a gradient or a score that is not finite."""
-
-
-HANG = "Timeout ("  # how faulthandler begins to say that time is up
-CRASH = "Fatal Python error: "
+HANG_MARK = "Timeout ("  # how faulthandler begins to say that time is up
+CRASH_MARK = "Fatal Python error: "
 STATES = ("pending", "running", "done", "failed", "diverged", "interrupted")
 SEALED = ("config.yaml", "manifest.json", "metrics.jsonl", "results.json")
 
@@ -23,8 +18,8 @@ def read_status(directory: Path) -> dict[str, Any]:
     """The content of status.json; `pending` for a directory without one. A run that says it is running but whose
     process has ended is `failed` where that left word of a crash, else `interrupted`."""
     status = read_json(directory / "status.json", {"state": "pending"})
-    if status["state"] == "running" and not has_owner(directory):
-        said = crashed(directory / "error.txt", status.get("step_timeout"))
+    if status["state"] == "running" and not is_locked(directory):
+        said = describe_crash(directory / "error.txt", status.get("step_timeout"))
         end = {"state": "failed", "error": said, "outside": True} if said else {"state": "interrupted"}
         return {**status, **end}
     return status
@@ -37,7 +32,7 @@ def write_status(directory: Path, state: str, **more: Any) -> None:
     write_json(directory / "status.json", {key: value for key, value in said.items() if value is not None})
 
 
-def seal(directory: Path) -> dict[str, str]:
+def hash_sealed_files(directory: Path) -> dict[str, str]:
     """The SHA-256 of each file that a finished run is made of, by its path in the run."""
     checkpoints = sorted(path.relative_to(directory).as_posix() for path in directory.glob("checkpoints/*.pt"))
     return {name: sha256(directory / name) for name in (*SEALED, *checkpoints)}
@@ -47,7 +42,7 @@ def is_done(directory: Path) -> bool:
     return read_status(directory)["state"] == "done"
 
 
-def broken(directory: Path, checkpoints: bool) -> list[str]:
+def changed_files(directory: Path, checkpoints: bool) -> list[str]:
     """The files of a finished run that are not what was sealed.  checkpoints: whether to read those too."""
     sealed = read_status(directory).get("sealed", {})
     return [
@@ -58,16 +53,16 @@ def broken(directory: Path, checkpoints: bool) -> list[str]:
     ]
 
 
-def crashed(path: Path, step_timeout: float | None = None) -> str | None:
+def describe_crash(path: Path, step_timeout: float | None = None) -> str | None:
     """What the file that faulthandler wrote to says of how its process ended; None where it says nothing."""
     try:
         said = path.read_text(errors="replace")
     except OSError:
         return None
     for line in said.splitlines():
-        if line.startswith(HANG):
+        if line.startswith(HANG_MARK):
             within = f" in {step_timeout:g} s" if step_timeout else ""
             return f"hung: a step did not end{within} (step_timeout); what it was doing is in error.txt"
-        if line.startswith(CRASH):
-            return f"crashed: {line.removeprefix(CRASH)}; what it was doing is in error.txt"
+        if line.startswith(CRASH_MARK):
+            return f"crashed: {line.removeprefix(CRASH_MARK)}; what it was doing is in error.txt"
     return None

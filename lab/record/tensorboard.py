@@ -36,7 +36,7 @@ class TensorBoard:
         """This run's row in the HPARAMS table, named `trial`; its metrics are the scalars."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        self.add(0, as_proto(hparams_pb(plain(values), trial, start_time_secs=time.time())))
+        self.add(0, as_proto(hparams_pb(hparam_values(values), trial, start_time_secs=time.time())))
 
     def columns(self, values: list[dict[str, Any]], metrics: list[str]) -> None:
         """The columns of a sweep's HPARAMS table: what varies in it, or all where nothing does.
@@ -45,7 +45,7 @@ class TensorBoard:
         """
         from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
 
-        rows = [plain(row) for row in values]
+        rows = [hparam_values(row) for row in values]
         names = list(dict.fromkeys(name for row in rows for name in row))
         domains = {name: list(dict.fromkeys(row[name] for row in rows if name in row)) for name in names}
         names = [name for name in names if len(domains[name]) > 1] or names
@@ -87,12 +87,12 @@ def as_proto(summary: Any) -> Any:
     return Summary.FromString(summary.SerializeToString())
 
 
-def plain(values: dict[str, Any]) -> dict[str, Any]:
+def hparam_values(values: dict[str, Any]) -> dict[str, Any]:
     """Values that the hparams table can hold: numbers, truth values, and strings for all else."""
     return {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()}
 
 
-def records(path: Path) -> Iterator[tuple[bytes, Any]]:
+def read_events(path: Path) -> Iterator[tuple[bytes, Any]]:
     """(the record as it lies in the file, the event) of each event up to the first that is torn."""
     from tensorboard.compat.proto.event_pb2 import Event
 
@@ -105,7 +105,7 @@ def records(path: Path) -> Iterator[tuple[bytes, Any]]:
         at = end
 
 
-def forget_after(directory: Path, step: int) -> None:
+def truncate_events(directory: Path, step: int) -> None:
     """Drop the events of later steps and of the end that is still to come, which a resumed run writes again; with step
     0 all of them. No writer may have the files open."""
     for path in directory.glob("events.out.tfevents.*"):
@@ -114,7 +114,7 @@ def forget_after(directory: Path, step: int) -> None:
             continue
         kept = b"".join(
             record
-            for record, event in records(path)
+            for record, event in read_events(path)
             if event.step <= step and not any(value.tag.startswith("test/") for value in event.summary.value)
         )
         write_atomically(path, kept)

@@ -1,11 +1,12 @@
 """Several regularizers as one, each with a say only where it has something to say."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from lab.signatures import accepted_arguments
 
 
 class Chain:
@@ -84,12 +85,5 @@ def chain(
     for number, make in enumerate(regularizers):
         if not callable(make):
             raise ValueError(f"regularizers.{number} is made already; give it _partial_: true")
-        made.append(make(**taken(make, of_run)))
+        made.append(make(**accepted_arguments(make, of_run)))
     return Chain(made)
-
-
-def taken(make: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """What a callable takes by name of what is offered, and a partial has not been given yet."""
-    takes = inspect.signature(make).parameters
-    given = make.keywords if isinstance(make, partial) else {}
-    return {name: value for name, value in offered.items() if name in takes and name not in given}

@@ -5,7 +5,7 @@ Source: Prechelt 1998, Early Stopping - But When?
 
 from typing import Any
 
-from lab.metrics import Monitor
+from lab.metrics.scores import Monitor
 
 
 class EarlyStop:

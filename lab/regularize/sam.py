@@ -33,7 +33,7 @@ class SAM:
 
     def backward(self, once: Callable[[], Tensor]) -> Tensor:
         parameters = list(self.model.parameters())
-        with forked(parameters[0].device):
+        with fork_generators(parameters[0].device):
             loss = once()
         trained: list[Tensor] = [p for p in parameters if p.grad is not None]
         kept = [*trained, *self.model.buffers()]
@@ -62,7 +62,7 @@ class SAM:
         torch._foreach_add_(weights, torch._foreach_mul(scaled(uphill), share))
 
 
-def forked(device: torch.device) -> AbstractContextManager[None]:
+def fork_generators(device: torch.device) -> AbstractContextManager[None]:
     """Inside, what is drawn from torch's global generators leaves no trace; what is drawn after it is the same."""
     devices = [device] if device.type == "cuda" else []
     return torch.random.fork_rng(devices, device_type="cuda")

@@ -6,7 +6,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.metrics import ClassificationCounts, Scores
+from lab.metrics.classification import ClassificationCounts
+from lab.metrics.scores import Scores
 
 Model = Callable[[Any], Tensor]
 Batch = tuple[Any, Tensor]

@@ -11,7 +11,7 @@ from lab.train.loop import train
 WARMUP, ACTIVE = 2, 6
 
 
-def profiled(run: Run, after: int, directory: Path) -> Iterator[Step]:
+def train_with_profiler(run: Run, after: int, directory: Path) -> Iterator[Step]:
     """As `train`; steps 3 to 8 are traced into `directory`/trace.pt.trace.json, which Perfetto and TensorBoard open."""
 
     def save(profiler: torch.profiler.profile) -> None:

@@ -6,47 +6,51 @@ from typing import Any
 import numpy
 import torch
 
-from lab import parallel
+from lab.distributed import collectives, shards
 from lab.run import Run
-from lab.streams import seed_all, stream
+from lab.seeding import seed_all, stream_seed
 
 
-def snapshot(run: Run) -> dict[str, Any]:
+def take_snapshot(run: Run) -> dict[str, Any]:
     """The state after the last step taken. Its tensors are the live ones: save it before the next step."""
-    state = {name: parallel.whole(getattr(run, name).state_dict()) for name in STATEFUL}
+    state = {name: shards.gather_state(getattr(run, name).state_dict()) for name in STATEFUL}
     state["scaler"] = run.hardware.scaler.state_dict()
-    state["generators"], *others = parallel.gathered(generators(run))
+    state["generators"], *others = collectives.all_gather(generator_states(run))
     if others:
         state["generators_of_others"] = others
     return state
 
 
-def restore(run: Run, state: dict[str, Any]) -> None:
+def restore_snapshot(run: Run, state: dict[str, Any]) -> None:
     """Bring `run` to a state that `snapshot` gave. The position in the data is the number of steps, no state.
 
     A process beyond the number of those that gave it starts its dropout stream anew.
     """
-    parallel.load_weights(run.model, state["model"])
-    parallel.load_optimizer(run.optimizer, state["optimizer"])
+    shards.load_model_state(run.model, state["model"])
+    shards.load_optimizer_state(run.optimizer, state["optimizer"])
     run.schedule.load_state_dict(state["schedule"])
     run.regularize.load_state_dict(state["regularize"])
     run.hardware.scaler.load_state_dict(state["scaler"])
     saved = [state["generators"], *state.get("generators_of_others", ())]
-    if parallel.rank() < len(saved):
-        set_generators(run, saved[parallel.rank()])
+    if collectives.get_rank() < len(saved):
+        set_generator_states(run, saved[collectives.get_rank()])
     else:
-        start_dropout(run)
+        seed_dropout(run)
 
 
-def start_dropout(run: Run) -> None:
+def seed_dropout(run: Run) -> None:
     """What the model itself draws, on any device, in each process from a stream of its own; the first process's is that
     of one alone."""
-    seed_all(stream(run.seed, "dropout", *filter(None, [parallel.rank()])))
+    seed_all(stream_seed(run.seed, "dropout", *filter(None, [collectives.get_rank()])))
 
 
-def generators(run: Run) -> dict[str, Any]:
+def generator_states(run: Run) -> dict[str, Any]:
     """The states of the global generators that the model may draw from."""
-    found: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state()}
+    found: dict[str, Any] = {
+        "cpu": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": numpy_generator_state(),
+    }
     if run.hardware.device.startswith("cuda"):
         found["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
     if run.hardware.device == "mps":
@@ -54,7 +58,7 @@ def generators(run: Run) -> dict[str, Any]:
     return found
 
 
-def set_generators(run: Run, saved: dict[str, Any]) -> None:
+def set_generator_states(run: Run, saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["cpu"])
     random.setstate(saved["python"])
     name, keys, *rest = saved["numpy"]
@@ -65,7 +69,7 @@ def set_generators(run: Run, saved: dict[str, Any]) -> None:
         torch.mps.set_rng_state(saved["mps"])
 
 
-def numpy_state() -> tuple[Any, ...]:
+def numpy_generator_state() -> tuple[Any, ...]:
     """Of NumPy's global generator, in what a checkpoint can hold."""
     name, keys, *rest = numpy.random.get_state(legacy=True)
     return (name, torch.from_numpy(numpy.asarray(keys, numpy.int64)), *rest)

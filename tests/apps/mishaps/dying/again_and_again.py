@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sitecustomize import die_at
 
-import lab.config.build
+import lab.build.build
 import lab.record.record
 import lab.record.tensorboard
-import lab.study.worker  # noqa: F401
+import lab.sweep.worker  # noqa: F401
 from lab.cli.main import main
 
 

@@ -1,0 +1,89 @@
+"""Hydra, set up for lab: where configs are looked for, what run directories are called, what errors say."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.config.messages import readable_error
+from lab.errors import ConfigError
+
+PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
+if PLUGIN_PATH not in sys.path:  # where Hydra finds the package hydra_plugins with lab's sweeper and launcher
+    sys.path.append(PLUGIN_PATH)
+
+
+class LabSearchPath(SearchPathPlugin):
+    """`./conf` of the working directory in front of lab's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        own = Path.cwd() / "conf"
+        if own.is_dir():
+            search_path.prepend("working directory", f"file://{own}", anchor=SearchPathQuery(provider="main"))
+
+
+def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> None:
+    """Tell Hydra about lab. To be called before Hydra composes.  resolvers: beside RESOLVERS, by their names."""
+    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 wants it
+    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # by OmegaConf 2.4; 2.3 has no other
+    Plugins.instance().register(LabSearchPath)
+    for name, path in find_experiments().items():
+        group, _, option = f"experiment/{name}".rpartition("/")
+        store = ConfigStore.instance()
+        store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
+        # Hydra lists only the options that lie in a group itself; under this name glob(*) and completion find them too
+        store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
+    for name, function in {**RESOLVERS, **resolvers}.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+def find_experiments() -> dict[str, Path]:
+    """`<study>/<name>` to its file, of lab's own studies and, in front of them, those of the working directory."""
+    found: dict[str, Path] = {}
+    for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
+        root = Path(str(folder))
+        found |= {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.glob("**/*.yaml"))}
+    return found
+
+
+def subfolders(path: str) -> list[str]:
+    """The names of the folders in `path`, sorted: the classes of an image folder."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no folder {path}; expected is {path}/<class>/<image>")
+    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """Resolved plain values of everything but Hydra's own node. Raises ConfigError where one cannot be resolved."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    missing = list(missing_keys(OmegaConf.to_container(own, resolve=False)))
+    if missing:
+        raise ConfigError(*(f"{key} is missing; give {key}=..." for key in missing))
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(own, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(readable_error(error)) from error
+
+
+def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted paths of the values that are still ???."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from missing_keys(part, f"{prefix}{key}.")
+    elif value == "???":
+        yield prefix.removesuffix(".")
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "lab.subfolders": subfolders,
+    "lab.len": len,
+}

@@ -1,0 +1,75 @@
+"""Errors of Hydra and OmegaConf, in words that say what to type next."""
+
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from lab.config.redact import redact_text
+from lab.errors import ConfigError
+from lab.text import suggest
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """A composition error as the next thing to type. `overrides` are those of the command line."""
+    text = readable_error(error)
+    if isinstance(error, OverrideParseException):
+        quote = "quote a value with spaces, brackets, commas or letters beyond ASCII: 'key=\"value\"'"
+        return f"cannot read the override {redact_text(str(error.override))!r}: {text.splitlines()[1]}; {quote}"
+    if match := re.search(r"Could not find '([^']+)'", text):
+        wanted = match[1]
+        group, _, option = wanted.partition("/") if wanted.startswith("experiment/") else wanted.rpartition("/")
+        listed = text.partition("Available options in")[2].splitlines()[1:]
+        known = [line.strip() for line in listed if line.startswith("\t") and "," not in line]
+        return f"no option {option!r} in the group {group!r}; {suggest(option, known)}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        full = re.search(r"full_key: (\S+)", text)
+        key = full[1] if full else match[1] or match[2]
+        return f"no key {key!r}; {suggest_key(key, overrides)}"
+    return text
+
+
+def suggest_key(key: str, overrides: list[str]) -> str:
+    """The key nearest to one that does not exist, in the config that the other overrides give."""
+    for kept in ([o for o in overrides if "." not in o.partition("=")[0] and not o.startswith(key)], []):
+        try:
+            running = GlobalHydra.instance().is_initialized()
+            with nullcontext() if running else initialize_config_module("lab.conf", version_base="1.3"):
+                config = compose("train", overrides=[o for o in kept if not o.startswith("hydra")])
+        except Exception:  # the other overrides are wrong as well: suggest from the defaults
+            continue
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(node):
+            return suggest(key, dotted_keys(config))
+        names = [str(name) for name in node if not str(name).startswith("_")]
+        if parent:
+            return suggest(last, names, prefix=f"{parent}.")
+        return suggest(last, [*names, "experiment", "debug", "local"])
+    return "lab train --cfg job shows what there is"
+
+
+def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in config:
+        yield f"{prefix}{name}"
+        if OmegaConf.is_dict(config._get_node(name)):
+            yield from dotted_keys(config[name], f"{prefix}{name}.")
+
+
+def readable_error(error: BaseException) -> str:
+    """What a person needs of an error's message and its causes': what our own code said, else what Hydra and OmegaConf
+    did, without the lines that only say where in OmegaConf it arose."""
+    said: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigError | OSError):
+            return str(cause)
+        if str(cause) not in "\n".join(said):
+            said.append(str(cause).strip())
+        cause = cause.__cause__ or cause.__context__
+    noise = ("object_type=", "reference_type=")
+    return "\n".join(line for text in said for line in text.splitlines() if not line.strip().startswith(noise))

@@ -1,0 +1,159 @@
+"""What a search is told: its settings, and what each swept override spans."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lab.config.overrides import choice_text, split_override
+from lab.errors import ConfigError
+from lab.text import suggest
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+SAMPLERS = ("grid", "random", "tpe")
+PRUNERS = ("asha",)
+DIRECTIONS = {"max": "maximize", "min": "minimize"}
+INTEGER = re.compile(r"[+-]?\d[\d_]*")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The config's node `search`.
+
+    sampler: `grid`, `random` or `tpe`.  pruner: `asha` or None.  min_resource, reduction_factor: ASHA's r and eta: at
+    step r, r * eta, r * eta^2, ... a trial goes on only if among the best 1/eta that came so far.  trials: how many in
+    all; None for a grid.  objective, direction: a score and `max` or `min`, or a list of each for a Pareto front.
+    seeds: of the runs of each trial, whose mean is its objective; None for one run.  seed: of the sampler.
+    """
+
+    sampler: str
+    pruner: str | None
+    min_resource: int
+    reduction_factor: int
+    trials: int | None
+    objective: str | list[str]
+    direction: str | list[str]
+    seeds: list[int] | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_option("sampler", self.sampler, SAMPLERS)
+        if self.pruner is not None:
+            check_option("pruner", self.pruner, PRUNERS)
+        for name, least in (("trials", 1), ("min_resource", 1), ("reduction_factor", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"search.{name}={value} is not a number from {least} on")
+        if self.sampler == "grid" and self.trials is not None:
+            raise ValueError("search.sampler=grid takes every combination: search.trials=null, or search=random")
+        if self.sampler != "grid" and self.trials is None:
+            raise ValueError(f"search.sampler={self.sampler} has no end of its own: search.trials=20")
+        for direction in self.directions:
+            check_option("direction", direction, DIRECTIONS)
+        many = len(self.objectives)
+        if not many or len(set(self.objectives)) < many:
+            raise ValueError(f"search.objective={self.objective} is not a score, or a list of different ones")
+        if len(self.directions) != many:
+            each = ",".join(["max"] * many)
+            raise ValueError(f"search.direction={self.direction}: give max or min for each objective, as in [{each}]")
+        if self.pruner and many > 1:
+            raise ValueError(f"search.pruner={self.pruner} compares one objective: search.pruner=null, or one of them")
+        if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
+            raise ValueError(f"search.seeds={self.seeds} is not a list of different seeds, as [0,1,2], or null")
+
+    @property
+    def objectives(self) -> list[str]:
+        return [self.objective] if isinstance(self.objective, str) else list(self.objective)
+
+    @property
+    def directions(self) -> list[str]:
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+
+def check_option(name: str, value: str, options: Iterable[str]) -> None:
+    if value not in options:
+        raise ValueError(f"no search.{name}={value}; {suggest(str(value), options, prefix=f'search.{name}=')}")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Both ends belong to it.  log: spread evenly over magnitudes.  whole: of integers alone."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"{self} is empty or has no end; give the smaller number first")
+        if self.log and self.low <= 0:
+            raise ValueError(f"{self} has no logarithm at {self.low}; start above 0, or leave the tag out")
+
+    def __str__(self) -> str:
+        return f"tag(log,interval({self.low},{self.high}))" if self.log else f"interval({self.low},{self.high})"
+
+
+SearchAxis = Interval | Sequence[str]
+
+
+def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interval | tuple[str, ...]], list[str]]:
+    """(what each swept key spans, the other overrides as they were typed). Raises ConfigError with every problem.
+
+    Values to choose among are spelled as in an override. An interval whose ends are both typed without a point is of
+    whole numbers, interval(1,8); float(interval(0,1)) or interval(0.0,1.0) is not.
+    """
+    axes: dict[str, Interval | tuple[str, ...]] = {}
+    fixed: list[str] = []
+    problems: list[str] = []
+    given = Counter(split_override(str(override.input_line))[0] for override in overrides)
+    for override in overrides:
+        typed = str(override.input_line)
+        if not override.is_sweep_override():
+            fixed.append(typed)
+        elif given[key := split_override(typed)[0]] > 1:
+            problems.append(f"{key} is swept and given {given[key]} times; give it once")
+        else:
+            try:
+                axes[override.get_key_element()] = parse_search_axis(override)
+            except ValueError as error:
+                problems.append(f"{typed}: {error}")
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return axes, fixed
+
+
+def parse_search_axis(override: Override) -> Interval | tuple[str, ...]:
+    """What one swept override spans. Raises ValueError for what a search cannot take."""
+    sweep = override.value()
+    tags = set(getattr(sweep, "tags", ()))
+    if unknown := tags - {"log"}:
+        raise ValueError(f"a search knows the tag log, not {', '.join(sorted(unknown))}")
+    if override.is_interval_sweep():
+        # Hydra turns interval(1,8) into floats, int(interval(...)) into integers: the first is known by how it is typed
+        low, high = getattr(sweep, "start", math.nan), getattr(sweep, "end", math.nan)
+        whole = isinstance(low, int) and isinstance(high, int)
+        if whole or are_typed_integers(override.get_value_string()):
+            return Interval(int(low), int(high), "log" in tags, whole=True)
+        return Interval(low, high, "log" in tags)
+    if tags:
+        raise ValueError("the tag log is for an interval(low,high)")
+    if getattr(sweep, "shuffle", False):
+        raise ValueError("shuffle(...) is another order each time, so that a search could not go on; leave it out")
+    values = tuple(dict.fromkeys(str(value) for value in override.sweep_iterator(choice_text)))
+    if not values:
+        raise ValueError("there is nothing to choose from")
+    return values
+
+
+def are_typed_integers(value: str) -> bool:
+    """Whether the ends of `interval(a,b)` are typed as integers, and not made floats of."""
+    inside = re.search(r"interval\s*\(([^)]*)\)", value)
+    ends = [end.rpartition("=")[2].strip() for end in inside[1].split(",")] if inside else []
+    return bool(ends) and all(INTEGER.fullmatch(end) for end in ends) and not re.search(r"float\s*\(", value)

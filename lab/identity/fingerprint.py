@@ -1,0 +1,46 @@
+"""Hashes of files, folders and texts."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+READ_WHOLE = 2**30  # bytes of a data set up to which all of its content counts
+
+
+SAMPLE = 2**16  # bytes at either end of each file that count above that
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 of the parts, in hexadecimal; each part counts with its length, so that no two lists collide."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "big") + content)
+    return total.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """Of the names and the content below `path`; of files that are more than READ_WHOLE bytes together, of their
+    names, sizes and both ends."""
+    found = sorted(files_below(path)) if path.is_dir() else [path]
+    sizes = [file.stat().st_size for file in found]
+    whole = sum(sizes) <= READ_WHOLE
+    parts: list[str | bytes] = []
+    for file, size in zip(found, sizes, strict=True):
+        parts += [file.relative_to(path).as_posix(), str(size), content_digest(file, size, whole)]
+    return digest(*parts)
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(path, followlinks=True):
+        yield from (Path(folder, name) for name in names)
+
+
+def content_digest(file: Path, size: int, whole: bool) -> bytes:
+    with open(file, "rb") as handle:
+        if whole or size <= 2 * SAMPLE:
+            return hashlib.file_digest(handle, "sha256").digest()
+        head = handle.read(SAMPLE)
+        handle.seek(-SAMPLE, os.SEEK_END)
+        return hashlib.sha256(head + handle.read()).digest()

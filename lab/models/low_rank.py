@@ -1,0 +1,147 @@
+"""Low-rank changes of weights: the modules of LoRA and DoRA, and their place in a model."""
+
+import math
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+
+
+class Magnitude(nn.Module):
+    """From a weight V to magnitude * V / |V|, a norm and a magnitude for each output.  transposed: V is (in, out)."""
+
+    def __init__(self, weight: Tensor, transposed: bool = False):
+        super().__init__()
+        self.transposed = transposed
+        self.magnitude = nn.Parameter(output_norms(weight, transposed).flatten())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return rescale_directions(weight, self.magnitude, self.transposed)
+
+
+def rescale_directions(weight: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
+    norm = output_norms(weight.detach(), transposed)
+    # a row of zeros has no direction: it stays, instead of becoming NaN
+    return weight * (magnitude.view_as(norm) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
+
+
+def output_norms(weight: Tensor, transposed: bool) -> Tensor:
+    """Of what makes each output, (out, 1, ...), or (1, out) where the weight is (in, out)."""
+    return torch.linalg.vector_norm(weight, dim=0 if transposed else list(range(1, weight.dim())), keepdim=True)
+
+
+class LoRA(nn.Module):
+    """From a weight W to W + scale * up @ down; up is the paper's B, (out, rank), down its A, (rank, in).
+
+    A convolution's weight counts as the matrix (out, in / groups * kernel): down convolves to `rank` channels, up
+    mixes them. As the authors' code, A starts Kaiming-uniform and B at zero; an embedding's A at zero, B normal.
+    transposed: W is (in, out).
+    """
+
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float, transposed: bool = False, embedding: bool = False):
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank {rank} is not at least 1")
+        if alpha <= 0:
+            raise ValueError(f"alpha {alpha} is not positive; the change would stay at zero, or go uphill")
+        rows, columns = weight.shape[0], weight[0].numel()
+        fan_in, fan_out = (rows, columns) if transposed else (columns, rows)
+        self.down = nn.Parameter(weight.new_zeros(rank, fan_in))
+        self.up = nn.Parameter(weight.new_zeros(fan_out, rank))
+        self.register_buffer("scale", weight.new_tensor(alpha / rank))
+        # there or not there: read from the keys of a state, and without waiting for a GPU
+        self.register_buffer("transposed", torch.tensor(True) if transposed else None)
+        if embedding:
+            nn.init.normal_(self.up)
+        else:
+            nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return add_low_rank(weight, self.down, self.up, self.scale, self.transposed is not None)
+
+
+def add_low_rank(weight: Tensor, down: Tensor, up: Tensor, scale: Tensor, transposed: bool) -> Tensor:
+    change = up @ down
+    # the weight comes first: the sum takes its memory format
+    return weight + scale * (change.T if transposed else change).reshape(weight.shape)
+
+
+def merge_low_rank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the plain model that computes the same as the one with LoRA's or DoRA's weights in `state`."""
+    from lab.models.low_rank import rescale_directions  # which builds on this module
+
+    plain: dict[str, Tensor] = {}
+    for key, value in state.items():
+        found = PARAMETRIZED.fullmatch(key)
+        if found is None or f"{(parts := found['parts'])}.0.down" not in state:
+            plain[key] = value
+        elif found["of"] == "original":
+            down, up, scale = (state[f"{parts}.0.{name}"] for name in ("down", "up", "scale"))
+            turned = f"{parts}.0.transposed" in state
+            weight = add_low_rank(value, down, up, scale, turned)
+            if f"{parts}.1.magnitude" in state:
+                weight = rescale_directions(weight, state[f"{parts}.1.magnitude"], turned)
+            plain[found["module"] + found["tensor"]] = weight
+    return plain
+
+
+PARAMETRIZED = re.compile(r"(?P<parts>(?P<module>(?:.*\.)?)parametrizations\.(?P<tensor>\w+))\.(?P<of>.+)")
+
+
+def adaptable_tensors(module: nn.Module) -> list[str]:
+    """The names of a module's own tensors that LoRA can adapt. Those that are parametrized already are none."""
+    patterns = [pattern for kinds, pattern in ADAPTED if isinstance(module, kinds)] or ["weight"] * is_transposed(
+        module
+    )
+    own = [name for name, p in module.named_parameters(recurse=False) if p.is_floating_point()]
+    return [name for name in own if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+EMBED = nn.Embedding
+
+
+ADAPTED = (
+    ((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, EMBED), "weight"),
+    ((nn.MultiheadAttention,), "*proj_weight"),
+    ((nn.RNNBase, nn.RNNCellBase), "weight_*"),
+)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a module's weight is (in, out): an embedding's, or that of Hugging Face's Conv1D, a linear layer."""
+    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__]
+    return isinstance(module, EMBED) or "transformers.pytorch_utils.Conv1D" in kinds
+
+
+def adapt_tensor(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Parametrize the tensor of that name by `part`."""
+    register_parametrization(module, name, part)
+    if isinstance(module, nn.RNNBase):
+        # it computes with a list of its tensors, gathered once: from now on gathered at each call
+        for attribute, instead in GATHERED.items():
+            setattr(type(module), attribute, instead)  # a class of this module alone, made by register_parametrization
+        vars(module).pop("_flat_weights", None)
+
+
+def adapted_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str, LoRA]]:
+    """Every weight that LoRA has adapted: the module's name, the module, the tensor's name, and what adapts it."""
+    return [
+        (name, module, tensor, parts[0])
+        for name, module in model.named_modules()
+        if is_parametrized(module)
+        for tensor, parts in module.parametrizations.items()  # type: ignore[union-attr,operator]
+        if isinstance(parts[0], LoRA)
+    ]
+
+
+GATHERED = {
+    "_flat_weights": property(
+        lambda module: [getattr(module, name) for name in module._flat_weights_names], lambda module, value: None
+    ),
+    **dict.fromkeys(("_init_flat_weights", "_update_flat_weights", "flatten_parameters"), lambda module: None),
+}
