@@ -4,11 +4,14 @@ LabError                   an error whose message tells the reader what to type 
 ├── ConfigError      2     a config, a command line or a file that cannot be used; nothing was started
 ├── Refused          3     done, it could cost somebody a result
 ├── RunInUse         4     another live process has the run
+├── DamagedRun       2     a file of a run directory is not what a run leaves
 ├── CorruptCheckpoint 1    a checkpoint is not what was written
 ├── Diverged         1     a loss, a gradient or a score is not finite
 └── Stopped          75    a run was asked to stop; its state is saved, and it can be resumed
 """
 
+import sys
+import traceback
 from collections.abc import Sequence
 
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_IN_USE, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 4, 75, 130
@@ -53,6 +56,12 @@ class RunInUse(LabError):
     exit_code = EXIT_IN_USE
 
 
+class DamagedRun(LabError):
+    """A file of a run directory is not what a run leaves, or the directory is no run's."""
+
+    exit_code = EXIT_USAGE
+
+
 class CorruptCheckpoint(LabError):
     """A checkpoint that is not what was written."""
 
@@ -65,3 +74,12 @@ class Stopped(LabError):
     """A run was asked to stop; its state is saved, and it goes on from there."""
 
     exit_code = EXIT_STOPPED
+
+
+def report_error(error: LabError, with_traceback: bool = False) -> int:
+    """Print an error's problems to standard error. Gives the exit code that tells the same."""
+    if with_traceback:
+        traceback.print_exception(error)
+    for problem in error.problems:
+        print(f"lab: {problem}", file=sys.stderr)
+    return error.exit_code
