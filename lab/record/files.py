@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and directories with one owner."""
+"""Files that are whole or absent, and directories that one process holds."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replace_file(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` once it is whole and on the disk.
 
-    keep: where the file that was there before stays.
+    keep: path under which the previous file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -44,14 +44,14 @@ def replace_file(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def remove_partial_files(directory: Path) -> None:
-    """Remove what `replacing` left half-written in `directory` when its process was killed."""
+    """Remove the half-written files that `replace_file` left in `directory` when its process was killed."""
     for path in directory.glob(".*.*"):
         if path.suffix[1:].isdigit():
             path.unlink()
 
 
 def sync_directory(directory: Path) -> None:
-    """A rename is on the disk only when its directory is."""
+    """Bring the directory's entries to the disk; a rename is safe only after that."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -60,15 +60,17 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Raises ValueError for a number that JSON cannot hold (not a number, infinite)."""
+    """Raises ValueError for a number that JSON cannot hold (NaN, infinity)."""
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The value in `path`, or `default` where the file is not there or not whole."""
+    """The value in `path`, or `default` where there is no such file (a pipe is none), or it is not whole."""
+    if not path.is_file():
+        return default
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return default
 
 
@@ -79,9 +81,10 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Hold `directory`, made where it is missing, for this process alone. The kernel lets go when the process ends.
+    """Hold `directory`, created where it is missing, for this process alone. The kernel releases the lock when the
+    process ends.
 
-    Raises Owned where another process holds it.
+    Raises RunInUse where another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / ".lock", "a+") as lock:
@@ -89,9 +92,8 @@ def lock_directory(directory: Path) -> Iterator[None]:
             acquire_lock(lock)
         except BlockingIOError:
             lock.seek(0)
-            raise RunInUse(
-                f"process {lock.read().strip() or 'of unknown number'} is working in {directory}; wait for it to end"
-            ) from None
+            owner = lock.read().strip() or "of unknown number"
+            raise RunInUse(f"process {owner} is working in {directory}; wait for it to end") from None
         LOCKS.add(lock.fileno())
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -103,7 +105,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def acquire_lock(lock: TextIO, patience: float = 0.05) -> None:
-    """Take a lock, also where `has_owner` of another process has a look at it just now."""
+    """Take a lock, with `patience` seconds for another process whose `is_locked` holds it for a moment."""
     until = time.monotonic() + patience
     while True:
         try:

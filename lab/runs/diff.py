@@ -1,42 +1,35 @@
 """What differs between two runs."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lab.record.files import read_json
+from lab.runs.saved_run import SavedRun
 
 
 def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted path; lists are leaves."""
+    """The leaves of a nest of mappings by their dotted paths; a list is a leaf."""
     if isinstance(value, Mapping) and value:
-        return {k: v for key, part in value.items() for k, v in flatten_config(part, f"{prefix}{key}.").items()}
+        return {
+            path: leaf for key, part in value.items() for path, leaf in flatten_config(part, f"{prefix}{key}.").items()
+        }
     return {prefix.removesuffix("."): value}
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    try:
-        return yaml.load((directory / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-    except FileNotFoundError:
-        return {}
-
-
-def diff_runs(a: Path, b: Path) -> list[tuple[str, Any, Any]]:
-    """(name, value in a, value in b) of the config, the code, the environment and the results, where they differ."""
-    found = []
+def diff_runs(first: SavedRun, second: SavedRun) -> list[tuple[str, Any, Any]]:
+    """(name, value in the first, value in the second) of the config, the code, the environment and the results, where
+    they differ."""
+    rows = []
     for part, read in DIFF_PARTS.items():
-        left, right = flatten_config(read(a)), flatten_config(read(b))
+        left, right = flatten_config(read(first)), flatten_config(read(second))
         names = dict.fromkeys([*left, *right])
-        found += [
+        rows += [
             (f"{part}{name}", left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)
         ]
-    return found
+    return rows
 
 
-def environment_facts(directory: Path) -> dict[str, Any]:
-    manifest = read_json(directory / "manifest.json", {})
+def environment_facts(run: SavedRun) -> dict[str, Any]:
+    manifest = run.manifest
     git = manifest.get("git") or {}
     return {
         "commit": git.get("commit"),
@@ -45,8 +38,4 @@ def environment_facts(directory: Path) -> dict[str, Any]:
     }
 
 
-DIFF_PARTS = {
-    "": read_config,
-    "env: ": environment_facts,
-    "result: ": lambda directory: read_json(directory / "results.json", {}),
-}
+DIFF_PARTS = {"": lambda run: run.config, "env: ": environment_facts, "result: ": lambda run: run.results}

@@ -1,10 +1,12 @@
-"""Where weights lie: in a file, or in a run of ours. Without torch: what only has to know the file reads none."""
+"""The file that `weights=` means, where it means a file or a run and not a name of the model's library."""
 
-import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from lab.record.files import sha256
+from lab.runs.ledger import find_run
+from lab.runs.saved_run import SavedRun
 
 RUN_ID = re.compile(r"[0-9a-f]{8}")
 
@@ -13,46 +15,37 @@ RUN_ID = re.compile(r"[0-9a-f]{8}")
 class WeightsFile:
     """A file of weights.  sealed: the SHA-256 that it had when its run was done; None for any other file."""
 
-    file: Path
+    path: Path
     sealed: str | None = None
 
+    def check(self) -> None:
+        """Raises ValueError where a run's weights are not those that were sealed."""
+        if self.sealed is not None and sha256(self.path) != self.sealed:
+            raise ValueError(
+                f"{self.path} has changed since its run was done; the same command with again=true runs it anew"
+            )
 
-def find_weights(weights: str) -> WeightsFile | None:
-    """The file that `weights` means: itself, or the final weights of a run of ours by its directory or its id (8
-    characters, looked for in outputs/ or $LAB_OUTPUTS). None where it is no such thing: a name, or nothing.
 
-    Raises ValueError for a run that is not done.
+def find_weights(weights: str, outputs: Path) -> WeightsFile | None:
+    """The file that `weights` means: itself, or the final weights of a run, given by its directory or by its id (8
+    characters) among the runs of `outputs`. None where it is neither: a name of the model's library, or nothing.
+
+    Raises ConfigError for a run that is not done, ValueError for one without final weights.
     """
     path = Path(weights)
     if path.is_file():
         return WeightsFile(path)
     if (path / "status.json").is_file():
-        return final_weights(path)
-    if RUN_ID.fullmatch(weights):
-        outputs = Path(os.environ.get("LAB_OUTPUTS", "outputs"))
-        found = sorted(outputs.glob(f"**/*-{weights}/status.json"))
-        return final_weights(found[0].parent) if found else None
+        return final_weights_of(SavedRun(path))
+    if RUN_ID.fullmatch(weights) and (directory := find_run(path, outputs)):
+        return final_weights_of(SavedRun(directory))
     return None
 
 
-def final_weights(directory: Path) -> WeightsFile:
-    """The weights that were scored at the run's end: the best ones, or the last."""
-    import yaml
-
-    try:
-        status = json.loads((directory / "status.json").read_bytes())
-        state, sealed = status["state"], status.get("sealed", {})
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"weights={directory}: its status.json is damaged; give a checkpoint of it") from error
-    if state != "done":
-        raise ValueError(
-            f"weights={directory} is a run that is {state}, not done; the command that started it goes on "
-            f"with it, or give a checkpoint of it, such as {directory}/checkpoints/last.pt"
-        )
-    final = yaml.safe_load((directory / "config.yaml").read_text())["final"]
-    name = "checkpoints/best.pt"
-    if final != "best" or not (directory / name).is_file():  # without a validation set nothing is best
-        name = "checkpoints/last.pt"
+def final_weights_of(run: SavedRun) -> WeightsFile:
+    run.check_done()
+    name = run.final_weights.relative_to(run.directory).as_posix()
+    sealed = run.status.get("sealed", {})
     if name not in sealed:
-        raise ValueError(f"weights={directory}: {name} was not there when the run was done; give a checkpoint's path")
-    return WeightsFile(directory / name, sealed[name])
+        raise ValueError(f"{run.directory}: {name} was not there when the run was done; give a checkpoint's path")
+    return WeightsFile(run.final_weights, sealed[name])

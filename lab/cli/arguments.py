@@ -1,0 +1,29 @@
+"""Arguments of the commands that read runs: which run, and where runs lie."""
+
+import argparse
+from pathlib import Path
+
+from lab.config.outputs import split_outputs
+from lab.errors import ConfigError
+from lab.runs.ledger import find_run
+from lab.runs.saved_run import SavedRun
+
+RUN_HELP = "a run's directory, or the first characters of its id, 4 at least"
+
+
+def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The parsed arguments, and in `outputs` the folder of runs, which `paths.outputs=DIR` moves in every command."""
+    outputs, rest = split_outputs(arguments)
+    parsed = parser.parse_intermixed_args(rest)
+    parsed.outputs = outputs
+    return parsed
+
+
+def read_run(path_or_id: Path, outputs: Path) -> SavedRun:
+    """The run that is meant. Raises ConfigError where there is none."""
+    directory = find_run(path_or_id, outputs)
+    if directory is None:
+        is_folder = path_or_id.is_dir()
+        hint = f"it is a folder of runs: lab ls {path_or_id}" if is_folder else f"lab ls lists those of {outputs}"
+        raise ConfigError(f"no run {path_or_id}; {hint}")
+    return SavedRun(directory)
