@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 READ_WHOLE = 2**30  # bytes of a data set up to which all of its content counts
-
-
 SAMPLE = 2**16  # bytes at either end of each file that count above that
 
 
@@ -21,14 +19,14 @@ def digest(*parts: str | bytes) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Of the names and the content below `path`; of files that are more than READ_WHOLE bytes together, of their
-    names, sizes and both ends."""
-    found = sorted(files_below(path)) if path.is_dir() else [path]
-    sizes = [file.stat().st_size for file in found]
-    whole = sum(sizes) <= READ_WHOLE
+    """A hash of the names and the contents of the files at or below `path`. Of a set of more than READ_WHOLE bytes the
+    names, the sizes and both ends of each file count."""
+    files = sorted(files_below(path)) if path.is_dir() else [path]
+    sizes = [file.stat().st_size for file in files]
+    read_whole = sum(sizes) <= READ_WHOLE
     parts: list[str | bytes] = []
-    for file, size in zip(found, sizes, strict=True):
-        parts += [file.relative_to(path).as_posix(), str(size), content_digest(file, size, whole)]
+    for file, size in zip(files, sizes, strict=True):
+        parts += [file.relative_to(path).as_posix(), str(size), content_digest(file, size, read_whole)]
     return digest(*parts)
 
 
@@ -37,9 +35,9 @@ def files_below(path: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names)
 
 
-def content_digest(file: Path, size: int, whole: bool) -> bytes:
+def content_digest(file: Path, size: int, read_whole: bool) -> bytes:
     with open(file, "rb") as handle:
-        if whole or size <= 2 * SAMPLE:
+        if read_whole or size <= 2 * SAMPLE:
             return hashlib.file_digest(handle, "sha256").digest()
         head = handle.read(SAMPLE)
         handle.seek(-SAMPLE, os.SEEK_END)

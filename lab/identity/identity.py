@@ -1,4 +1,4 @@
-"""A run's identity: what was asked for, with which code, on which data. No clock, no path, no host in it."""
+"""A run's identity: a hash of its config, its code and its data. No clock, no path and no host is part of it."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from lab import __version__
 from lab.config.check import target_nodes
 from lab.config.redact import names_secret
 from lab.config.settings import POLICY
+from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
 from lab.identity.source_code import collect_sources
 from lab.runs.weights_file import find_weights
@@ -30,19 +31,32 @@ PATH_KEY = re.compile(r"(^|_)(folder|dir|root|path|file|weights|adapter)$")
 @dataclass(frozen=True)
 class Identity:
     """config, code: hashes of the two.  files: the fingerprint of each file or folder that the config names, which the
-    config's hash covers."""
+    config's hash covers.  recipe: the config's hash without the seed; empty where it is not known.
+    """
 
     config: str
     code: str
     files: dict[str, str]
+    recipe: str = ""
 
     @property
     def id(self) -> str:
+        """8 characters that name the run."""
         return digest(self.config, self.code)[:8]
+
+    @property
+    def recipe_id(self) -> str:
+        """8 characters that runs have in common which differ in nothing but their seed."""
+        return digest(self.recipe, self.code)[:8]
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "Identity":
+        return cls(manifest["config"], manifest["code"], manifest["files"], manifest.get("recipe_config", ""))
 
 
 class Identifier:
-    """The identities of configs as the code and the data are when first met: each source and file is read once.
+    """Gives the identities of configs, with the code and the data as they are when first met: each source, each file
+    and each config is read once.
 
     sources: the content of each module that counts, by its name.
     """
@@ -50,52 +64,62 @@ class Identifier:
     def __init__(self) -> None:
         self.sources: dict[str, bytes] = {}
         self.fingerprint = cache(fingerprint)
-        self.code = cache(self.code_of)
+        self.code = cache(self.hash_code)
+        self.known: dict[str, Identity] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> Identity:
         """config: resolved, as plain values."""
-        files: dict[str, str] = {}
-        own = config.get("model", {})
-        if "weights" in own and config.get("weights") in (None, own["weights"]):  # said twice, by interpolation
-            config = {key: value for key, value in config.items() if key != "weights"}
-        canonical = json.dumps(self.stripped(config, (), files), sort_keys=True, ensure_ascii=True)
-        return Identity(digest(canonical), self.code(target_paths(config)), files)
+        key = json.dumps(config, sort_keys=True, default=str)
+        if key not in self.known:
+            self.known[key] = self.identify(config)
+        return self.known[key]
 
-    def hashes(self) -> dict[str, str]:
+    def identify(self, config: Mapping[str, Any]) -> Identity:
+        files: dict[str, str] = {}
+        stripped = self.strip(config, files)
+        canonical, recipe = (
+            json.dumps(part, sort_keys=True, ensure_ascii=True)
+            for part in (stripped, without_seed(stripped, config.get("seed")))
+        )
+        return Identity(digest(canonical), self.code(target_paths(config)), files, digest(recipe))
+
+    def source_hashes(self) -> dict[str, str]:
         """The SHA-256 of each source that counted so far, for a CodeWatch."""
         return {name: hashlib.sha256(source).hexdigest() for name, source in self.sources.items()}
 
-    def code_of(self, targets: tuple[str, ...]) -> str:
-        """lab's version, and the sources outside installed packages that these targets import."""
+    def hash_code(self, targets: tuple[str, ...]) -> str:
+        """A hash of lab's version and of the sources outside installed packages that these targets import."""
         sources: dict[str, bytes] = {}
         for target in [*targets, "lab.train.loop"]:
             collect_sources(target, sources)
         self.sources |= sources
         return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
 
-    def stripped(self, value: Any, path: tuple[str, ...], files: dict[str, str]) -> Any:
-        """The config without bookkeeping and secrets, a path to something that exists replaced by what lies there."""
-        if isinstance(value, Mapping):
-            # what its publisher's hash checks when it is downloaded is the same before and after
-            fetched = {"folder"} if path == ("data",) and value.get("download") else set()
-            return {
-                key: "fetched" if key in fetched else self.stripped(part, (*path, key), files)
-                for key, part in value.items()
-                if (*path, key) not in BOOKKEEPING and not names_secret(str(key), part)
-            }
-        if isinstance(value, list):
-            return [self.stripped(part, path, files) for part in value]
-        if isinstance(value, str) and path[-1] == "weights" and (file := weights_path(value)):
-            files[value] = self.fingerprint(file)
-            return f"file:{files[value]}"
-        if isinstance(value, str) and is_path(value, path):
-            files[value] = self.fingerprint(Path(value))
-            return f"file:{files[value]}"
-        return value
+    def strip(self, config: Mapping[str, Any], files: dict[str, str]) -> dict[str, Any]:
+        """The config without bookkeeping and secrets, each path to something that exists replaced by a hash of its
+        content.  files: takes the hashes, by path."""
+        outputs = Path(str(config.get("paths", {}).get("outputs", "outputs")))
+        model = config.get("model", {})
+        if "weights" in model and config.get("weights") in (None, model["weights"]):  # one value, interpolated
+            config = {key: value for key, value in config.items() if key != "weights"}
 
+        def strip_value(value: Any, path: tuple[str, ...]) -> Any:
+            if isinstance(value, Mapping):
+                # the publisher's hash checks a download, so that its content is the same before and after
+                fetched = {"folder"} if path == ("data",) and value.get("download") else set()
+                return {
+                    key: "fetched" if key in fetched else strip_value(part, (*path, key))
+                    for key, part in value.items()
+                    if (*path, key) not in BOOKKEEPING and not names_secret(str(key), part)
+                }
+            if isinstance(value, list):
+                return [strip_value(part, path) for part in value]
+            if isinstance(value, str) and (file := file_meant(value, path, outputs)):
+                files[value] = self.fingerprint(file)
+                return f"file:{files[value]}"
+            return value
 
-def identify(config: Mapping[str, Any]) -> Identity:
-    return Identifier()(config)
+        return strip_value(config, ())
 
 
 def is_bookkeeping(key: str) -> bool:
@@ -108,15 +132,23 @@ def target_paths(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({str(node["_target_"]) for _, node in target_nodes(config, ())}))
 
 
-def is_path(value: str, path: tuple[str, ...]) -> bool:
-    looks = PATH_KEY.search(path[-1]) or "/" in value or Path(value).suffix
-    return len(path) > 1 and bool(value and looks) and Path(value).exists()
+def without_seed(value: Any, seed: Any) -> Any:
+    """The nest without the keys named `seed` that have the value of the run's seed: itself and what interpolates it."""
+    if isinstance(value, Mapping):
+        return {key: without_seed(part, seed) for key, part in value.items() if not (key == "seed" and part == seed)}
+    return [without_seed(part, seed) for part in value] if isinstance(value, list) else value
 
 
-def weights_path(weights: str) -> Path | None:
-    """The file that is loaded: of a run, that of its final weights. None where there is none, or none yet."""
-    try:
-        found = find_weights(weights)
-    except ValueError:  # the run is not done; building the model says so
-        return None
-    return found.file if found else None
+def file_meant(value: str, path: tuple[str, ...], outputs: Path) -> Path | None:
+    """The file or folder that a value of the config means; None where it means none.
+
+    path: of the value in the config.  outputs: the folder in which runs are looked up by their id.
+    """
+    if path[-1] == "weights":
+        try:
+            if weights := find_weights(value, outputs):
+                return weights.path
+        except (LabError, ValueError):  # the run is not done, which building the model reports
+            pass
+    looks_like_path = PATH_KEY.search(path[-1]) or "/" in value or Path(value).suffix
+    return Path(value) if len(path) > 1 and value and looks_like_path and Path(value).exists() else None

@@ -1,6 +1,5 @@
-"""What a run was asked for with, as plain values, and what its directory is called."""
+"""Where a run is written: `<outputs>/runs/<experiment>/<slug>-<id8>`."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,59 +12,45 @@ from lab.identity.identity import is_bookkeeping
 from lab.record.files import slugify
 from lab.record.status import is_done
 
-RUN_NAME = re.compile(r"-[0-9a-f]{8}$")
 NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
-AGAIN_NAME = re.compile(r"-again\d+-[0-9a-f]{8}$")
 
 
-def runs_folder(asked: ComposedConfig) -> Path:
-    outputs = asked.config["paths"]["outputs"]
+def outputs_of(composed: ComposedConfig) -> Path:
+    outputs = composed.config["paths"]["outputs"]
     if not isinstance(outputs, str) or not outputs:
         raise ConfigError(f"paths.outputs={outputs!r} is no folder; give paths.outputs=... or LAB_OUTPUTS=...")
-    return Path(outputs) / "runs"
+    return Path(outputs)
 
 
-def run_directory(asked: ComposedConfig, identity: str, there: Mapping[str, Path]) -> Path:
-    """`<outputs>/runs/<experiment>/<slug>-<id8>`, or where a run of this identity already lies; with again=true the
+def runs_folder(composed: ComposedConfig) -> Path:
+    return outputs_of(composed) / "runs"
+
+
+def run_directory(composed: ComposedConfig, identity: str, existing: Mapping[str, Path]) -> Path:
+    """Where a run of this identity already lies, else `<outputs>/runs/<experiment>/<slug>-<id8>`; with again=true the
     next one that is not done.
 
-    identity: 8 characters.  there: as `directories` gives it.
+    identity: 8 characters.  existing: the runs there are, as `lab.runs.ledger.runs_by_id` gives them.
     """
-    base = runs_folder(asked) / asked.experiment / run_slug(asked)
+    base = runs_folder(composed) / composed.experiment / run_slug(composed)
     directory = base.with_name(f"{base.name}-{identity}")
-    if not asked.config.get("again"):
-        return there.get(identity, directory)
-    again = 1
+    if not composed.config.get("again"):
+        return existing.get(identity, directory)
+    number = 1
     while is_done(directory):
-        again += 1
-        directory = base.with_name(f"{base.name}-again{again}-{identity}")
+        number += 1
+        directory = base.with_name(f"{base.name}-again{number}-{identity}")
     return directory
 
 
-def runs_by_id(runs: Path) -> dict[str, Path]:
-    """The run directories below `runs` by their identity, whatever they were asked for with; those of again=true are
-    left out."""
-    found: dict[str, Path] = {}
-    try:
-        folders = sorted((entry for entry in os.scandir(runs) if entry.is_dir()), key=lambda entry: entry.name)
-    except OSError:
-        return found
-    for entry in folders:
-        if not RUN_NAME.search(entry.name):
-            found |= runs_by_id(Path(entry.path))
-        elif not AGAIN_NAME.search(entry.name):
-            found.setdefault(entry.name[-8:], Path(entry.path))
-    return found
-
-
-def run_slug(asked: ComposedConfig) -> str:
-    """What makes this run another than its neighbours: data and model, then what was overridden, by its last name."""
-    choices = asked.choices
-    named = ("experiment",) if choices.get("experiment") else ("data", "model")
-    given = {split_override(override)[0]: override for override in asked.overrides}
-    named += tuple(key for key in given if is_secret(given[key]) or is_bookkeeping(key))
+def run_slug(composed: ComposedConfig) -> str:
+    """What distinguishes this run from its neighbours: data and model, then what was overridden, by its last name."""
+    choices = composed.choices
+    overrides = {split_override(override)[0]: override for override in composed.overrides}
+    left_out = {"experiment"} if choices.get("experiment") else {"data", "model"}
+    left_out |= {key for key, override in overrides.items() if is_secret(override) or is_bookkeeping(key)}
     parts = [] if choices.get("experiment") else [str(choices.get("data")), str(choices.get("model"))]
-    parts += [short_override(override) for key, override in given.items() if key not in named]
+    parts += [short_override(override) for key, override in overrides.items() if key not in left_out]
     return slugify("_".join(parts)) or "default"
 
 
