@@ -1,130 +1,112 @@
-"""The life of one run: asked for, checked, built, owned, trained, sealed. Torch is imported only where a run is new."""
+"""One run in this process: built, tried, held, trained and sealed. Torch is imported only where a run is new."""
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.config.composed import ComposedConfig
-from lab.errors import Diverged
-from lab.execution.manifest import build_manifest, end_segment, hparams_row, mark_inexact, write_config
-from lab.execution.outcome import Outcome, RunOptions, describe_error, finished_outcome, write_traceback
+from lab.errors import Stopped
+from lab.execution.manifest import build_manifest, hparams_row, write_config
+from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
-from lab.record.files import lock_directory, read_json, remove_partial_files, write_json
-from lab.record.status import hash_sealed_files, write_status
+from lab.record.files import lock_directory, read_json
+from lab.runs.saved_run import SavedRun
 from lab.text import join_names
 
 if TYPE_CHECKING:
+    from lab.build.dry_run import DryRun
     from lab.run import Run
 
 
-def run_in_process(asked: ComposedConfig, identity: Identity, directory: Path, terms: RunOptions) -> Outcome:
-    """Do the run in this process; raises as `do`."""
+def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions) -> Outcome:
+    """Bring the run to its end in this process; raises as `lab.execution.run_job.run_job`."""
     from lab.build.build import build
     from lab.build.dry_run import dry_run
 
-    restore_threads(asked, directory)
-    run = build(asked.config)
-    batch = dry_run(run)
+    restore_threads(composed, directory)
+    run = build(composed.config)
+    trial = dry_run(run)
     with lock_directory(directory):
-        # another process may have done it since
-        return finished_outcome(identity, directory) or train_and_record(run, batch, asked, identity, directory, terms)
+        # another process may have finished it since
+        outcome = finished_outcome(identity, SavedRun(directory))
+        return outcome or train_and_record(run, trial, composed, identity, directory, options)
 
 
-def restore_threads(asked: ComposedConfig, directory: Path) -> None:
-    """A run that goes on has as many threads as when it began: another number adds up in another order."""
+def restore_threads(composed: ComposedConfig, directory: Path) -> None:
+    """Give a resumed run as many threads as it began with: another number of threads adds up in another order."""
     import torch
 
-    before = read_json(directory / "manifest.json", {}).get("segments", [])
-    if before and asked.config["hardware"].get("threads") is None:
-        torch.set_num_threads(before[0]["threads"])
+    segments = read_json(directory / "manifest.json", {}).get("segments", [])
+    if segments and composed.config["hardware"].get("threads") is None:
+        torch.set_num_threads(segments[0]["threads"])
 
 
 def train_and_record(
-    run: "Run", batch: Any, asked: ComposedConfig, identity: Identity, directory: Path, terms: RunOptions
+    run: "Run",
+    trial: "DryRun",
+    composed: ComposedConfig,
+    identity: Identity,
+    directory: Path,
+    options: RunOptions,
 ) -> Outcome:
-    """Train the run and leave its end in status.json, whatever that end is."""
-    from lab.errors import Stopped
+    """Train the run and record how it ends. Raises KeyboardInterrupt alone."""
+    from lab.record.recording import describe_error, recording
 
-    started = time.time()
-    for folder in (directory, directory / "checkpoints"):
-        remove_partial_files(folder)
-    write_config(asked, directory)
-    write_json(directory / "manifest.json", build_manifest(run, asked, identity, directory, started, terms.around))
-    write_status(directory, "running", id=identity.id, started=started, step_timeout=terms.pulse.step_timeout)
-    finish = partial(write_status, directory, id=identity.id, started=started)
-    error_file = directory / "error.txt"  # of an earlier try, or of this one's crash
+    write_config(composed, directory)
+    manifest = build_manifest(run, trial.monitor, composed, identity, directory, options.environment)
     try:
-        with terms.pulse.watch(error_file), log_to_file(directory):
-            results = train_with_oom_retry(run, batch, asked, directory, terms)
-        end_segment(directory)
-        write_json(directory / "results.json", results)
-        finish("done", ended=time.time(), sealed=hash_sealed_files(directory))
+        with recording(directory, manifest, options.stop) as finish:
+            results = train_with_oom_retry(run, trial, composed, directory, options)
+            finish(results)
         return Outcome(directory, "done", results)
     except KeyboardInterrupt:
-        end_segment(directory)
-        finish("interrupted", ended=time.time(), reason="keyboard")
         raise
-    except Stopped as stop:
-        end_segment(directory)
-        finish("interrupted", ended=time.time(), reason=str(stop))
-        return Outcome(directory, "interrupted", {}, error=str(stop))
-    except BaseException as error:  # SystemExit as well: one bad run never stops a sweep
-        state = "diverged" if isinstance(error, Diverged) else "failed"
-        said, outside = describe_error(error)
-        outcome = Outcome(directory, state, {}, error=said, outside=outside)
-        write_traceback(error_file, error)
-        with suppress(OSError):  # that nobody holds a run that says it is running tells as much
-            finish(state, ended=time.time(), error=said, outside=outside, traceback=error_file.name)
-        return outcome
-
-
-@contextmanager
-def log_to_file(directory: Path) -> Iterator[None]:
-    """What is logged meanwhile goes to run.log too."""
-    log = logging.FileHandler(directory / "run.log")
-    logging.getLogger().addHandler(log)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(log)
-        log.close()
+    except Stopped as stopped:
+        return Outcome(directory, "interrupted", error=str(stopped), pruned=options.stop.pruned)
+    except BaseException as error:
+        message, outside = describe_error(error)
+        state = read_json(directory / "status.json", {}).get("state")
+        return Outcome(directory, "diverged" if state == "diverged" else "failed", error=message, outside=outside)
 
 
 def train_with_oom_retry(
-    run: "Run", batch: Any, asked: ComposedConfig, directory: Path, terms: RunOptions
+    run: "Run", trial: "DryRun", composed: ComposedConfig, directory: Path, options: RunOptions
 ) -> dict[str, float]:
-    """With oom=shrink, a run that memory does not suffice for goes on from its checkpoint with half the micro-batch."""
+    """Train the run. With oom=shrink, a run that runs out of memory continues from its checkpoint with half the
+    micro-batch."""
     from lab.build.build import build
     from lab.hardware import is_out_of_memory
+    from lab.record.run_facts import mark_inexact
     from lab.train.micro_batches import half_micro_batch
 
     while True:
         try:
-            return train_run(run, batch, asked, directory, terms)
+            return train_run(run, trial, composed, directory, options)
         except BaseException as error:
-            if asked.config["oom"] != "shrink" or not is_out_of_memory(error):
+            if composed.config["oom"] != "shrink" or not is_out_of_memory(error):
                 raise
-            micro = half_micro_batch(batch, run.hardware.micro_batch)
-            if micro is None:
+            micro_batch = half_micro_batch(run, trial.batch)
+            if micro_batch is None:
                 raise
-            said = f"micro-batch {micro}, memory did not suffice for more"
-        release_memory(run)  # whoever called still holds it, and memory is short
-        run = build({**asked.config, "hardware": {**asked.config["hardware"], "micro_batch": micro}})
-        mark_inexact(directory, said)
-        logging.getLogger(__name__).warning("%s: %s", directory, said)
+        release_memory(run)  # the caller still holds it, and memory is short
+        hardware = {**composed.config["hardware"], "micro_batch": micro_batch}
+        run = build({**composed.config, "hardware": hardware})
+        message = f"micro-batch {micro_batch}, memory did not suffice for more"
+        mark_inexact(directory, message)
+        logging.getLogger(__name__).warning("%s: %s", directory, message)
 
 
 def release_memory(run: "Run") -> None:
     run.model.to("meta")
-    run.regularize.scored(run.model).to("meta")
+    run.regularize.model_to_score(run.model).to("meta")
     run.optimizer.state.clear()
 
 
-def train_run(run: "Run", batch: Any, asked: ComposedConfig, directory: Path, terms: RunOptions) -> dict[str, float]:
+def train_run(
+    run: "Run", trial: "DryRun", composed: ComposedConfig, directory: Path, options: RunOptions
+) -> dict[str, float]:
+    """Train and score the run, with its progress shown and its files written."""
     from lab.build.build import instantiate
     from lab.record.console import Console
     from lab.record.record import Record
@@ -132,36 +114,37 @@ def train_run(run: "Run", batch: Any, asked: ComposedConfig, directory: Path, te
     from lab.train.profile import train_with_profiler
 
     def introduce(record: Record) -> None:
-        record.writer.hparams(directory.name[-8:], hparams_row(asked))
-        record.inputs(batch)
+        record.writer.hparams(directory.name[-8:], hparams_row(composed))
+        record.show_batch(run, trial.batch)
 
-    with (terms.show or Console)(run.cadence.steps) as console:
-        if not terms.show:
-            if loaded := vars(run.model).get("loaded"):
-                console.note(f"weights: {loaded}")
-            for line in describe_groups(asked, directory, run.cadence.epoch(run.cadence.steps)):
+    with (options.progress or Console)(run.cadence.steps) as console:
+        if not options.progress:
+            for line in introduction(run, composed, directory):
                 console.note(line)
-            if left := frozen_at_random(run):
-                console.note(f"  frozen at a random start: {join_names(left)}")
-        record = Record(directory, console, instantiate(asked.config, "logger"), introduce)
+        record = Record(directory, console, instantiate(composed.config, "logger"), introduce)
         try:
-            trainer = partial(train_with_profiler, directory=directory) if asked.config.get("profile") else train
-            return execute(run, record, trainer, terms.pulse)
+            trainer = partial(train_with_profiler, directory=directory) if composed.config.get("profile") else train
+            return execute(run, record, trainer, options.stop)
         finally:
             record.close()
 
 
+def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:
+    """What a person is told before the first step: where the weights come from, and what is trained."""
+    from lab.finetune.groups import format_groups
+
+    manifest = read_json(directory / "manifest.json")
+    lines = format_groups(manifest["groups"], manifest["parameters"], run.cadence.epoch(run.cadence.steps))
+    lines[0] = f"finetune_strategy={composed.choices.get('finetune_strategy')} {lines[0]}"
+    if loaded := vars(run.model).get("loaded"):
+        lines.insert(0, f"weights: {loaded}")
+    if parameters := frozen_at_random(run):
+        lines.append(f"  frozen at a random start: {join_names(parameters)}")
+    return lines
+
+
 def frozen_at_random(run: "Run") -> list[str]:
-    """What the weights lack and the strategy does not train: a choice, or a slip."""
+    """Parameters that the weights lack and the strategy does not train: a choice, or a slip."""
     trained = {id(p) for p in run.trainable}
     new = getattr(run.model, "new_parameters", ())
     return [name for name, p in run.model.named_parameters() if name in new and id(p) not in trained]
-
-
-def describe_groups(asked: ComposedConfig, directory: Path, epochs: float) -> list[str]:
-    """What the strategy trains, in a line each group."""
-    from lab.finetune.groups import format_groups
-
-    found = read_json(directory / "manifest.json")
-    first, *groups = format_groups(found["groups"], found["parameters"], epochs)
-    return [f"finetune_strategy={asked.choices.get('finetune_strategy')} {first}", *groups]

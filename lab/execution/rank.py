@@ -1,4 +1,4 @@
-"""One of a run's processes, a rank: the first does what a run alone would, the others take part in silence."""
+"""One rank of a distributed run. Rank 0 writes the run directory; the others train without writing."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -14,141 +14,160 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.composed import ComposedConfig
-from lab.errors import ConfigError, Refused, RunInUse
-from lab.execution.in_process import run_in_process
-from lab.execution.outcome import Outcome, RunOptions, describe_error
+from lab.errors import ConfigError, Diverged, LabError, Refused, RunInUse, Stopped
+from lab.execution.in_process import restore_threads, run_in_process
+from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
-from lab.execution.stop import StopSignal
 from lab.identity.identity import Identity
+from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
 
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+# the texts of torch.distributed's errors where another rank has gone
+LOST_PEER_TEXTS = ("gloo", "NCCL", "DistBackendError", "DistNetworkError")
 
 
 @dataclass(frozen=True)
 class RankSpec:
-    """What every rank is told.
+    """What every rank of a run is given.
 
-    number: of ranks.  threads: of each, where the config does not say.  shown: whether progress is told, not shown.
-    scratch: a folder for what a crash leaves.
+    world_size: number of ranks.  threads: CPU threads of each rank, where the config does not say.  environment: for
+    the manifest.  relay_progress: send progress to the parent instead of drawing it.  scratch: folder for what a crash
+    leaves and for the ranks' rendezvous.
     """
 
-    asked: ComposedConfig
+    composed: ComposedConfig
     identity: Identity
     directory: Path
-    number: int
+    world_size: int
     threads: int
-    around: Mapping[str, Any]
-    shown: bool
+    environment: Mapping[str, Any]
+    relay_progress: bool
     step_timeout: float | None
     scratch: Path
+
+    def crash_file(self, rank: int) -> Path:
+        return self.scratch / f"rank {rank}"
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """The last that a rank tells: how it ended, or the exception that is the caller's affair.  trace: its traceback."""
+    """The last message of a rank: how the run ended for it, or an error that is the caller's to handle.
 
-    outcome: Outcome | Exception
+    trace: the traceback of what failed.  lost_peer: whether it failed because another rank had gone.  time: seconds
+    since the epoch.
+    """
+
+    outcome: Outcome | LabError
     trace: str = ""
+    lost_peer: bool = False
     time: float = field(default_factory=time.time)
 
     @property
     def failed(self) -> bool:
-        return isinstance(self.outcome, Outcome) and self.outcome.state in ("failed", "diverged")
-
-    @property
-    def for_want_of_others(self) -> bool:
-        """Whether it failed as another rank had gone."""
-        said = str(self.outcome.error if isinstance(self.outcome, Outcome) else self.outcome)
-        return any(name in said for name in ("gloo", "NCCL", "DistBackendError", "DistNetworkError"))
+        return isinstance(self.outcome, LabError) or self.outcome.state in ("failed", "diverged")
 
 
-def run_rank(order: RankSpec, channels: Sequence[Connection]) -> None:
-    """A rank's whole life. Exits with 1 where it failed, which ends the others."""
-    rank = int(os.environ["RANK"])
-    for number, channel in enumerate(channels):
-        if number != rank:
-            channel.close()
-    channel = channels[rank]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's goes to who launched, who tells
-    pulse = AgreedStop(order.step_timeout)
-    threading.Thread(target=listen_for_stop, args=(channel, pulse), daemon=True).start()
-    with pulse.signals():
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        channel.send(("here", rank, os.getpid()))
-        word = compute_result(order, rank, channel, pulse)
-        channel.send(("word", rank, word))
+def run_rank(channel: Connection, rank: int, spec: RankSpec) -> None:
+    """The whole life of a rank's process: begins with STOP_SIGNALS and Ctrl-C blocked, exits with 1 where it failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which sends the wish to stop
+    stop = AgreedStop(watchdog=Watchdog(spec.step_timeout))
+    threading.Thread(target=listen_for_stop, args=(channel, stop), daemon=True).start()
+    with stop.signals():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *STOP_SIGNALS})
+        result = compute_result(spec, rank, channel.send, stop)
+        channel.send(("result", result))
     sys.stdout.flush()
     sys.stderr.flush()
-    if word.failed or isinstance(word.outcome, Exception):
-        os._exit(1)  # not held up by collectives that never end
+    if result.failed:
+        os._exit(1)  # collectives that never end would hold an orderly exit up
     from lab.distributed.collectives import leave_process_group
 
     leave_process_group()
 
 
-def listen_for_stop(channel: Connection, pulse: StopSignal) -> None:
-    """Take the wish to stop, while the main thread trains. A rank does not outlive who launched it."""
+def listen_for_stop(channel: Connection, stop: StopSignal) -> None:
+    """Take the wish to stop while the main thread trains. A rank does not outlive its parent."""
     with suppress(EOFError, OSError):
         while True:
-            pulse.stop(channel.recv())
+            reason, pruned = channel.recv()
+            stop.stop(reason, pruned)
     os._exit(1)
 
 
-def compute_result(order: RankSpec, rank: int, channel: Connection, pulse: StopSignal) -> RankResult:
+def compute_result(spec: RankSpec, rank: int, send: Callable[[Any], None], stop: StopSignal) -> RankResult:
+    from lab.record.recording import describe_error
+
+    def relay(message: tuple[Any, ...]) -> None:
+        with suppress(OSError):  # the parent has gone, which `listen_for_stop` handles
+            send(message)
+
+    try:
+        join_process_group(spec, rank)
+        if rank:
+            return RankResult(run_silent_rank(spec, rank, stop))
+        progress = (lambda steps: PipeProgress(relay, steps)) if spec.relay_progress else None
+        options = RunOptions(stop, progress, spec.environment, is_checked=True)
+        return judge_result(run_in_process(spec.composed, spec.identity, spec.directory, options))
+    except (ConfigError, Refused, RunInUse) as error:
+        return RankResult(error, lost_peer=is_lost_peer(str(error)))
+    except BaseException as error:
+        message, outside = describe_error(error)
+        state = "diverged" if isinstance(error, Diverged) else "failed"
+        trace = "".join(traceback.format_exception(error))
+        return judge_result(Outcome(spec.directory, state, error=message, outside=outside), trace)
+
+
+def judge_result(outcome: Outcome, trace: str = "") -> RankResult:
+    return RankResult(outcome, trace, is_lost_peer(str(outcome.error)))
+
+
+def is_lost_peer(message: str) -> bool:
+    return any(text in message for text in LOST_PEER_TEXTS)
+
+
+def join_process_group(spec: RankSpec, rank: int) -> None:
+    """Set this process up as a rank. The ranks meet in a file: a TCP store would listen to every network."""
     import torch
     import torch.distributed as dist
 
-    try:
-        torch.set_num_threads(order.threads)
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(rank % torch.cuda.device_count())
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
-        backend, store = "cpu:gloo,cuda:nccl" if cuda else "gloo", f"file://{order.scratch}/store"
-        dist.init_process_group(backend, store, rank=rank, world_size=order.number)
-        show = (lambda steps: PipeProgress(channel, steps)) if order.shown else None
-        if rank:
-            return RankResult(run_silent_rank(order, rank, pulse))
-        terms = RunOptions(pulse, show, order.around, checked=True)
-        return RankResult(run_in_process(order.asked, order.identity, order.directory, terms))
-    except (ConfigError, Refused, RunInUse) as error:
-        return RankResult(error)
-    except BaseException as error:
-        said, outside = describe_error(error)
-        state = "diverged" if type(error).__name__ == "Diverged" else "failed"
-        outcome = Outcome(order.directory, state, {}, error=said, outside=outside)
-        return RankResult(outcome, "".join(traceback.format_exception(error)))
+    torch.set_num_threads(spec.threads)
+    has_cuda = torch.cuda.is_available()
+    if has_cuda:
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
+    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": spec.world_size, "LOCAL_WORLD_SIZE": spec.world_size}
+    os.environ.update({name: str(value) for name, value in world.items()})  # as torchrun sets them
+    backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
+    store = f"file://{spec.scratch}/store"
+    dist.init_process_group(backend, store, rank=rank, world_size=spec.world_size)
 
 
-def run_silent_rank(order: RankSpec, rank: int, pulse: StopSignal) -> Outcome:
-    """What a rank beside the first does: all that it does, but for the files."""
+def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
+    """Do what rank 0 does, but for the files."""
     from lab.build.build import build
     from lab.build.dry_run import dry_run
-    from lab.errors import Stopped
-    from lab.execution.in_process import restore_threads
     from lab.record.record import Record
     from lab.train.loop import execute
 
-    restore_threads(order.asked, order.directory)
-    run = build(order.asked.config)
+    restore_threads(spec.composed, spec.directory)
+    run = build(spec.composed.config)
     dry_run(run)
     try:
-        with pulse.watch(order.scratch / f"rank {rank}"):
-            execute(run, Record(order.directory, silent=True), pulse=pulse)
-    except Stopped as stop:
-        return Outcome(order.directory, "interrupted", {}, error=str(stop))
-    return Outcome(order.directory, "done", {})
+        with stop.watchdog.watch(spec.crash_file(rank)):
+            execute(run, Record(spec.directory, silent=True), stop=stop)
+    except Stopped as stopped:
+        return Outcome(spec.directory, "interrupted", error=str(stopped))
+    return Outcome(spec.directory, "done")
 
 
 class AgreedStop(StopSignal):
-    """A pulse that stops every rank after the same step: the first reason that any has is that of all."""
+    """Stops every rank after the same step: the first reason that any rank has is the reason of all."""
 
     def __call__(self, step: int) -> str | None:
         from lab.distributed.collectives import first_reason
 
         reason = super().__call__(step)
-        if step and (agreed := first_reason(reason)):  # 0 is told while a rank scores, which is no moment to agree
-            self.stop(agreed)  # where it was asked meanwhile, for its own reason
+        if step and (agreed := first_reason(reason)):  # step 0 is asked while a rank scores, where ranks cannot agree
+            self.stop(agreed)  # a rank that was asked meanwhile keeps its own reason
             return agreed
         return None

@@ -1,20 +1,23 @@
-"""Progress sent through a pipe to the process that shows it."""
+"""Progress of a run in another process, sent through a pipe to the process that shows it.
 
-from contextlib import suppress
-from multiprocessing.connection import Connection
+A worker of a sweep and a rank of a run send the same messages: ("begin", steps), ("advance", step, epoch, values),
+("line", step, epoch, values) and ("note", text).
+"""
+
+import time
+from collections.abc import Callable
 from typing import Any
+
+ADVANCE_EVERY = 0.25  # seconds between two messages of progress
 
 
 class PipeProgress:
-    """Progress, told to who launched."""
+    """Progress that is sent on.  send: takes one message, a tuple.  steps: the run's number of steps."""
 
-    def __init__(self, channel: Connection, steps: int):
-        self.channel = channel
-        self.tell("steps", steps)
-
-    def tell(self, *what: Any) -> None:
-        with suppress(OSError):  # nobody listens any more
-            self.channel.send(what)
+    def __init__(self, send: Callable[[tuple[Any, ...]], None], steps: int):
+        self.send = send
+        self.sent_at = 0.0  # on time.monotonic()'s clock
+        send(("begin", steps))
 
     def __enter__(self) -> "PipeProgress":
         return self
@@ -23,10 +26,13 @@ class PipeProgress:
         pass
 
     def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        self.tell("advance", step, epoch, values)
+        now = time.monotonic()
+        if now - self.sent_at > ADVANCE_EVERY:
+            self.sent_at = now
+            self.send(("advance", step, epoch, values))
 
     def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        self.tell("line", step, epoch, values)
+        self.send(("line", step, epoch, values))
 
     def note(self, text: str) -> None:
-        self.tell("note", text)
+        self.send(("note", text))

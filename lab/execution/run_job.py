@@ -7,23 +7,24 @@ from lab.config.check import check_config
 from lab.config.composed import ComposedConfig
 from lab.execution.in_process import run_in_process
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
-from lab.execution.rank_launcher import num_processes, run_in_ranks
+from lab.execution.rank_launcher import num_ranks, run_in_ranks
 from lab.identity.identity import Identity
+from lab.runs.saved_run import SavedRun
 
 
-def run_job(asked: ComposedConfig, identity: Identity, directory: Path, terms: RunOptions | None = None) -> Outcome:
+def run_job(
+    composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions | None = None
+) -> Outcome:
     """Bring the run in `directory` to its end, from its newest checkpoint where there is one; or find it done.
 
-    Raises ConfigError before anything has started, Refused where `directory` holds another run, Owned where another
+    Raises ConfigError before anything has started, Refused where `directory` holds another run, RunInUse where another
     process is at it, KeyboardInterrupt when it was interrupted and recorded as such.
     """
-    terms = terms or RunOptions()
-    if found := finished_outcome(identity, directory):
-        return found
-    place = directory.absolute()  # the run's code may change the working directory
-    if not terms.checked:
-        check_config(asked.config, str(asked.source))
-
-    several = num_processes(asked) > 1
-    outcome = (run_in_ranks if several else run_in_process)(asked, identity, place, terms)
-    return replace(outcome, directory=directory)
+    options = options or RunOptions()
+    if outcome := finished_outcome(identity, SavedRun(directory)):
+        return outcome
+    absolute = directory.absolute()  # the run's code may change the working directory
+    if not options.is_checked:
+        check_config(composed.config, str(composed.source))
+    run = run_in_ranks if num_ranks(composed) > 1 else run_in_process
+    return replace(run(composed, identity, absolute, options), directory=directory)

@@ -1,0 +1,71 @@
+"""A process that died and could not record it: how it ended, and the record that it could not write."""
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.execution.outcome import Outcome, finished_outcome
+from lab.identity.identity import Identity
+from lab.record.files import lock_directory
+from lab.record.status import describe_crash, read_status, write_status
+from lab.runs.saved_run import SavedRun
+
+
+@dataclass(frozen=True)
+class Death:
+    """message: how the run ended, in a line.  trace: what goes into its error.txt, beside the message.  outside: see
+    Outcome.  state: `failed` or `diverged`.
+    """
+
+    message: str
+    trace: str = ""
+    outside: bool = True
+    state: str = "failed"
+
+
+def describe_death(crash_files: Sequence[Path], exitcode: int | None, step_timeout: float | None) -> Death:
+    """How a process ended: what it left in one of `crash_files`, else what its exit code tells."""
+    for path in crash_files:
+        if message := describe_crash(path, step_timeout):
+            return Death(message, path.read_text(errors="replace"))
+    return Death(describe_exit(exitcode))
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """How a process ended, with the usual reason."""
+    if exitcode is None or exitcode >= 0:
+        return f"its process ended with exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    hint = {
+        "SIGKILL": "; if nobody did that, the kernel did for want of memory: lower data.batch_size, give "
+        "hardware.micro_batch=, or fewer hydra.launcher.workers",
+    }.get(name, "")
+    return f"its process was killed by {name}{hint}"
+
+
+def record_death(identity: Identity, directory: Path, death: Death, started: float | None = None) -> Outcome:
+    """Write down in the run's directory that it failed, unless it turns out to be done.
+
+    started: seconds since the epoch, where the directory does not tell.
+    Raises RunInUse where another process has the run.
+    """
+    error_file = directory / "error.txt"
+    with suppress(OSError), lock_directory(directory):  # on a full disk the outcome alone tells
+        run = SavedRun(directory)
+        if outcome := finished_outcome(identity, run):
+            return Outcome(directory, "done", outcome.results)
+        error_file.write_text(death.trace or death.message + "\n")
+        write_status(
+            directory,
+            death.state,
+            id=identity.id,
+            outside=death.outside,
+            started=read_status(directory).get("started", started),
+            ended=time.time(),
+            error=death.message,
+            traceback=error_file.name,
+        )
+    return Outcome(directory, death.state, error=death.message, outside=death.outside)

@@ -1,0 +1,97 @@
+"""What the manifest tells of a live run and of the processes that trained it, whoever described the run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.distributed.collectives import get_world_size
+from lab.finetune.groups import group_rows
+from lab.record.files import read_json, write_json
+from lab.record.status import SCHEMA as STATUS_SCHEMA
+from lab.run import Run
+from lab.seeding import STREAMS, stream_seed
+
+# the version of each file of a run directory; a reader refuses none, but can tell what it reads
+SCHEMAS = {
+    "manifest.json": 1,
+    "status.json": STATUS_SCHEMA,
+    "config.yaml": 1,
+    "metrics.jsonl": 1,
+    "results.json": 1,
+    "checkpoints": 1,
+}
+SEGMENT_FACTS = ("device", "processes", "threads", "torch", "cpu")  # those that decide about the last bits
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """seed and the seeds of its streams, numbers of parameters, the strategy's groups, the weights it started from."""
+    total = sum(p.numel() for p in run.model.parameters())
+    loaded = vars(run.model).get("loaded")
+    return {
+        "seed": run.seed,
+        "seeds": {name: stream_seed(run.seed, name) for name in STREAMS},
+        "parameters": total,
+        "trainable": sum(p.numel() for p in run.trainable),
+        "groups": group_rows(run.optimizer.param_groups, total),
+        "weights": asdict(loaded) if loaded else None,
+    }
+
+
+def describe_segments(
+    run: Run, earlier: Mapping[str, Any], environment: Mapping[str, Any], started: float
+) -> dict[str, Any]:
+    """The run's processes one after the other, of which this is the last, and whether the run will end in the bits of
+    an unbroken one: `exact`, and `inexact` with the reasons why not.
+
+    earlier: the manifest that the process before left; empty for a new run.  started: seconds since the epoch.
+    """
+    before = earlier.get("segments", [])
+    segment = {
+        "started": started,
+        "host": environment["host"],
+        "device": describe_device(run.hardware.device),
+        "processes": get_world_size(),
+        "threads": torch.get_num_threads(),
+        "torch": environment["packages"].get("torch"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    reason = why_inexact(run, before[-1], segment) if before else None
+    return {
+        "device": segment["device"],
+        "processes": segment["processes"],
+        "threads": segment["threads"],
+        "started": earlier.get("started", started),
+        "segments": [*before, segment],
+        **exactness(earlier, reason),
+    }
+
+
+def why_inexact(run: Run, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """What keeps a resumed run from ending in the same bits, from its last two segments; None where nothing does."""
+    reasons = [f"{name} {before.get(name)} then {now[name]}" for name in SEGMENT_FACTS if before.get(name) != now[name]]
+    if run.hardware.device != "cpu" and not run.hardware.deterministic:
+        reasons.append(f"resumed on {run.hardware.device} without hardware.deterministic=true")
+    if get_world_size() > 2:  # the sum of two gradients does not depend on which comes first
+        reasons.append(
+            f"resumed with {get_world_size()} processes, whose gradients add up in another order in a first step"
+        )
+    return "; ".join(reasons) or None
+
+
+def describe_device(device: str) -> str:
+    """The device with the name of its model, where torch knows it."""
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else device
+
+
+def exactness(earlier: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+    reasons = [*earlier.get("inexact", []), *([reason] if reason else [])]
+    return {"exact": not reasons, "inexact": reasons}
+
+
+def mark_inexact(directory: Path, reason: str) -> None:
+    """Note in the manifest that the run will not end in the bits of an unbroken one."""
+    manifest = read_json(directory / "manifest.json")
+    write_json(directory / "manifest.json", {**manifest, **exactness(manifest, reason)})
