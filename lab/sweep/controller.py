@@ -1,42 +1,52 @@
-"""A sweep under way: jobs go to workers as slots fall free, each ending is kept, and no run feels another."""
+"""A sweep under way: groups of jobs go to workers as slots fall free, each ending is kept, and no run harms another."""
 
-import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lab.config.settings import Policy
-from lab.errors import Refused, RunInUse
-from lab.execution.outcome import Outcome, describe_exit, finished_outcome
-from lab.execution.stop import StopSignal
+from lab.errors import LabError, RunInUse
+from lab.execution.dead_process import Death, describe_death, record_death
+from lab.execution.outcome import Outcome, finished_outcome, saved_outcome
 from lab.identity.source_code import CodeWatch
-from lab.record.files import is_locked, lock_directory, read_json
-from lab.record.status import describe_crash, is_done, read_status, write_status
-from lab.sweep.plan import Job, Plan, job_results, job_status, link_run, needs_run
+from lab.record.files import is_locked, read_json
+from lab.record.status import is_done
+from lab.runs.saved_run import SavedRun
+from lab.sweep.plan import Job, Plan, job_status, link_run, needs_run
 from lab.sweep.pool import Event, Pool
+from lab.train.stop import StopSignal
 
-POLL_SECONDS = 0.2  # seconds between two looks at signals, time limits and other owners
+POLL_SECONDS = 0.2  # between two looks at signals, time limits and other processes' runs
+
+Group = Sequence[Job]  # jobs that one worker does as one piece of work; of length one for now
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The wish to stop a run.  pruned: whether the run does not look promising to a search."""
+
+    reason: str
+    pruned: bool = True
 
 
 class Source(Protocol):
-    """Where the next job comes from."""
+    """Where the next group of jobs comes from."""
 
-    def next(self) -> Job | None:
-        """None where there is none now; after an ending there may be."""
+    def next(self) -> Group | None:
+        """None where there is none now; after a job has ended there may be one."""
         ...
 
-    def scored(self, job: Job, step: int, scores: Mapping[str, float], /) -> str | None:
-        """A reason to stop the job, or None."""
+    def on_scores(self, job: Job, step: int, scores: Mapping[str, float], /) -> Stop | None:
+        """Take a running job's scores. Gives a reason to stop it, or None."""
         ...
 
-    def ended(self, job: Job, outcome: Outcome, /) -> None: ...
+    def on_ended(self, job: Job, outcome: Outcome, /) -> None: ...
 
 
 class View(Protocol):
-    """Who watches."""
+    """What shows a sweep to a person."""
 
     def started(self, job: Job, /) -> None: ...
     def progress(self, job: Job, step: int, steps: int, values: Mapping[str, float], /) -> None: ...
@@ -45,189 +55,181 @@ class View(Protocol):
 
 
 class FixedJobs:
-    """The jobs of a list, in order."""
+    """The jobs of a list, in order, each a group of its own."""
 
     def __init__(self, jobs: Sequence[Job]):
         self.jobs = deque(jobs)
 
-    def next(self) -> Job | None:
-        return self.jobs.popleft() if self.jobs else None
+    def next(self) -> Group | None:
+        return (self.jobs.popleft(),) if self.jobs else None
 
-    def scored(self, job: Job, step: int, scores: Mapping[str, float]) -> str | None:
+    def on_scores(self, job: Job, step: int, scores: Mapping[str, float]) -> Stop | None:
         return None
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def on_ended(self, job: Job, outcome: Outcome) -> None:
         pass
 
 
 class SweepController:
-    """outcomes: of the jobs that ended, by number.  reason: why no more are started, where that is so.  changed: the
-    modules that changed below it.
+    """outcomes: how the jobs ended, by their numbers.  reason: why no more jobs are started, or None.  changed: the
+    modules whose source changed since the sweep was planned.
     """
 
     def __init__(
-        self, sweep: Path, source: Source, pool: Pool, policy: Policy, view: View, code: CodeWatch, pulse: StopSignal
+        self,
+        sweep: Path,
+        source: Source,
+        pool: Pool,
+        policy: Policy,
+        view: View,
+        code: CodeWatch,
+        stop_signal: StopSignal,
     ):
         self.sweep, self.source, self.pool, self.policy, self.view = sweep, source, pool, policy, view
-        self.code, self.pulse = code, pulse
+        self.code, self.stop_signal = code, stop_signal
         self.outcomes: dict[int, Outcome] = {}
-        self.again: deque[Job] = deque()  # to be tried once more
-        self.elsewhere: list[Job] = []  # another process is at them
-        self.tries: Counter[int] = Counter()
+        self.retries: deque[Group] = deque()  # to be started before the source is asked
+        self.in_use: list[Job] = []  # another process is at them
+        self.attempts: Counter[int] = Counter()
+        self.steps: dict[int, int] = {}  # of the running jobs, the number of their steps
         self.reason: str | None = None
         self.changed: list[str] = []
 
     def run(self) -> None:
+        """Do what the source gives, until it gives no more or the sweep is stopped."""
         while True:
-            if reason := self.pulse(0):
+            if reason := self.stop_signal(0):
                 self.stop(reason)
-            self.fill()
-            if not self.pool.busy and (self.reason or not (self.again or self.elsewhere)):
+            self.fill_slots()
+            if not self.pool.busy_slots and (self.reason or not (self.retries or self.in_use)):
                 return
             for event in self.pool.events(POLL_SECONDS):
-                self.take(event)
-            self.look_elsewhere()
+                self.handle(event)
+            self.take_up_released()
 
-    def stop(self, reason: str, running: bool = True) -> None:
-        """Start no more jobs.  running: ask those that run to save and stop."""
+    def stop(self, reason: str, stop_running: bool = True) -> None:
+        """Start no more jobs.  stop_running: ask those that run to save and stop."""
         self.reason = self.reason or reason
-        if running:
+        if stop_running:
             self.pool.stop(reason)
 
-    def fill(self) -> None:
-        while not self.reason and self.pool.free:
+    def fill_slots(self) -> None:
+        while not self.reason and self.pool.has_free_slot:
             if self.policy.on_change == "stop" and (changed := self.code.changed()):
                 self.changed = changed
-                self.stop("the code changed", running=False)
+                self.stop("the code changed", stop_running=False)
                 return
-            job = self.again.popleft() if self.again else self.source.next()
-            if job is None:
+            group = self.retries.popleft() if self.retries else self.source.next()
+            if group is None:
                 return
-            self.begin(job)
+            if ready := [job for job in group if self.prepare(job)]:
+                for job in ready:
+                    self.view.started(job)
+                self.pool.start(ready)
 
-    def begin(self, job: Job) -> None:
+    def prepare(self, job: Job) -> bool:
+        """Whether the job is to be started now; one that is done, or cannot be started, ends here."""
         try:
-            if found := finished_outcome(job.identity, job.directory):  # by another sweep, since this one was planned
-                self.end(job, found)
-                return
-        except Refused as error:
-            self.end(job, Outcome(job.directory, "failed", {}, error=str(error)))
-            return
+            if outcome := finished_outcome(job.identity, SavedRun(job.directory)):  # by another sweep meanwhile
+                self.end(job, outcome)
+                return False
+        except LabError as error:
+            self.end(job, Outcome(job.directory, "failed", error=str(error)))
+            return False
         if is_locked(job.directory):
-            self.elsewhere.append(job)
+            self.in_use.append(job)
             self.view.note(f"{job.directory} is being done by another process")
-            return
-        self.tries[job.number] += 1
+            return False
+        self.attempts[job.number] += 1
         try:
             job.directory.mkdir(parents=True, exist_ok=True)
             link_run(self.sweep, job)
         except OSError as error:
             in_the_way = job.directory.is_symlink() or job.directory.is_file()
-            there = f"{job.directory} is no directory; move it away" if in_the_way else str(error)
-            self.end(job, Outcome(job.directory, "failed", {}, error=there, outside=True))
-            return
-        self.view.started(job)
-        self.pool.start(job)
+            message = f"{job.directory} is no directory; move it away" if in_the_way else str(error)
+            self.end(job, Outcome(job.directory, "failed", error=message, outside=True))
+            return False
+        return True
 
-    def take(self, event: Event) -> None:
-        job, content = event.job, event.content
-        match event.kind:
-            case "progress":
-                self.view.progress(job, *content)
-            case "scores":
-                step, steps, scores = content
-                self.view.progress(job, step, steps, scores)
-                if reason := self.source.scored(job, step, scores):
-                    self.pool.stop(reason, job)
-            case "note":
-                self.view.note(f"#{job.number}: {content}")
-            case "died":
-                try:
-                    outcome = self.buried(job, *content)
-                except RunInUse:  # another process has taken it up already
-                    self.elsewhere.append(job)
-                else:
-                    self.end(job, outcome)
-            case "ended" if isinstance(content, RunInUse):
-                self.elsewhere.append(job)
-            case "ended" if isinstance(content, Exception):
-                self.end(job, self.left(job, str(content), outside=isinstance(content, OSError)))
-            case "ended":
-                self.end(job, content)
+    def handle(self, event: Event) -> None:
+        job = event.job
+        match event.kind, event.content:
+            case "begin", (steps,):
+                self.steps[job.number] = steps
+            case "advance", (step, _, values):
+                self.view.progress(job, step, self.steps[job.number], values)
+            case "line", (step, _, scores):
+                self.view.progress(job, step, self.steps[job.number], scores)
+                if stop := self.source.on_scores(job, step, scores):
+                    self.pool.stop(stop.reason, job, stop.pruned)
+            case "note", (text,):
+                self.view.note(f"#{job.number}: {text}")
+            case "died", (exitcode, crash_file):
+                self.handle_death(job, exitcode, crash_file)
+            case "ended", (RunInUse(),):
+                self.in_use.append(job)
+            case "ended", (Exception() as error,):
+                self.record(job, Death(str(error), outside=isinstance(error, OSError)))
+            case "ended", (outcome,):
+                self.end(job, outcome)
+
+    def handle_death(self, job: Job, exitcode: int | None, crash_file: Path) -> None:
+        """Record how the job's process ended.  exitcode: None where the pool killed it."""
+        if exitcode is None and not is_done(job.directory):
+            message = f"{self.reason}, and killed as it did not stop"
+            self.end(job, Outcome(job.directory, "interrupted", error=message))
+            return
+        # a run that had not begun may have an error.txt from an earlier attempt
+        had_begun = read_json(job.directory / "status.json", {}).get("state") == "running"
+        crash_files = [job.directory / "error.txt", crash_file] if had_begun else [crash_file]
+        self.record(job, describe_death(crash_files, exitcode, self.policy.step_timeout))
+
+    def record(self, job: Job, death: Death) -> None:
+        try:
+            self.end(job, record_death(job.identity, job.directory, death))
+        except RunInUse:  # another process has taken it up already
+            self.in_use.append(job)
 
     def end(self, job: Job, outcome: Outcome) -> None:
-        tried = self.tries[job.number]  # 0 where it could not even be begun
-        if outcome.state == "failed" and not self.reason and 0 < tried <= self.policy.max_retries:
+        attempts = self.attempts[job.number]  # 0 where it could not even be started
+        if outcome.state == "failed" and not self.reason and 0 < attempts <= self.policy.max_retries:
             self.view.note(f"#{job.number} {outcome.error}; trying again")
-            self.again.append(job)
+            self.retries.append((job,))
             return
         self.outcomes[job.number] = outcome
-        self.source.ended(job, outcome)
+        self.source.on_ended(job, outcome)
         self.view.ended(job, outcome)
-        bad = sum(outcome.state in ("failed", "diverged") for outcome in self.outcomes.values() if outcome.new)
-        if bad and self.policy.on_error == "stop":
-            self.stop("a run failed and on_error=stop", running=False)
-        if self.policy.max_failures and bad >= self.policy.max_failures:
-            self.stop(f"{bad} runs failed, max_failures={self.policy.max_failures}", running=False)
+        failures = sum(outcome.state in ("failed", "diverged") for outcome in self.outcomes.values() if outcome.new)
+        if failures and self.policy.on_error == "stop":
+            self.stop("a run failed and on_error=stop", stop_running=False)
+        if self.policy.max_failures and failures >= self.policy.max_failures:
+            self.stop(f"{failures} runs failed, max_failures={self.policy.max_failures}", stop_running=False)
 
-    def buried(self, job: Job, exitcode: int | None, scratch: Path) -> Outcome:
-        """Leave in the run's directory how its process ended. Raises Owned where another process has the run."""
-        if is_done(job.directory):  # it died on its way out
-            return self.left(job, "", outside=True)
-        if exitcode is None:
-            return Outcome(job.directory, "interrupted", {}, error=f"{self.reason}, and killed as it did not stop")
-        error_file = job.directory / "error.txt"
-        its_own = read_json(job.directory / "status.json", {}).get("state") == "running"
-        said = describe_crash(error_file, self.policy.step_timeout) if its_own else None  # else it is of an earlier try
-        if not said and (said := describe_crash(scratch, self.policy.step_timeout)):  # before the run was its own
-            with suppress(OSError):
-                error_file.write_bytes(scratch.read_bytes())
-        elif not said:
-            said = describe_exit(exitcode)
-            with suppress(OSError):
-                error_file.write_text(said + "\n")
-        return self.left(job, said, outside=True)
-
-    def left(self, job: Job, said: str, outside: bool) -> Outcome:
-        """Leave in the run's directory that it failed. Raises Owned where another process has the run."""
-        error_file = job.directory / "error.txt"
-        with suppress(OSError), lock_directory(job.directory):  # on a full disk the view alone tells
-            if found := finished_outcome(job.identity, job.directory):
-                return replace(found, new=True)
-            if not error_file.exists() or not error_file.stat().st_size:
-                error_file.write_text(said + "\n")
-            started = read_status(job.directory).get("started")
-            ended = {"started": started, "ended": time.time(), "error": said, "traceback": error_file.name}
-            write_status(job.directory, "failed", id=job.identity.id, outside=outside, **ended)
-        return Outcome(job.directory, "failed", {}, error=said, outside=outside)
-
-    def look_elsewhere(self) -> None:
-        """Take up what another process has left: its results, or the run where it was killed."""
-        for job in list(self.elsewhere):
-            if not is_locked(job.directory):
-                self.elsewhere.remove(job)
-                if needs_run(status := job_status(job), retry=False) or status["state"] == "done":
-                    self.again.append(job)
-                else:
-                    self.end(job, saved_outcome(job, status))
+    def take_up_released(self) -> None:
+        """Take up the runs that another process has released: their results, or the run where it was killed."""
+        for job in list(self.in_use):
+            if is_locked(job.directory):
+                continue
+            self.in_use.remove(job)
+            status = job_status(job)
+            if needs_run(status, retry=False) or status["state"] == "done":
+                self.retries.append((job,))
+            else:
+                self.end(job, saved_outcome(SavedRun(job.directory)))
 
 
-def split_pending(plan: Plan, retry: bool) -> tuple[list[Job], dict[int, Outcome]]:
-    """The jobs that are to be done, and the outcomes of those that are not. Raises Refused for a run that changed."""
-    wanted, found = [], {}
-    for job in plan.own:
-        status = job_status(job)
-        if is_done(job.directory) and (outcome := finished_outcome(job.identity, job.directory)):
-            found[job.number] = outcome
-        elif needs_run(status, retry):
-            wanted.append(job)
+def split_pending(plan: Plan, retry: bool = False) -> tuple[list[Job], dict[int, Outcome]]:
+    """The jobs that are to be done, and the outcomes of the others by their numbers.
+
+    retry: whether failed jobs are to be done again. Raises Refused for a finished run that changed since.
+    """
+    pending, outcomes = [], {}
+    for job in plan.unique_jobs:
+        run = SavedRun(job.directory)
+        status = job_status(job, run)
+        outcome = finished_outcome(job.identity, run) if status["state"] != "failed" and run.is_done else None
+        if outcome is None and needs_run(status, retry):
+            pending.append(job)
         else:
-            found[job.number] = saved_outcome(job, status)
-    return wanted, found
-
-
-def saved_outcome(job: Job, status: Mapping[str, Any]) -> Outcome:
-    """How a run stands, by its directory alone."""
-    error = status.get("error") or status.get("reason")
-    outside = bool(status.get("outside"))
-    return Outcome(job.directory, status["state"], job_results(job), new=False, error=error, outside=outside)
+            outcomes[job.number] = outcome or saved_outcome(run)
+    return pending, outcomes

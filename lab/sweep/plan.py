@@ -11,28 +11,30 @@ from typing import Any
 
 from lab.config.composed import ComposedConfig
 from lab.config.redact import redact, redact_text
+from lab.errors import DamagedRun
 from lab.identity.identity import Identity
-from lab.record.files import read_json, slugify, write_atomically
-from lab.record.status import read_status
+from lab.record.files import slugify, write_atomically
+from lab.runs.saved_run import SavedRun
 
 PLAN_FILE = "plan.jsonl"
+SCHEMA = 1  # of plan.jsonl
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep.  twin: the number of an earlier job that is the same run."""
+    """One run of a sweep.  duplicate_of: the number of an earlier job that is the same run, or None."""
 
     number: int
-    asked: ComposedConfig
+    composed: ComposedConfig
     identity: Identity
     directory: Path
-    twin: int | None = None
+    duplicate_of: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """directory: the sweep's.  sources: the SHA-256 of each module whose code counts, by its name.  search: the
-    arguments of a sweep that asks for more jobs by itself.
+    arguments of a sweep that asks for more jobs by itself; None for any other.
     """
 
     directory: Path
@@ -41,38 +43,45 @@ class Plan:
     search: Sequence[str] | None = None
 
     @property
-    def own(self) -> list[Job]:
-        """The jobs that are no other's twin."""
-        return [job for job in self.jobs if job.twin is None]
+    def unique_jobs(self) -> list[Job]:
+        """The jobs without those that repeat an earlier one."""
+        return [job for job in self.jobs if job.duplicate_of is None]
 
 
 def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
-    """The same jobs, each that repeats an earlier one marked as its twin."""
+    """The same jobs, each that repeats an earlier one marked and given the directory of that one."""
     first: dict[str, Job] = {}
-    found = []
+    marked = []
     for job in jobs:
-        seen = first.setdefault(job.identity.id, job)
-        found.append(job if seen is job else replace(job, twin=seen.number, directory=seen.directory))
-    return found
+        original = first.setdefault(job.identity.id, job)
+        is_first = original is job
+        marked.append(job if is_first else replace(job, duplicate_of=original.number, directory=original.directory))
+    return marked
 
 
 def sweep_name(parts: Sequence[str], identities: Sequence[str]) -> str:
-    """`<name>-<id8>`: the same for the same runs, however they were asked for."""
+    """`<name>-<id8>`: the same for the same runs, in whichever order and spelling they were given."""
     name = slugify("_".join(part.rpartition(".")[2] for part in parts)) or "sweep"
     return f"{name}-{hashlib.sha256(' '.join(sorted(set(identities))).encode()).hexdigest()[:8]}"
 
 
-def job_status(job: Job) -> dict[str, Any]:
-    """Of a job's run: as `read_status` gives it, but `pending` where its directory holds another run."""
-    found = read_status(job.directory)
-    return found if found.get("id", job.identity.id) == job.identity.id else {"state": "pending"}
+def job_status(job: Job, run: SavedRun | None = None) -> dict[str, Any]:
+    """The status of a job's run; `pending` where its directory holds another run, `failed` where it cannot be read.
+
+    run: the job's run, where it has been read already.
+    """
+    try:
+        status = (run or SavedRun(job.directory)).status
+    except DamagedRun as error:
+        return {"state": "failed", "error": str(error), "outside": True}
+    return status if status.get("id", job.identity.id) == job.identity.id else {"state": "pending"}
 
 
 def needs_run(status: Mapping[str, Any], retry: bool) -> bool:
-    """Whether a run in this state is to be done.
+    """Whether a run of this status is still to be done.
 
     A failure that the same code would repeat, an exception or a divergence, is taken up again only by a retry; one
-    from outside (a signal, a full disk, memory, a hang) also by the same command.
+    whose cause lay outside (a signal, a full disk, memory, a hang) also by the same command.
     """
     if status["state"] in ("failed", "diverged"):
         return retry or bool(status.get("outside"))
@@ -82,7 +91,7 @@ def needs_run(status: Mapping[str, Any], retry: bool) -> bool:
 def write_plan(plan: Plan) -> None:
     """Raises OSError where the sweep's directory cannot be written."""
     plan.directory.mkdir(parents=True, exist_ok=True)
-    head = {"sources": dict(plan.sources), "search": plan.search and list(plan.search)}
+    head = {"schema": SCHEMA, "sources": dict(plan.sources), "search": plan.search and list(plan.search)}
     lines = map(redact, [head, *plan_lines(plan.directory, plan.jobs)])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomically(plan.directory / PLAN_FILE, text.encode())
@@ -95,10 +104,10 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
     )
     with open(plan.directory / PLAN_FILE, "rb+") as file:
         last = file.read().rpartition(b"\n")[2]
-        if is_whole_line(last):  # but for its end
+        if is_whole_line(last):  # only its line end is missing
             file.write(b"\n")
-        else:
-            file.truncate(file.seek(-len(last), os.SEEK_END))  # torn when it was written
+        else:  # the write was interrupted
+            file.truncate(file.seek(-len(last), os.SEEK_END))
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -114,14 +123,15 @@ def is_whole_line(line: bytes) -> bool:
 
 
 def plan_lines(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterator[dict[str, Any]]:
-    """A base for each choice of groups, and each job as what differs from its base at the top level."""
+    """A line for each choice of groups, the base of its jobs, and for each job a line with what differs from its base
+    at the top level."""
     bases: dict[int, tuple[int, ComposedConfig]] = {}
     for job in jobs:
-        asked = job.asked
-        key = id(asked.hydra)  # what was composed once is one object
+        composed = job.composed
+        key = id(composed.hydra)  # jobs that were composed together share one object
         if key not in bases:
-            bases[key] = (first_base + len(bases), asked)
-            parts = {name: getattr(asked, name) for name in ("config", "source", "hydra", "choices")}
+            bases[key] = (first_base + len(bases), composed)
+            parts = {name: getattr(composed, name) for name in ("config", "source", "hydra", "choices")}
             yield {"base": bases[key][0], **parts}
         number, base = bases[key]
         yield {
@@ -130,10 +140,10 @@ def plan_lines(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterato
             "id": job.identity.id,
             "identity": asdict(job.identity),
             "directory": os.path.relpath(job.directory, sweep),  # outputs/ may be moved as a whole
-            "twin": job.twin,
-            "overrides": list(map(redact_text, asked.overrides)),
-            "config": top_level_changes(base.config, asked.config),
-            "source": top_level_changes(base.source, asked.source),
+            "duplicate_of": job.duplicate_of,
+            "overrides": list(map(redact_text, composed.overrides)),
+            "config": top_level_changes(base.config, composed.config),
+            "source": top_level_changes(base.source, composed.source),
         }
 
 
@@ -171,7 +181,7 @@ def read_plan(directory: Path) -> Plan:
 
 
 def parse_job(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> Job:
-    asked = ComposedConfig(
+    composed = ComposedConfig(
         config=apply_changes(base["config"], line["config"]),
         source=apply_changes(base["source"], line["source"]),
         hydra=base["hydra"],
@@ -181,7 +191,7 @@ def parse_job(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> 
     number, identity = line["job"], Identity(**line["identity"])
     if type(number) is not int or number < 0 or line["id"] != identity.id:
         raise TypeError(f"job {number!r} with id {line['id']!r}")
-    return Job(number, asked, identity, Path(os.path.normpath(sweep / line["directory"])), line["twin"])
+    return Job(number, composed, identity, Path(os.path.normpath(sweep / line["directory"])), line["duplicate_of"])
 
 
 def read_whole_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -195,25 +205,21 @@ def read_whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} of {path} is damaged; give the sweep's command again") from error
-    with suppress(json.JSONDecodeError):  # torn when it was written: what it would have said had not begun
+    with suppress(json.JSONDecodeError):  # the write was interrupted, so that this job had not begun
         yield json.loads(torn)
 
 
 def link_run(sweep: Path, job: Job) -> None:
-    """`<n>-<id8>` in the sweep's directory, pointing to a run that lies elsewhere."""
+    """Put `<n>-<id8>` into the sweep's directory, a link to a run that lies elsewhere."""
     run = job.directory
     if run.resolve().is_relative_to(sweep.resolve()):
         return
-    place = sweep / f"{job.number}-{job.identity.id}"
+    link = sweep / f"{job.number}-{job.identity.id}"
     target = os.path.relpath(run, sweep)
-    if place.is_symlink() and os.readlink(place) == target:
+    if link.is_symlink() and os.readlink(link) == target:
         return
-    for old in sweep.glob(f"{job.number}-*"):
-        if old.is_symlink():  # of other code or other data
-            old.unlink(missing_ok=True)
+    for outdated in sweep.glob(f"{job.number}-*"):
+        if outdated.is_symlink():  # of other code or other data
+            outdated.unlink(missing_ok=True)
     with suppress(FileExistsError):  # another process shares the sweep
-        place.symlink_to(target, target_is_directory=True)
-
-
-def job_results(job: Job) -> dict[str, float]:
-    return read_json(job.directory / "results.json", {})
+        link.symlink_to(target, target_is_directory=True)

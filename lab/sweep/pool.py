@@ -1,4 +1,4 @@
-"""A pool of warm workers, supervised: a slot is refilled the moment its run ends, a worker that dies is replaced."""
+"""A pool of warm workers, supervised: a slot is refilled the moment its jobs end, a worker that dies is replaced."""
 
 import multiprocessing
 import os
@@ -7,16 +7,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.execution.outcome import describe_exit
+from lab.execution.child_process import Child, receive, start_child
+from lab.execution.dead_process import describe_exit
 from lab.identity.identity import target_paths
 from lab.record.environment import describe_environment
 from lab.sweep.plan import Job
@@ -30,45 +28,43 @@ STOP_GRACE = 60  # seconds for a step, its checkpoint and the way out, before a 
 
 @dataclass
 class Slot:
-    """One worker.  job: what it does now.  gpu: the one it sees.  stopping: since when it has been asked to stop.
-    killed: because it did not.
+    """One worker.  jobs: those it has to do, by number, until each has ended.  stopping_since: when it was asked to
+    stop, on time.monotonic()'s clock.  killed: whether it was killed because it did not.
     """
 
-    number: int
-    process: BaseProcess
-    channel: Connection
-    scratch: Path
-    job: Job | None = None
-    stopping: float | None = None
+    worker: Child
+    jobs: dict[int, Job] = field(default_factory=dict)
+    stopping_since: float | None = None
     killed: bool = False
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker told.
+    """A message from a worker about one of its jobs.
 
-    kind: ended, died, progress, scores or note.  content: by kind; of `died` the exit code, None where the pool killed
-    it, and the file with what the crash left.
+    kind: `ended`, with its Outcome or the error of a run that could not start; `died`, with the exit code, None where
+    the pool killed it, and the file with what the crash left; or one of the messages of
+    `lab.execution.remote_progress`.
     """
 
     kind: str
     job: Job
-    content: Any = None
+    content: tuple[Any, ...] = ()
 
 
 @dataclass
 class Pool:
-    """workers: how many runs at once.  threads: of each.  gpus: what CUDA_VISIBLE_DEVICES may name; shared out in turn.
-    fresh: whether each run has a process of its own.  asked: how many workers were asked for, None for as many as suit.
-    ranks: the most processes that a run trains in, each with a GPU.
-    modules: of lab's that the runs need, imported before the workers are forked.
+    """workers: the number of workers.  threads: CPU threads of each worker.  gpus: the devices that
+    CUDA_VISIBLE_DEVICES may name, shared out in turn.  new_process: whether each run gets a process of its own.
+    requested: the number of workers that was asked for; None: as many as suit.  ranks: the most processes that a run
+    trains in, each with a GPU.  modules: lab's modules that the runs need, imported before the workers are forked.
     """
 
     workers: int = 1
     threads: int = 1
     gpus: Sequence[str] = ()
-    fresh: bool = False
-    asked: int | None = None
+    new_process: bool = False
+    requested: int | None = None
     modules: Sequence[str] = ()
     ranks: int = 1
     slots: dict[int, Slot] = field(default_factory=dict)
@@ -78,124 +74,126 @@ class Pool:
         self.context: BaseContext = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             self.context.set_forkserver_preload([*PRELOADED_MODULES, *self.modules])  # imports torch once, for all
-            forkserver.ensure_running()  # while it does, there is other work
-        self.around = describe_environment()
+            forkserver.ensure_running()  # there is other work meanwhile
+        self.environment = describe_environment()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
-    def busy(self) -> list[Slot]:
-        return [slot for slot in self.slots.values() if slot.job]
+    def busy_slots(self) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.jobs]
 
     @property
-    def free(self) -> bool:
-        return len(self.busy) < self.workers
+    def has_free_slot(self) -> bool:
+        return len(self.busy_slots) < self.workers
 
     def check(self, jobs: Sequence[Job]) -> "PreflightReport":
-        """What a first worker finds out about the jobs before any of them starts. Raises RuntimeError if it dies."""
-        slot = self.idle()
-        slot.channel.send(("check", jobs))
+        """The preflight of the jobs, in a worker. Raises RuntimeError if the worker dies."""
+        slot = self.idle_slot()
+        slot.worker.channel.send(("check", jobs))
         try:
-            return slot.channel.recv()[1]
+            return slot.worker.channel.recv()
         except EOFError:
-            del self.slots[slot.number]
-            slot.process.join()
-            said = describe_exit(slot.process.exitcode)
-            raise RuntimeError(f"checking ended its process: {said}; lab train of one job alone shows more") from None
+            del self.slots[slot.worker.number]
+            slot.worker.process.join()
+            message = describe_exit(slot.worker.process.exitcode)
+            raise RuntimeError(
+                f"checking ended its process: {message}; lab train of one job alone shows more"
+            ) from None
 
-    def share(self, gpus: int) -> None:
-        """Share out that many GPUs among the workers: one for each process of a run, where it was not said how many."""
+    def share_gpus(self, gpus: int) -> None:
+        """Share that many GPUs out among the workers: one for each process of a run, unless a number of workers was
+        requested."""
         if not gpus:
             return
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        self.gpus = given.split(",")[:gpus] if given else [str(number) for number in range(gpus)]
-        self.workers = self.asked or max(1, gpus // self.ranks)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self.gpus = visible.split(",")[:gpus] if visible else [str(number) for number in range(gpus)]
+        self.workers = self.requested or max(1, gpus // self.ranks)
         self.threads = max(1, available_cores() // self.workers)
         for slot in list(self.slots.values()):  # they see all GPUs
             self.dismiss(slot)
 
-    def start(self, job: Job) -> None:
-        slot = self.idle()
-        slot.job = job
-        with suppress(OSError):  # it died while it was idle, which the end of its channel tells
-            slot.channel.send(("run", job))
+    def start(self, group: Sequence[Job]) -> None:
+        """Give a group of jobs to a free worker."""
+        slot = self.idle_slot()
+        slot.jobs = {job.number: job for job in group}
+        slot.worker.send(("run", group))
 
-    def idle(self) -> Slot:
-        """A worker without a job, made where there is none. Its number, below `workers`, says which GPU is its own."""
+    def idle_slot(self) -> Slot:
+        """A worker without jobs, started where there is none. Its number, below `workers`, tells which GPU it has."""
         for slot in self.slots.values():
-            if not slot.job and slot.process.is_alive():
+            if not slot.jobs and slot.worker.process.is_alive():
                 return slot
-        number = next(n for n in range(self.workers) if n not in self.slots or not self.slots[n].job)
-        self.slots[number] = self.made(number)
+        number = next(n for n in range(self.workers) if n not in self.slots or not self.slots[n].jobs)
+        self.slots[number] = Slot(self.start_worker(number))
         return self.slots[number]
 
-    def made(self, number: int) -> Slot:
-        ours, theirs = self.context.Pipe()
+    def start_worker(self, number: int) -> Child:
         own = range(number * self.ranks, (number + 1) * self.ranks)
-        gpu = ",".join(dict.fromkeys(self.gpus[n % len(self.gpus)] for n in own)) if self.gpus else None
-        setup = WorkerSpec(
+        gpus = ",".join(dict.fromkeys(self.gpus[n % len(self.gpus)] for n in own)) if self.gpus else None
+        spec = WorkerSpec(
             directory=os.getcwd(),
             path=list(sys.path),
             environment=dict(os.environ),
-            around=self.around,
+            facts=self.environment,
             threads=self.threads,
-            scratch=self.scratch / f"{number}.txt",
-            gpu=gpu,
+            crash_file=self.scratch / f"{number}.txt",
+            gpus=gpus,
         )
-        process = self.context.Process(target=serve_worker, args=(theirs, setup), name=f"lab worker {number}")  # type: ignore[attr-defined]
-        process.start()
-        theirs.close()
-        return Slot(number, process, ours, setup.scratch)
+        return start_child(self.context, serve_worker, f"lab worker {number}", number, spec.crash_file, spec)
 
     def events(self, timeout: float) -> Iterator[Event]:
-        """What the workers told since, waiting for at most `timeout` seconds for the first word."""
-        busy = self.busy
-        heard = wait([slot.channel for slot in busy], timeout) if busy else time.sleep(timeout) or []
-        for slot in busy:
-            if slot.channel in heard:
-                yield from self.heard(slot)
-            if slot.job and slot.stopping and time.monotonic() - slot.stopping > STOP_GRACE:
+        """Messages received since the last call; blocks up to `timeout` seconds for the first. A worker that was asked
+        to stop and did not within STOP_GRACE is killed."""
+        slots = {slot.worker.number: slot for slot in self.busy_slots}
+        for worker, message in receive([slot.worker for slot in slots.values()], timeout):
+            yield from self.handle(slots[worker.number], message)
+        for slot in slots.values():
+            if slot.jobs and slot.stopping_since and time.monotonic() - slot.stopping_since > STOP_GRACE:
                 slot.killed = True
-                slot.process.kill()
+                slot.worker.process.kill()
 
-    def heard(self, slot: Slot) -> Iterator[Event]:
-        job = slot.job
-        assert job
-        try:
-            kind, content = slot.channel.recv()
-        except (EOFError, OSError):
-            slot.process.join()
-            del self.slots[slot.number]
-            yield Event("died", job, (None if slot.killed else slot.process.exitcode, slot.scratch))
+    def handle(self, slot: Slot, message: tuple[Any, ...] | None) -> Iterator[Event]:
+        worker = slot.worker
+        if message is None:
+            del self.slots[worker.number]
+            exitcode = None if slot.killed else worker.process.exitcode
+            jobs, slot.jobs = list(slot.jobs.values()), {}
+            yield from (Event("died", job, (exitcode, worker.crash_file)) for job in jobs)
             return
+        kind, number, *content = message
+        job = slot.jobs[number]
         if kind == "ended":
-            slot.job, slot.stopping = None, None
-            if self.fresh:
+            del slot.jobs[number]
+            slot.stopping_since = None
+            if not slot.jobs and self.new_process:
                 self.dismiss(slot)
-        yield Event(kind, job, content)
+        yield Event(kind, job, tuple(content))
 
-    def stop(self, reason: str, job: Job | None = None) -> None:
-        """Ask the runs, or one of them, to save and stop after their step."""
-        for slot in self.busy:
-            if job in (None, slot.job) and not slot.stopping:
-                slot.stopping = time.monotonic()
-                with suppress(OSError):
-                    slot.channel.send(("stop", reason))
+    def stop(self, reason: str, job: Job | None = None, pruned: bool = False) -> None:
+        """Ask all runs, or the one of `job`, to save and stop after their step.  pruned: see Outcome."""
+        for slot in self.busy_slots:
+            if (job is None or job.number in slot.jobs) and not slot.stopping_since:
+                slot.stopping_since = time.monotonic()
+                slot.worker.send(("stop", job and job.number, reason, pruned))
 
     def dismiss(self, slot: Slot) -> None:
-        slot.channel.close()
-        del self.slots[slot.number]
+        slot.worker.channel.close()
+        del self.slots[slot.worker.number]
 
     def close(self) -> None:
         """End the workers: those without a run at once, others once they have saved; what does not end is killed."""
         slots = list(self.slots.values())
         for slot in slots:
-            slot.channel.close()
-            if not slot.job:
-                slot.process.terminate()
+            slot.worker.channel.close()
+            if not slot.jobs:
+                slot.worker.process.terminate()
         for slot in slots:
-            slot.process.join(STOP_GRACE if slot.job else 5)
-            if slot.process.is_alive():
-                slot.process.kill()
-                slot.process.join()
+            slot.worker.end(patience=STOP_GRACE if slot.jobs else 5)
         self.slots.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -204,27 +202,31 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make_pool(configs: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> Pool:
-    """The pool that suits these runs on a machine without GPUs: as many workers as asked for, else the cores divided by
-    the threads that all processes of a run want.
+def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any]) -> Pool:
+    """The pool that suits these runs on a machine without GPUs: the number of workers that was requested, else the
+    cores divided by the threads that all processes of a run need.
 
-    asked: `workers` and `isolation`, as hydra/launcher=lab has them. Raises ValueError for what they cannot be.
+    launcher: `workers` and `isolation`, as hydra/launcher=lab has them. Raises ValueError for what they cannot be.
     """
-    workers, isolation = asked.get("workers"), asked.get("isolation", "worker")
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise ValueError(f"hydra.launcher.workers={workers} is not a positive whole number, or null")
+    requested, isolation = launcher.get("workers"), launcher.get("isolation", "worker")
+    if requested is not None and (not isinstance(requested, int) or requested < 1):
+        raise ValueError(f"hydra.launcher.workers={requested} is not a positive whole number, or null")
     if isolation not in ("worker", "process"):
         raise ValueError(f"hydra.launcher.isolation={isolation} is not worker or process")
-    threads = max((config["hardware"].get("threads") or 1) * num_ranks(config) for config in configs)
-    number = workers or max(1, available_cores() // threads)
-    # not a project's own: importing those may do anything, which is each worker's affair
-    paths = {path for config in configs[:100] for path in target_paths(config) if path.startswith("lab.")}
-    modules = sorted({path.rpartition(".")[0] for path in paths})
-    fresh = isolation == "process"
-    both = {"fresh": fresh, "ranks": max(map(num_ranks, configs))}
-    return Pool(min(number, len(configs)), max(1, available_cores() // number), asked=workers, modules=modules, **both)
+    threads = max((config["hardware"].get("threads") or 1) * configured_ranks(config) for config in configs)
+    workers = requested or max(1, available_cores() // threads)
+    # a project's own modules are left to each worker, as importing them may do anything
+    targets = {path for config in configs[:100] for path in target_paths(config) if path.startswith("lab.")}
+    return Pool(
+        workers=min(workers, len(configs)),
+        threads=max(1, available_cores() // workers),
+        new_process=isolation == "process",
+        requested=requested,
+        modules=sorted({path.rpartition(".")[0] for path in targets}),
+        ranks=max(map(configured_ranks, configs)),
+    )
 
 
-def num_ranks(config: Mapping[str, Any]) -> int:
-    """In how many processes a run trains, where its config says so: in a sweep `null` is the one GPU of its worker."""
+def configured_ranks(config: Mapping[str, Any]) -> int:
+    """The number of processes that a run trains in by its config; in a sweep, null is one for its worker's GPU."""
     return config["hardware"].get("processes") or 1

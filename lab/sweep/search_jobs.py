@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from lab.execution.outcome import Outcome
-from lab.record.files import read_json
-from lab.sweep.plan import Job, job_results
+from lab.runs.saved_run import SavedRun
+from lab.sweep.controller import Group, Stop
+from lab.sweep.plan import Job
 from lab.sweep.search import Search, Trial
-
-PRUNED_MARK = "stopped early by"
 
 
 @dataclass
@@ -35,7 +34,7 @@ class SearchJobs:
         self.waiting: deque[Job] = deque()
         self.open: dict[int, OpenTrial] = {}
 
-    def next(self) -> Job | None:
+    def next(self) -> Group | None:
         if not self.waiting and (trial := self.search.ask()):
             seeds = self.search.settings.seeds or [None]
             asked = [[*trial.overrides, *([] if seed is None else [f"seed={seed}"])] for seed in seeds]
@@ -43,9 +42,9 @@ class SearchJobs:
             under_way = OpenTrial(trial, jobs)
             self.open |= {job.number: under_way for job in jobs}
             self.waiting += jobs
-        return self.waiting.popleft() if self.waiting else None
+        return (self.waiting.popleft(),) if self.waiting else None
 
-    def scored(self, job: Job, step: int, scores: Mapping[str, float]) -> str | None:
+    def on_scores(self, job: Job, step: int, scores: Mapping[str, float]) -> Stop | None:
         found = self.open[job.number]
         objective = self.search.settings.objectives[0]
         if self.search.settings.pruner and objective in scores:
@@ -54,9 +53,9 @@ class SearchJobs:
             known = [score for score in at_step if score is not None]
             if len(known) == len(found.jobs) and self.search.report(found.trial.number, step, fmean(known)):
                 found.stopped = True
-        return f"{PRUNED_MARK} {self.search.settings.pruner}" if found.stopped else None
+        return Stop(f"stopped early by {self.search.settings.pruner}") if found.stopped else None
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def on_ended(self, job: Job, outcome: Outcome) -> None:
         found = self.open[job.number]
         found.outcomes[job.number] = outcome
         if len(found.outcomes) < len(found.jobs):
@@ -76,5 +75,6 @@ class SearchJobs:
 
 def objective_value(job: Job, objective: str) -> float:
     """A score of the run's results, or a number of its manifest, such as `parameters`."""
-    found = job_results(job).get(objective, read_json(job.directory / "manifest.json", {}).get(objective))
+    run = SavedRun(job.directory)
+    found = run.results.get(objective, run.manifest.get(objective))
     return float(found) if isinstance(found, int | float) else float("nan")

@@ -1,4 +1,4 @@
-"""A sweep's results as one table: the swept values and the final metrics, best first."""
+"""Runs as one table: the swept values and the final metrics, best first."""
 
 import csv
 import io
@@ -9,21 +9,68 @@ from typing import Any
 
 from lab.config.overrides import split_override
 from lab.config.redact import redact_text
-from lab.metrics.names import is_overall
-from lab.record.files import read_json, write_atomically
-from lab.sweep.plan import Job, job_results, job_status
+from lab.errors import DamagedRun
+from lab.metrics.names import is_overall, with_split
+from lab.record.files import write_atomically
+from lab.runs.saved_run import SavedRun
+from lab.sweep.plan import Job
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """number: of the job.  values: what distinguishes the run, by key.  monitor: name of the score that chose its
+    weights, or None.  mode: `max` or `min`, whichever is better, or None.
+    """
+
+    number: int
+    values: Mapping[str, str]
+    state: str
+    scores: Mapping[str, float]
+    seconds: float | None
+    id: str
+    directory: Path
+    monitor: str | None
+    mode: str | None
+
+    @property
+    def sort_key(self) -> tuple[int, float, int]:
+        """Best first by the monitored score; a run without one comes last."""
+        score = self.scores.get(self.monitor or "")
+        if self.state != "done" or score is None:
+            return 1, 0.0, self.number
+        return 0, score if self.mode == "min" else -score, self.number
+
+
+def job_row(job: Job) -> TableRow:
+    run = SavedRun(job.directory)
+    try:
+        monitor = run.monitor
+        state, scores, seconds = run.state, run.results, run.seconds
+    except DamagedRun:
+        monitor, state, scores, seconds = {}, "damaged", {}, None
+    return TableRow(
+        job.number,
+        dict(split_override(redact_text(override)) for override in job.composed.overrides),
+        state,
+        scores,
+        seconds,
+        job.identity.id,
+        job.directory,
+        monitor.get("name"),
+        monitor.get("mode"),
+    )
 
 
 @dataclass(frozen=True)
 class Table:
-    """header: the columns.  rows: their values, None where there is none.  best: the directory of the best run.
-    few: the columns that matter most, for a person; the others are in the CSV.
+    """header: names of the columns.  rows: their values, None where there is none.  best: directory of the best run.
+    main_columns: the columns that matter most to a person; the CSV has the others too.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     best: Path | None
-    few: Sequence[str]
+    main_columns: Sequence[str]
 
     def csv(self) -> str:
         text = io.StringIO()
@@ -32,76 +79,58 @@ class Table:
         return text.getvalue()
 
     def markdown(self) -> str:
-        header, *rows = self.short()
+        header, *rows = self.main_lines()
         lines = [header, ["---"] * len(header), *rows]
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
-    def text(self) -> list[list[str]]:
-        """The rows as a person reads them."""
-        return [
-            ["-" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in self.rows
-        ]
-
-    def short(self) -> list[list[str]]:
-        """Header and rows, of the few columns."""
-        columns = [self.header.index(name) for name in self.few]
-        return [[line[column] for column in columns] for line in [list(self.header), *self.text()]]
+    def main_lines(self) -> list[list[str]]:
+        """Header and rows of the main columns, as a person reads them."""
+        columns = [self.header.index(name) for name in self.main_columns]
+        lines = [list(self.header), *(list(map(format_table_cell, row)) for row in self.rows)]
+        return [[line[column] for column in columns] for line in lines]
 
     def write(self, sweep: Path) -> None:
         write_atomically(sweep / "table.csv", self.csv().encode())
         write_atomically(sweep / "table.md", self.markdown().encode())
 
 
-def make_table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
-    """keys: those that vary, a column each. Best by the runs' monitored score; what has none comes last."""
-    found = [(job, job_status(job), job_results(job)) for job in jobs]
-    names = list(dict.fromkeys(name for _, _, scores in found for name in scores if is_overall(name)))
-    monitored = list(dict.fromkeys(str(job.asked.config["monitor"]) for job, _, _ in found))
-    # the score that chose the weights first, then what was never looked at
-    shown = [n for n in monitored if n in names] + [n for n in names if n.startswith("test/") and n not in monitored]
-    shown += [name for name in names if name not in shown]
+def format_table_cell(cell: Any) -> str:
+    return "-" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
-    def rank(row: tuple[Job, Mapping[str, Any], Mapping[str, float]]) -> tuple[int, float, int]:
-        job, status, scores = row
-        score = scores.get(str(job.asked.config["monitor"]))
-        if status["state"] != "done" or score is None:
-            return 1, 0.0, job.number
-        return 0, -score if job.asked.config["mode"] == "max" else score, job.number
 
-    ordered = sorted(found, key=rank)
-    header = ["n", *keys, "state", *shown, "seconds", "id", "directory"]
-    rows = [
-        [
-            *(job.number, *swept_values(job, keys), status["state"], *map(scores.get, shown)),
-            *(run_seconds(job, status), job.identity.id, str(job.directory)),
-        ]
-        for job, status, scores in ordered
+def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
+    """keys: those whose values vary, a column each."""
+    rows = sorted(rows, key=lambda row: row.sort_key)
+    metrics, main_metrics = metric_columns(rows)
+    cells = [
+        [row.number, *map(row.values.get, keys), row.state, *map(row.scores.get, metrics), row.seconds, row.id]
+        for row in rows
     ]
-    best = ordered[0][0].directory if ordered and ordered[0][1]["state"] == "done" else None
-    # what was never looked at, what was, and how far that is below what was learnt
-    few = [n.replace("val/", f"{split}/", 1) for n in monitored for split in ("test", "val", "gap")]
-    scores = [n for n in dict.fromkeys(few) if n in shown]
-    return Table(header, rows, best, ["n", *keys, "state", *(scores or shown[:2]), "seconds", "id"])
+    header = ["n", *keys, "state", *metrics, "seconds", "id"]
+    main = ["n", *keys, "state", *main_metrics, "seconds", "id"]
+    best = rows[0].directory if rows and rows[0].state == "done" else None
+    with_directory = [[*line, str(row.directory)] for line, row in zip(cells, rows, strict=True)]
+    return Table([*header, "directory"], with_directory, best, main)
 
 
-def swept_values(job: Job, keys: Sequence[str]) -> list[str | None]:
-    given = dict(split_override(redact_text(override)) for override in job.asked.overrides)
-    return [given.get(key) for key in keys]
-
-
-def run_seconds(job: Job, status: Mapping[str, Any]) -> float | None:
-    """How long the run took, all its segments together."""
-    segments = read_json(job.directory / "manifest.json", {}).get("segments", [])
-    took = [segment["ended"] - segment["started"] for segment in segments if "ended" in segment]
-    return round(sum(took), 2) if took and status["state"] == "done" else None
+def metric_columns(rows: Sequence[TableRow]) -> tuple[list[str], list[str]]:
+    """The metrics in the order of their columns, and the main ones: the monitored score on the test set, which chose
+    nothing, on the validation set, and how far that is below the training set."""
+    names = list(dict.fromkeys(name for row in rows for name in row.scores if is_overall(name)))
+    monitored = [name for name in dict.fromkeys(row.monitor for row in rows) if name is not None]
+    first = [name for name in monitored if name in names] + [name for name in names if name.startswith("test/")]
+    columns = list(dict.fromkeys([*first, *names]))
+    wanted = [with_split(name, split) for name in monitored for split in ("test", "val", "gap")]
+    main = [name for name in dict.fromkeys(wanted) if name in columns]
+    return columns, main or columns[:2]
 
 
 def write_hparams_columns(sweep: Path, hparams: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
-    """Tell TensorBoard what the sweep's HPARAMS table has for columns, once."""
+    """Write the columns of the sweep's HPARAMS table for TensorBoard."""
     from lab.record.tensorboard import TensorBoard
 
-    for old in sweep.glob("events.out.tfevents.*"):
-        old.unlink(missing_ok=True)
+    for outdated in sweep.glob("events.out.tfevents.*"):
+        outdated.unlink(missing_ok=True)
     writer = TensorBoard(sweep)
     writer.columns([dict(values) for values in hparams], list(metrics))
     writer.close()

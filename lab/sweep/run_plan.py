@@ -1,0 +1,113 @@
+"""A plan carried out: its jobs are tried, then done by a pool or by another launcher. Nothing is printed here."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.config.settings import Policy
+from lab.errors import ConfigError, Refused
+from lab.execution.outcome import Outcome, saved_outcome
+from lab.identity.source_code import CodeWatch
+from lab.runs.saved_run import SavedRun
+from lab.sweep.controller import Source, SweepController, View
+from lab.sweep.plan import Job, Plan, link_run, read_plan, write_plan
+from lab.sweep.pool import Pool
+from lab.text import format_si
+from lab.train.stop import StopSignal
+
+if TYPE_CHECKING:
+    from lab.build.preflight_report import PreflightReport
+
+Launcher = Callable[[Plan, Sequence[Job]], None]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """outcomes: how the jobs ended, by their numbers.  changed: the modules whose code changed, for which the sweep was
+    stopped.  reason: why it was stopped; None where it was not.
+    """
+
+    outcomes: Mapping[int, Outcome]
+    changed: Sequence[str] = ()
+    reason: str | None = None
+
+
+def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "PreflightReport":
+    """Try the jobs in a worker of the pool, and fit the pool to this machine's GPUs. Starts nothing.
+
+    Raises ConfigError with every problem of every job, and where the disk cannot hold the checkpoints.
+    """
+    try:
+        report = pool.check(jobs)
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
+    numbers_by_problem: dict[str, list[int]] = {}
+    for number, problems in report.problems.items():
+        for problem in problems:
+            numbers_by_problem.setdefault(problem, []).append(number)
+    if numbers_by_problem:
+        several = len(plan.jobs) > 1
+        raise ConfigError(
+            *(
+                f"{problem} ({format_job_numbers(numbers)})" if several else problem
+                for problem, numbers in numbers_by_problem.items()
+            )
+        )
+    if report.disk > (free := free_disk(jobs)):
+        raise ConfigError(
+            f"checkpoints take about {format_si(report.disk)}B, {format_si(free)}B are free; paths.outputs= moves them"
+        )
+    pool.share_gpus(report.gpus)
+    return report
+
+
+def format_job_numbers(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"job {numbers[0]}"
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"jobs {', '.join(map(str, numbers[:5]))}{more}"
+
+
+def free_disk(jobs: Sequence[Job]) -> int:
+    """Free bytes where the runs of these jobs are to be written."""
+    folder = jobs[0].directory.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_same_sweep(plan: Plan) -> None:
+    """Raises Refused where the directory holds a sweep with runs that this one lacks."""
+    try:
+        earlier = read_plan(plan.directory)
+    except ValueError:  # there is none, or one that cannot be read
+        return
+    lacking = {job.identity.id for job in earlier.jobs} - {job.identity.id for job in plan.jobs}
+    if lacking or earlier.search != plan.search:
+        raise Refused(f"{plan.directory} holds another sweep; give another hydra.sweep.dir=, or move it away")
+
+
+def record_plan(plan: Plan) -> None:
+    """Write the plan, with links to the runs there are."""
+    write_plan(plan)
+    for job in plan.unique_jobs:
+        if job.directory.exists():
+            link_run(plan.directory, job)
+
+
+def run_in_pool(
+    sweep: Path, sources: Mapping[str, str], source: Source, pool: Pool, view: View, policy: Policy, stop: StopSignal
+) -> SweepResult:
+    """Have the pool do what the source gives.  sources: the hashes of the code as it was planned."""
+    controller = SweepController(sweep, source, pool, policy, view, CodeWatch(sources), stop)
+    controller.run()
+    return SweepResult(controller.outcomes, controller.changed, controller.reason)
+
+
+def run_with_launcher(plan: Plan, jobs: Sequence[Job], launch: Launcher) -> SweepResult:
+    """Have another launcher do the jobs; their directories tell how they ended."""
+    launch(plan, jobs)
+    for job in jobs:
+        link_run(plan.directory, job)
+    return SweepResult({job.number: saved_outcome(SavedRun(job.directory)) for job in jobs})
