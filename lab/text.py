@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 
 def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -30,3 +31,8 @@ def format_si(number: float) -> str:
             return f"{number:.3g} {prefix}"
         number /= 1000
     return f"{number:.3g} P"
+
+
+def relative_to_cwd(path: Path) -> Path:
+    """The path relative to the working directory where it lies below: shorter to read and to type."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,27 +1,30 @@
-"""The command `lab`: finds the verb and hands on the rest. Each verb imports what it needs, none of it torch."""
+"""The command `lab`: finds the verb and hands its arguments on. Each verb imports what it needs, none of it torch."""
 
 import os
 import sys
 from importlib import import_module
 
+from lab.errors import LabError, report_error
+
 VERBS = {
-    "train": ("lab.cli.train", "train", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
-    "plan": ("lab.cli.train", "plan", "the jobs of a sweep, done and new; starts nothing: lab plan -m ..."),
+    "train": ("lab.cli.train", "main", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
+    "plan": ("lab.cli.plan", "main", "the jobs of a sweep, done and new; starts nothing: lab plan -m ..."),
     "check": ("lab.cli.check", "main", "try a config or a sweep, start nothing: lab check [--resume] ... [-m]"),
     "rank": ("lab.cli.rank", "main", "which pretrained model to start from: lab rank data=... model=a,b,c"),
-    "resume": ("lab.cli.resume", "resume", "go on with a run or a sweep that was stopped: lab resume DIR"),
-    "retry": ("lab.cli.resume", "retry", "take the failed runs of a sweep again: lab retry DIR"),
+    "resume": ("lab.cli.resume", "resume", "continue a run or a sweep that was stopped: lab resume DIR"),
+    "retry": ("lab.cli.resume", "retry", "do the failed runs of a sweep again: lab retry DIR"),
     "eval": ("lab.cli.evaluate", "main", "score a finished run's weights again: lab eval RUN_DIR [overrides]"),
     "adapter": ("lab.cli.adapter", "main", "a run's LoRA or DoRA in peft's format: lab adapter RUN_DIR FOLDER"),
-    "ls": ("lab.cli.show", "ls", "list runs: lab ls [DIR] [--json]"),
-    "show": ("lab.cli.show", "show", "everything about a run: lab show RUN_DIR"),
-    "diff": ("lab.cli.show", "diff", "what differs between two runs: lab diff A B"),
+    "ls": ("lab.cli.ls", "main", "list runs: lab ls [DIR] [--json]"),
+    "show": ("lab.cli.show", "main", "everything about a run: lab show RUN_DIR"),
+    "diff": ("lab.cli.diff", "main", "what differs between two runs: lab diff A B"),
     "doctor": ("lab.cli.doctor", "main", "versions, devices, and what is missing"),
 }
 
 
 def main() -> None:
     sys.path.insert(0, os.getcwd())  # the project of the working directory, as for a script that lies in it
+    with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = sys.argv[1:]
     if any(argument.startswith("query=") for argument in arguments) and complete():
         return
@@ -46,7 +49,9 @@ def main() -> None:
     module, function, _ = VERBS[verb]
     try:
         code = getattr(import_module(module), function)(arguments)
-    except BrokenPipeError:  # as in: lab ls | head
+    except LabError as error:
+        code = report_error(error, with_traceback)
+    except BrokenPipeError:  # the reader has gone, as in: lab ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
@@ -56,7 +61,7 @@ def usage() -> str:
     lines = [
         "lab: research experiments on PyTorch, configured by Hydra",
         "",
-        *(f"  lab {verb:<8} {said}" for verb, (_, _, said) in VERBS.items()),
+        *(f"  lab {verb:<8} {description}" for verb, (_, _, description) in VERBS.items()),
         "",
         "lab train --help lists every group, option and key; lab VERB --help the options of the others.",
         'Tab completion for bash: eval "$(lab -sc install=bash)"',
@@ -65,7 +70,8 @@ def usage() -> str:
 
 
 def complete() -> bool:
-    """Complete a verb, or take it out of the line that Hydra is to complete. Whether that was all."""
+    """Print the completions of a verb, or take the verb out of the line that Hydra is to complete. Gives whether that
+    was all."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
     if len(words) <= 1 or (len(words) == 2 and not line.endswith(" ") and "=" not in words[1]):

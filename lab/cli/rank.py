@@ -16,9 +16,9 @@ from rich.text import Text
 
 from lab.cli.output import align_columns
 from lab.config.overrides import swept_keys
-from lab.config.sweep_grid import expand_sweep, zip_axes
+from lab.config.sweep_grid import zip_axes
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError
-from lab.hydra_app.app import run_app as hydra_app
+from lab.hydra_app.app import HydraApp, run_app
 from lab.model_selection.candidates import Candidate, make_candidates, sort_by_size
 from lab.model_selection.finetuned_results import FINETUNED_METRIC, attach_finetuned
 from lab.model_selection.ranking import measure_agreement, rank_candidates, read_sample, score_candidate
@@ -45,71 +45,74 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--zip", action="store_true", help="take the values of several keys together, not each with all"
     )
-    parser.add_argument("--examples", type=int, default=1000, metavar="N", help="of the training data (1000)")
+    parser.add_argument(
+        "--examples", type=int, default=1000, metavar="N", help="number of training examples to score on (1000)"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, with the seconds of each score")
-    given, overrides = parser.parse_known_args(arguments)
-    if given.examples < 2:
-        parser.error(f"--examples={given.examples} is not a number from 2 on")
-    return hydra_app(overrides, "rank", partial(rank_models, given))
+    options, overrides = parser.parse_known_args(arguments)
+    if options.examples < 2:
+        parser.error(f"--examples={options.examples} is not a number from 2 on")
+    return run_app(overrides, HydraApp(run=None, sweep=partial(rank_models, options)))
 
 
-def rank_models(given: argparse.Namespace, sweeping: "SweepPlanner", arguments: Sequence[str]) -> int:
-    """Score what a sweep's arguments ask for, and print it. The exit code."""
-    from omegaconf import OmegaConf
-
-    loader, master = sweeping.context.config_loader, sweeping.master
-    spec = OmegaConf.to_container(master.sweep, resolve=True) if master.get("sweep") else None
-    overrides = zip_axes(arguments, loader) if given.zip else expand_sweep(arguments, loader, spec)
-    found = sort_by_size(make_candidates(list(sweeping.asked(list(enumerate(overrides))).values())))
-    config = found[0].asked.config
-    sample, hardware = read_sample(config, given.examples)
-    code = score_candidates(found, sample, hardware, sweeping.session.traceback)
+def rank_models(options: argparse.Namespace, planner: "SweepPlanner", arguments: Sequence[str]) -> int:
+    """Score the models that a sweep's arguments ask for, and print their ranking. Gives the exit code."""
+    overrides = zip_axes(arguments, planner.loader) if options.zip else planner.expand(arguments)
+    composed = planner.compose_jobs(list(enumerate(overrides)))
+    candidates = sort_by_size(make_candidates(list(composed.values())))
+    config = candidates[0].asked.config
+    sample, hardware = read_sample(config, options.examples)
+    code = score_candidates(candidates, sample, hardware, planner.app.with_traceback)
     outputs = Path(config["paths"]["outputs"])
-    attach_finetuned(found, outputs, sweeping.session.identify)
-    about = {
-        "data": found[0].asked.choices.get("data"),
+    attach_finetuned(candidates, outputs, planner.app.identify)
+    facts = {
+        "data": candidates[0].asked.choices.get("data"),
         "examples": len(sample.labels),
         "classes": len(set(sample.labels.tolist())),
         "of_classes": config["data"].get("num_classes"),
         "seed": config["seed"],
         "outputs": str(outputs),
     }
-    best = rank_candidates(found)
-    taus = measure_agreement(best)
-    print(json.dumps(ranking_json(best, taus, about), indent=2) if given.json else format_ranking(best, taus, about))
-    for candidate in found:
+    ranking = rank_candidates(candidates)
+    taus = measure_agreement(ranking)
+    if options.json:
+        print(json.dumps(ranking_json(ranking, taus, facts), indent=2))
+    else:
+        print(format_ranking(ranking, taus, facts))
+    for candidate in candidates:
         if candidate.error:
             print(f"lab: {candidate.name}: {candidate.error}", file=sys.stderr)
-    if code == EXIT_FAILED and not given.zip and len(swept_keys(overrides)) > 1:
+    if code == EXIT_FAILED and not options.zip and len(swept_keys(overrides)) > 1:
         print("lab: --zip takes the values of several keys together, instead of each with all", file=sys.stderr)
     return code
 
 
-def score_candidates(found: Sequence[Candidate], sample: Any, hardware: Any, with_traceback: bool) -> int:
-    """Score one after the other, showing them as they come. The exit code; what fails loses no other."""
+def score_candidates(candidates: Sequence[Candidate], sample: Any, hardware: Any, with_traceback: bool) -> int:
+    """Score one after the other, showing the scores as they come; one that fails does not stop the others. Gives the
+    exit code."""
     console = Console(stderr=True, highlight=False)
-    doing = ""
+    current = ""
     with Live(
-        get_renderable=lambda: Text(f"{ranking_table([(candidate, None) for candidate in found])}\n{doing}"),
+        get_renderable=lambda: Text(f"{ranking_table([(candidate, None) for candidate in candidates])}\n{current}"),
         console=console,
         transient=True,
         auto_refresh=console.is_terminal,
     ) as live:
-        for number, candidate in enumerate(found, start=1):
+        for number, candidate in enumerate(candidates, start=1):
             try:
                 for step in score_candidate(candidate, sample, hardware):
-                    doing = f"{number} of {len(found)}: {candidate.name}: {step}"
+                    current = f"{number} of {len(candidates)}: {candidate.name}: {step}"
                     if console.is_terminal:
                         live.refresh()
             except KeyboardInterrupt:
-                for left in found[number - 1 :]:
-                    left.error = "interrupted"
+                for remaining in candidates[number - 1 :]:
+                    remaining.error = "interrupted"
                 return EXIT_INTERRUPTED
             except Exception as error:
                 candidate.error = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
                 if with_traceback:
                     traceback.print_exception(error)
-    return EXIT_FAILED if any(candidate.error for candidate in found) else 0
+    return EXIT_FAILED if any(candidate.error for candidate in candidates) else 0
 
 
 def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) -> str:
@@ -153,7 +156,8 @@ def format_ranking(found: Ranking, taus: Mapping[str, tuple[float, int]], about:
     lines.append(f"tuned: {FINETUNED_METRIC} of the best recipe, the mean over its seeds; {said}")
     if known < FEWEST_CANDIDATES:
         lines.append(
-            f"they are of {known} of the candidates, too few to tell whether the scores agree; {FEWEST_CANDIDATES} would do"
+            f"they are of {known} of the candidates, too few to tell whether the scores agree; {FEWEST_CANDIDATES} "
+            "would do"
         )
     else:
         lines.append("tau: Kendall's, weighted towards the best; 1 where the order is that of fine-tuning")

@@ -1,66 +1,65 @@
-"""lab resume, lab retry: what was planned once is carried on, whatever the configs have become since."""
+"""lab resume, lab retry: continue what was planned once, whatever the configs have become since."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from lab.cli.output import print_error, print_missing, relative_to_cwd
-from lab.cli.run_sweep import run_sweep
-from lab.cli.show import find
-from lab.cli.train import one_run
+from lab.cli.arguments import parse_arguments, read_run
+from lab.cli.run_sweep import train_sweep
+from lab.cli.train import main as train
+from lab.cli.train import train_run
 from lab.config.composed import ComposedConfig
-from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused, RunInUse
-from lab.hydra_app.app import run_app as train
+from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused
 from lab.identity.identity import Identifier, Identity
-from lab.record.files import read_json
-from lab.runs.diff import read_config
+from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import PLAN_FILE, Job, read_plan
+from lab.text import relative_to_cwd
 
 
 def resume(arguments: list[str]) -> int:
-    return continue_directory(arguments, "resume", "Go on with a run or a sweep that was stopped.")
+    options = parse_directory("resume", "Continue a run or a sweep that was stopped.", arguments)
+    return continue_directory(options, retry=False)
 
 
 def retry(arguments: list[str]) -> int:
-    return continue_directory(arguments, "retry", "Take the failed runs of a sweep, or a failed run, again.")
+    options = parse_directory("retry", "Do the failed runs of a sweep, or a failed run, again.", arguments)
+    return continue_directory(options, retry=True)
 
 
-def continue_directory(arguments: list[str], verb: str, said: str) -> int:
-    parser = argparse.ArgumentParser(f"lab {verb}", description=said)
-    parser.add_argument("dir", type=Path, help="a sweep's directory, a run's, or the 8 characters of a run's id")
+def parse_directory(verb: str, description: str, arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(f"lab {verb}", description=description)
+    parser.add_argument("dir", type=Path, help="a sweep's directory, a run's, or the first characters of a run's id")
     parser.add_argument("--workers", type=int, help="how many of a sweep's runs at once")
     parser.add_argument("--anyway", action="store_true", help="also where the code or the data changed since")
-    given = parser.parse_args(arguments)
+    return parse_arguments(parser, arguments)
+
+
+def continue_directory(options: argparse.Namespace, retry: bool) -> int:
+    """Gives the exit code.  retry: do failed jobs again."""
     try:
-        if (given.dir / PLAN_FILE).exists():
-            plan = read_plan(given.dir)
-            check_inside(given.dir, plan.jobs)
-            check_unchanged(plan.jobs, given.anyway)
-            if plan.search is not None and verb == "resume":  # which asks for more jobs than it has so far
-                workers = [f"hydra.launcher.workers={given.workers}"] if given.workers else []
-                here = relative_to_cwd(given.dir.absolute())
-                return train(["-m", *plan.search, f"hydra.sweep.dir='{here}'", *workers])
-            return run_sweep(plan, {"workers": given.workers}, retry=verb == "retry")
-        run = find(given.dir)
-        if run is None:
-            return print_missing(
-                given.dir, "no run and no sweep", "lab ls lists the runs, outputs/sweeps/ has the sweeps"
-            )
-        job = read_job(run)
-        check_unchanged([job], given.anyway)
-        return one_run(job.asked, job.identity, run)
-    except (ConfigError, Refused, RunInUse) as error:
-        return print_error(error, with_traceback=False)
+        if (options.dir / PLAN_FILE).exists():
+            return continue_sweep(options, retry)
+        job = read_job(read_run(options.dir, options.outputs))
+        check_unchanged([job], options.anyway)
+        return train_run(job.composed, job.identity, job.directory)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as error:
-        return print_error(ConfigError(str(error)), with_traceback=False)
+        raise ConfigError(str(error)) from error
+
+
+def continue_sweep(options: argparse.Namespace, retry: bool) -> int:
+    plan = read_plan(options.dir)
+    check_inside(options.dir, plan.jobs)
+    check_unchanged(plan.jobs, options.anyway)
+    if plan.search is not None and not retry:  # a search asks for more jobs than it has so far
+        workers = [f"hydra.launcher.workers={options.workers}"] if options.workers else []
+        directory = relative_to_cwd(options.dir.absolute())
+        return train(["-m", *plan.search, f"hydra.sweep.dir='{directory}'", *workers])
+    return train_sweep(plan, {"workers": options.workers}, retry=retry)
 
 
 def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
@@ -74,29 +73,26 @@ def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
 
 
 def check_unchanged(jobs: Sequence[Job], anyway: bool) -> None:
-    """Raises Refused where the same config is another run by now, ConfigError where it is not all there."""
-    if any("<redacted>" in json.dumps(job.asked.config) for job in jobs):
+    """Raises Refused where the same config is another run by now, ConfigError where a part of it was not kept."""
+    if any("<redacted>" in json.dumps(job.composed.config) for job in jobs):
         raise ConfigError("a secret of the config is not kept on disk; give the command again, with it")
     identify = Identifier()
-    for job in jobs:
-        if not anyway and (now := identify(job.asked.config)) != job.identity:
-            what = "code" if now.code != job.identity.code else "data" if now.files != job.identity.files else "config"
+    for job in jobs if not anyway else ():
+        now, before = identify(job.composed.config), job.identity
+        if (now.config, now.code) != (before.config, before.code):
+            part = "code" if now.code != before.code else "data" if now.files != before.files else "config"
             raise Refused(
-                f"the {what} changed since {job.directory} was planned, it would be another run ({now.id}); give the "
-                "command again for that one, or --anyway to go on with this one"
+                f"the {part} changed since {job.directory} was planned, it would be another run ({now.id}); give the "
+                "command again for that one, or --anyway to continue this one"
             )
 
 
-def read_job(run: Path) -> Job:
-    """What a run's directory says that it was asked for with. Raises ConfigError where it does not say."""
-    manifest = read_json(run / "manifest.json")
-    if manifest is None:
-        raise ConfigError(f"{run} has no manifest.json; give the command again")
-
-    def hydra(name: str) -> Any:
-        return yaml.safe_load((run / ".hydra" / f"{name}.yaml").read_text())
-
-    identity = Identity(manifest["config"], manifest["code"], manifest["files"])
-    source, node = hydra("config"), hydra("hydra")["hydra"]
-    asked = ComposedConfig(read_config(run), source, node, manifest["overrides"], manifest["choices"])
-    return Job(0, asked, identity, run)
+def read_job(run: SavedRun) -> Job:
+    """The job that a run directory describes. Raises ConfigError where it describes none."""
+    manifest = run.manifest
+    if not manifest:
+        raise ConfigError(f"{run.directory} has no manifest.json; give the command again")
+    if not run.config:
+        raise ConfigError(f"{run.directory} was not started by lab train; run its script again to continue it")
+    composed = ComposedConfig(run.config, run.unresolved_config, run.hydra, manifest["overrides"], manifest["choices"])
+    return Job(0, composed, Identity.from_manifest(manifest), run.directory)

@@ -4,12 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
-
-from lab.cli.run_sweep import exit_code, preflight_sweep, print_results, supervise
+from lab.cli.run_sweep import exit_code, preflight_with_spinner, print_costs, print_results, report_stop
 from lab.cli.sweep_progress import LiveView
 from lab.config.check import call_problems
 from lab.config.overrides import split_override
@@ -17,114 +13,147 @@ from lab.config.redact import names_secret
 from lab.config.search_space import Interval, SearchAxis, SearchSettings, parse_search_space
 from lab.config.settings import Policy
 from lab.errors import ConfigError
-from lab.execution.outcome import Outcome
-from lab.execution.stop import StopSignal
+from lab.execution.outcome import saved_outcome
 from lab.hydra_app.planner import SweepPlanner
 from lab.record.files import lock_directory
-from lab.sweep.controller import saved_outcome
-from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, job_status, mark_duplicates, read_plan, write_plan
+from lab.runs.saved_run import SavedRun
+from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, write_plan
 from lab.sweep.pool import Pool, make_pool
+from lab.sweep.run_plan import run_in_pool
 from lab.sweep.search import Search, search_override
-from lab.sweep.search_jobs import PRUNED_MARK, SearchJobs
+from lab.sweep.search_jobs import SearchJobs
+from lab.train.stop import StopSignal
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """settings: of the search.  axes: what it chooses.  fixed: the overrides that all its jobs have."""
+    """settings: of the search.  axes: the space it searches.  fixed: the overrides that all its jobs have."""
 
     settings: SearchSettings
     axes: Mapping[str, SearchAxis]
     fixed: Sequence[str]
 
+    @property
+    def num_trials(self) -> int:
+        return self.settings.trials or prod(len(axis) for axis in self.axes.values() if not isinstance(axis, Interval))
 
-def run_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> int:
-    """The exit code. Raises ConfigError, before anything has started, for what cannot be searched."""
-    asked = parse_search(sweeping, arguments)
-    settings, axes = asked.settings, asked.axes
-    first = sweeping.jobs(
-        sweeping.asked(list(enumerate([*asked.fixed, *one] for one in [*extreme_jobs(axes), *objective_jobs(asked)]))),
-        Path("."),
+    @property
+    def num_jobs(self) -> int:
+        return self.num_trials * len(self.settings.seeds or [0])
+
+
+@dataclass(frozen=True)
+class PlannedSearch:
+    """plan: of the search, without jobs yet.  samples: a plan of jobs in which every value is tried once."""
+
+    request: SearchRequest
+    plan: Plan
+    samples: Plan
+
+    def make_pool(self, planner: SweepPlanner) -> Pool:
+        config = self.samples.jobs[0].composed.config
+        return make_pool([config] * self.request.num_jobs, planner.launcher_options)
+
+
+def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
+    """Try a job with each value of the space and print what the search would do. Gives the exit code."""
+    search = plan_search(planner, arguments)
+    samples = search.samples.unique_jobs
+    with search.make_pool(planner) as pool:
+        report = preflight_with_spinner(search.samples, samples, pool)
+    print_costs(report, samples)
+    request = search.request
+    axes = ", ".join(request.axes)
+    print(
+        f"{search.plan.directory}: {request.settings.sampler} takes {request.num_trials} trials of {axes}; nothing was "
+        "started"
     )
-    about = [str(item) for item in (axes, asked.fixed, settings.objective, settings.seeds, first[0].identity)]
-    sweep = sweeping.directory([settings.pruner or settings.sampler, *axes], about)
-    plan = Plan(sweep, [], sweeping.session.identify.hashes(), tuple(arguments))
-    samples = replace(plan, jobs=mark_duplicates(first))
-    total = settings.trials or count_combinations(axes)
-    config = first[0].asked.config
-    pool = make_pool([config] * total * len(settings.seeds or [0]), sweeping.workers())
+    return 0
+
+
+def train_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
+    """Run the search. Gives the exit code. Raises ConfigError, before it starts, for what cannot be searched."""
+    search = plan_search(planner, arguments)
+    policy = Policy.of(search.samples.jobs[0].composed.config)
     try:
-        code = preflight_sweep(samples, samples.own, pool, sweeping.session.verb)
-        if code is not None:
-            return code
-        if sweeping.session.verb != "train":
-            print(f"{sweep}: {settings.sampler} takes {total} trials of {', '.join(axes)}; nothing was started")
-            return 0
-        terms = Policy.of(config)
-        pulse = StopSignal.until(terms.time_limit)
-        with pulse.signals(keyboard=True), lock_directory(sweep):
-            return run_trials(sweeping, plan, asked, pool, terms, pulse)
+        with search.make_pool(planner) as pool:
+            preflight_with_spinner(search.samples, search.samples.unique_jobs, pool)
+            stop = StopSignal.with_limits(policy.time_limit)
+            with stop.signals(keyboard=True), lock_directory(search.plan.directory):
+                return run_trials(planner, search, pool, policy, stop)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    finally:
-        pool.close()
 
 
-def run_trials(
-    sweeping: SweepPlanner, plan: Plan, asked: SearchRequest, pool: Pool, terms: Policy, pulse: StopSignal
-) -> int:
-    """Ask and tell until all trials have been. The exit code."""
-    known: dict[int, Job] = {}  # what was asked for so far
-    if (plan.directory / PLAN_FILE).exists():
-        known = {job.number: job for job in read_plan(plan.directory).jobs}
-    plan = replace(plan, jobs=list(known.values()))
-    write_plan(plan)
-    search = Search(plan.directory / "search.db", asked.axes, asked.settings)
+def run_trials(planner: SweepPlanner, planned: PlannedSearch, pool: Pool, policy: Policy, stop: StopSignal) -> int:
+    """Ask and tell until all trials have ended. Gives the exit code."""
+    request, directory = planned.request, planned.plan.directory
+    jobs: dict[int, Job] = {}  # those asked for so far, by their numbers
+    if (directory / PLAN_FILE).exists():
+        jobs = {job.number: job for job in read_plan(directory).jobs}
+    write_plan(replace(planned.plan, jobs=list(jobs.values())))
+    search = Search(directory / "search.db", request.axes, request.settings)
 
-    def made(wanted: Sequence[tuple[int, list[str]]]) -> Sequence[Job]:
-        jobs = sweeping.jobs(sweeping.asked([(n, [*asked.fixed, *one]) for n, one in wanted]), plan.directory)
-        append_jobs(replace(plan, jobs=list(known.values())), jobs)
-        known.update({job.number: job for job in jobs})
-        return jobs
+    def make_jobs(numbered: Sequence[tuple[int, list[str]]]) -> Sequence[Job]:
+        overrides = [(number, [*request.fixed, *own]) for number, own in numbered]
+        new = planner.make_jobs(planner.compose_jobs(overrides), directory)
+        append_jobs(replace(planned.plan, jobs=list(jobs.values())), new)
+        jobs.update({job.number: job for job in new})
+        return new
 
-    view = LiveView(search.total * len(asked.settings.seeds or [0]) - len(known), [*asked.axes, "seed"])
-    code = supervise(plan, SearchJobs(search, made), pool, {}, view, terms, pulse)
-    plan = replace(plan, jobs=mark_duplicates(list(known.values())))
+    total = search.total * len(request.settings.seeds or [0]) - len(jobs)
+    with LiveView(total, [*request.axes, "seed"]) as view:
+        source = SearchJobs(search, make_jobs)
+        result = run_in_pool(directory, planned.plan.sources, source, pool, view, policy, stop)
+    plan = replace(planned.plan, jobs=mark_duplicates(list(jobs.values())))
+    code = report_stop(plan, result, stop)
     if not plan.jobs:
         return code
-    outcomes = {
-        job.number: outcome for job in plan.own if not was_pruned(outcome := saved_outcome(job, job_status(job)))
-    }
+    outcomes = {job.number: saved_outcome(SavedRun(job.directory)) for job in plan.unique_jobs}
+    outcomes = {number: outcome for number, outcome in outcomes.items() if not outcome.pruned}
     print_results(plan, outcomes, others="stopped early")
     for trial in search.best():
-        values = zip(asked.settings.objectives, trial.values, strict=True)
-        said = "  ".join(f"{name} {value:.4g}" for name, value in values)
-        print(f"best trial: {trial.number}  {' '.join(trial.overrides)}  {said}")
+        values = zip(request.settings.objectives, trial.values, strict=True)
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in values)
+        print(f"best trial: {trial.number}  {' '.join(trial.overrides)}  {scores}")
     return code or exit_code(outcomes)
 
 
-def parse_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> SearchRequest:
-    node: Any = OmegaConf.to_container(sweeping.master.search, resolve=True)
+def plan_search(planner: SweepPlanner, arguments: Sequence[str]) -> PlannedSearch:
+    """Raises ConfigError for what cannot be searched."""
+    request = parse_search(planner, arguments)
+    settings, axes = request.settings, request.axes
+    overrides = [[*request.fixed, *own] for own in [*extreme_jobs(axes), *objective_jobs(request)]]
+    samples = planner.make_jobs(planner.compose_jobs(list(enumerate(overrides))), Path("."))
+    facts = [str(item) for item in (axes, request.fixed, settings.objective, settings.seeds, samples[0].identity)]
+    directory = planner.name_sweep([settings.pruner or settings.sampler, *axes], facts)
+    plan = Plan(directory, [], planner.app.identify.source_hashes(), tuple(arguments))
+    return PlannedSearch(request, plan, replace(plan, jobs=mark_duplicates(samples)))
+
+
+def parse_search(planner: SweepPlanner, arguments: Sequence[str]) -> SearchRequest:
+    node = planner.search_node or {}
     if problems := call_problems(SearchSettings, node, ("search",)):
         raise ConfigError(*problems)
     try:
         settings = SearchSettings(**node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if sweeping.master.get("sweep"):
+    if planner.sweep_spec:
         raise ConfigError("search= asks for its own jobs; take sweep: out of the experiment, or leave search= out")
-    parser = OverridesParser.create(config_loader=sweeping.context.config_loader)
-    axes, fixed = parse_search_space(parser.parse_overrides(list(arguments)))
-    if settings.seeds and ("seed" in axes or any(one.startswith("seed=") for one in fixed)):
+    axes, fixed = parse_search_space(planner.parse_overrides(arguments))
+    if settings.seeds and ("seed" in axes or any(override.startswith("seed=") for override in fixed)):
         raise ConfigError("search.seeds gives the seeds; leave seed= out, or search.seeds=null")
-    if kept := [key for key in axes if names_secret(key, "")]:
-        raise ConfigError(f"{', '.join(kept)} names a secret, which a search would keep; give it one value")
+    if secrets := [key for key in axes if names_secret(key, "")]:
+        raise ConfigError(f"{', '.join(secrets)} names a secret, which a search would keep; give it one value")
     if not axes:
         raise ConfigError("there is nothing to search; give an axis, as optimizer.lr='tag(log,interval(1e-4,1e-1))'")
-    return SearchRequest(settings, axes, [one for one in fixed if split_override(one)[0].partition(".")[0] != "search"])
+    own_keys = [override for override in fixed if split_override(override)[0].partition(".")[0] != "search"]
+    return SearchRequest(settings, axes, own_keys)
 
 
 def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
-    """Jobs in which every value of every axis is once, an interval's two ends for all of it: what is tried before."""
+    """The overrides of jobs in which every value of every axis occurs once, of an interval its two ends."""
     ends = {key: [axis.low, axis.high] if isinstance(axis, Interval) else list(axis) for key, axis in axes.items()}
     longest = max(map(len, ends.values()))
     return [
@@ -133,20 +162,12 @@ def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
     ]
 
 
-def objective_jobs(asked: SearchRequest) -> list[list[str]]:
-    """Jobs in which each objective is what is monitored, so that trying them tells whether there is such a score."""
-    found = []
-    for name in asked.settings.objectives:
+def objective_jobs(request: SearchRequest) -> list[list[str]]:
+    """The overrides of jobs that monitor each objective, so that trying them tells whether there is such a score."""
+    jobs = []
+    for name in request.settings.objectives:
         if "/" in name:
-            found.append([*extreme_jobs(asked.axes)[0], f"monitor={name.replace('test/', 'val/', 1)}"])
+            jobs.append([*extreme_jobs(request.axes)[0], f"monitor={name.replace('test/', 'val/', 1)}"])
         elif name not in ("parameters", "trainable"):
             raise ConfigError(f"search.objective={name} is no score; give val/..., parameters or trainable")
-    return found
-
-
-def count_combinations(axes: Mapping[str, SearchAxis]) -> int:
-    return prod(len(axis) for axis in axes.values() if not isinstance(axis, Interval))
-
-
-def was_pruned(outcome: Outcome) -> bool:
-    return outcome.state == "interrupted" and str(outcome.error).startswith(PRUNED_MARK)
+    return jobs

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,22 +14,36 @@ from rich.text import Text
 from lab.config.overrides import split_override
 from lab.config.redact import redact_text
 from lab.execution.outcome import Outcome
-from lab.metrics.names import is_overall
+from lab.metrics.names import is_overall, split_of
 from lab.sweep.plan import Job
 
-REPORT_EVERY = 10  # seconds between two plain lines that tell of progress
+REPORT_EVERY = 10  # seconds between two plain lines of progress
+
+
+@dataclass
+class RunningJob:
+    """steps: the run's number of steps; 0 until it has begun.  started: on time.monotonic()'s clock."""
+
+    job: Job
+    step: int = 0
+    steps: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def position(self) -> str:
+        return f"step {self.step}/{self.steps}" if self.steps else "its start"
 
 
 class LiveView:
-    """total: the jobs that are to be done.  keys: what tells one job from another."""
+    """total: the number of jobs that are to be done.  keys: those whose values distinguish the jobs."""
 
     def __init__(self, total: int, keys: Sequence[str]):
         self.total, self.keys = total, keys
         self.console = Console(stderr=True, highlight=False)
-        self.running: dict[int, tuple[Job, int, int, Mapping[str, float]]] = {}
-        self.begun: dict[int, float] = {}
+        self.running: dict[int, RunningJob] = {}
         self.states: dict[str, int] = {}
-        self.since = self.spoken = time.monotonic()
+        self.started_at = self.reported_at = time.monotonic()
         self.live = Live(
             get_renderable=self.table, console=self.console, refresh_per_second=4, transient=True, redirect_stdout=True
         )
@@ -42,66 +57,66 @@ class LiveView:
         self.live.stop()
 
     def started(self, job: Job) -> None:
-        self.running[job.number] = (job, 0, 0, {})
-        self.begun[job.number] = time.monotonic()
+        self.running[job.number] = RunningJob(job)
 
     def progress(self, job: Job, step: int, steps: int, values: Mapping[str, float]) -> None:
-        self.running[job.number] = (job, step, steps, values)
-        if not self.console.is_terminal and time.monotonic() - self.spoken > REPORT_EVERY:
-            self.say(
-                f"{self.counts()}; "
-                + ", ".join(f"#{n} at {format_step(s, t)}" for n, (_, s, t, _) in self.running.items())
-            )
+        running = self.running[job.number]
+        running.step, running.steps, running.values = step, steps, values
+        if not self.console.is_terminal and time.monotonic() - self.reported_at > REPORT_EVERY:
+            positions = ", ".join(f"#{number} at {running.position}" for number, running in self.running.items())
+            self.note(f"{self.counts()}; {positions}")
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        self.running.pop(job.number, None)
-        took = time.monotonic() - self.begun.pop(job.number) if job.number in self.begun else 0.0
+        running = self.running.pop(job.number, None)
+        seconds = time.monotonic() - running.started if running else 0.0
         self.states[outcome.state] = self.states.get(outcome.state, 0) + 1
-        shown = {name: score for name, score in outcome.results.items() if is_overall(name)}
-        scores = [f"{name} {shown[name]:.4g}" for name in sorted(shown, key=lambda name: "accuracy" not in name)[:3]]
-        what = "done before" if outcome.state == "done" and not outcome.new else outcome.state
-        told = "  ".join(scores) if outcome.state == "done" else f"{outcome.error} ({outcome.directory})"
+        state = "done before" if outcome.state == "done" and not outcome.new else outcome.state
+        end = main_scores(outcome.results) if outcome.state == "done" else f"{outcome.error} ({outcome.directory})"
         number = f"[{sum(self.states.values())}/{self.total}] #{job.number}"
-        self.say(f"{number} {what}  {job_label(job, self.keys)}  {took:.1f} s  {told}")
+        self.note(f"{number} {state}  {job_label(job, self.keys)}  {seconds:.1f} s  {end}")
 
     def note(self, text: str) -> None:
-        self.say(text)
-
-    def say(self, text: str) -> None:
-        self.spoken = time.monotonic()
-        with suppress(OSError, SystemExit):  # as rich says that who reads has gone; the runs' directories have it all
+        self.reported_at = time.monotonic()
+        # rich raises SystemExit when the output is closed; losing its reader must not stop the sweep
+        with suppress(OSError, SystemExit):
             self.console.print(text, markup=False, soft_wrap=True)
 
     def counts(self) -> str:
         ended = ", ".join(f"{number} {state}" for state, number in self.states.items()) or "0 done"
-        left = self.total - sum(self.states.values())
-        return f"{ended}, {len(self.running)} running, {left - len(self.running)} to come{self.eta(left)}"
+        remaining = self.total - sum(self.states.values())
+        waiting = remaining - len(self.running)
+        return f"{ended}, {len(self.running)} running, {waiting} to come{self.remaining_time(remaining)}"
 
-    def eta(self, left: int) -> str:
+    def remaining_time(self, remaining: int) -> str:
         ended = sum(self.states.values())
-        if not ended or not left:
+        if not ended or not remaining:
             return ""
-        part = sum(step / steps for _, step, steps, _ in self.running.values() if steps)
-        seconds = (time.monotonic() - self.since) / (ended + part) * (left - part)
+        progress = sum(running.step / running.steps for running in self.running.values() if running.steps)
+        seconds = (time.monotonic() - self.started_at) / (ended + progress) * (remaining - progress)
         return f", {format_duration(seconds)} left"
 
     def table(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
-        for job, step, steps, values in list(self.running.values()):
-            bar = ProgressBar(total=max(steps, 1), completed=step, width=20)
-            said = "  ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:2])
-            grid.add_row(f"#{job.number}", job_label(job, self.keys), bar, format_step(step, steps), said)
+        for running in list(self.running.values()):
+            bar = ProgressBar(total=max(running.steps, 1), completed=running.step, width=20)
+            values = "  ".join(f"{name} {value:.4g}" for name, value in list(running.values.items())[:2])
+            label = job_label(running.job, self.keys)
+            grid.add_row(f"#{running.job.number}", label, bar, running.position, values)
         return Group(grid, Text(self.counts(), style="bold"))
+
+
+def main_scores(results: Mapping[str, float], most: int = 3) -> str:
+    """The first scores of the run's task, those on the test set before those that chose its weights."""
+    names = [name for name in results if is_overall(name) and split_of(name) in ("test", "val")]
+    names.sort(key=lambda name: split_of(name) != "test")
+    return "  ".join(f"{name} {results[name]:.4g}" for name in names[:most])
 
 
 def job_label(job: Job, keys: Sequence[str]) -> str:
     """The overrides by which the job differs from the others of its sweep."""
-    own = [override for override in job.asked.overrides if split_override(override)[0] in keys]
-    return redact_text(" ".join(own or job.asked.overrides)) or "the defaults"
-
-
-def format_step(step: int, steps: int) -> str:
-    return f"step {step}/{steps}" if steps else "its start"
+    overrides = job.composed.overrides
+    own = [override for override in overrides if split_override(override)[0] in keys]
+    return redact_text(" ".join(own or overrides)) or "the defaults"
 
 
 def format_duration(seconds: float) -> str:

@@ -1,40 +1,53 @@
-"""lab train, lab plan, lab check: a Hydra app whose task is one run, and whose sweeps are planned."""
+"""lab train: one run, or a sweep with -m."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lab.cli.output import print_outcome
+from lab.cli.run_search import train_search
+from lab.cli.run_sweep import train_sweep
 from lab.config.composed import ComposedConfig
 from lab.config.settings import Policy
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED
 from lab.execution.outcome import RunOptions
 from lab.execution.run_job import run_job
-from lab.execution.stop import StopSignal
-from lab.hydra_app.app import run_app
+from lab.hydra_app.app import HydraApp, run_app
+from lab.hydra_app.planner import SweepPlanner
 from lab.identity.identity import Identity
+from lab.sweep.plan import Plan
+from lab.train.stop import StopSignal
 
-if TYPE_CHECKING:
-    pass
+
+def main(arguments: list[str]) -> int:
+    return run_app(arguments, HydraApp(run=train_run, sweep=train_arguments, batch=train_batch))
 
 
-def one_run(asked: ComposedConfig, identity: Identity, directory: Path) -> int:
-    """Do a run in this process and show how it ended. The exit code."""
+def train_run(composed: ComposedConfig, identity: Identity, directory: Path) -> int:
+    """Do a run in this process and print how it ended. Gives the exit code."""
     try:
-        terms = Policy.of(asked.config)
-    except (LookupError, TypeError, ValueError):  # the check in `do` says what is wrong
-        pulse = StopSignal()
+        policy = Policy.of(composed.config)
+    except (LookupError, TypeError, ValueError):  # the check in `run_job` tells what is wrong
+        stop = StopSignal()
     else:
-        pulse = StopSignal.until(terms.time_limit, terms.step_timeout)
-    with pulse.signals(keyboard=True):
-        outcome = run_job(asked, identity, directory, RunOptions(pulse))
+        stop = StopSignal.with_limits(policy.time_limit, policy.step_timeout)
+    with stop.signals(keyboard=True):
+        outcome = run_job(composed, identity, directory, RunOptions(stop))
     print_outcome(outcome)
-    stopped = EXIT_INTERRUPTED if pulse.reason == "SIGINT" else EXIT_STOPPED
+    stopped = EXIT_INTERRUPTED if stop.reason == "SIGINT" else EXIT_STOPPED
     return {"done": 0, "interrupted": stopped}.get(outcome.state, EXIT_FAILED)
 
 
-def plan(arguments: list[str]) -> int:
-    return run_app(arguments, "plan")
+def train_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:
+    """Do the sweep that the arguments ask for. Gives the exit code."""
+    if planner.search_node:
+        return train_search(planner, arguments)
+    plan = planner.plan(planner.expand(arguments))
+    if planner.uses_own_launcher:
+        return train_sweep(plan, planner.launcher_options)
+    code = train_sweep(plan, {}, launch=planner.launch_elsewhere)
+    return EXIT_FAILED if code and planner.launcher_failed else code
 
 
-def train(arguments: list[str]) -> int:
-    return run_app(arguments)
+def train_batch(plan: Plan, launcher: Mapping[str, Any]) -> int:
+    return train_sweep(plan, launcher)

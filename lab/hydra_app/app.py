@@ -1,12 +1,13 @@
-"""The Hydra application behind `lab train`, `plan`, `check` and `rank`."""
+"""The Hydra application behind `lab train`, `plan`, `check` and `rank`, each of which hands it functions."""
 
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
@@ -14,134 +15,149 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.cli.output import print_error, relative_to_cwd
-from lab.cli.show import OUTPUTS
-from lab.config.composed import compose_config
+from lab.config.composed import ComposedConfig, compose_config
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
 from lab.config.sweep_grid import as_single_choices
-from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, Refused, RunInUse
+from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LabError, report_error
 from lab.hydra_app.resolvers import directory_resolvers
-from lab.identity.identity import Identifier
+from lab.identity.identity import Identifier, Identity
+from lab.text import relative_to_cwd
 
-SweepFunction = Callable[[Any, Sequence[str]], int]
+if TYPE_CHECKING:
+    from lab.hydra_app.planner import SweepPlanner
+    from lab.sweep.plan import Plan
+
+RunFunction = Callable[[ComposedConfig, Identity, Path], int]
+SweepFunction = Callable[["SweepPlanner", Sequence[str]], int]
+BatchFunction = Callable[["Plan", Mapping[str, Any]], int]
+
+SHOWING_FLAGS = {
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--version",
+    "-sc",
+    "--shell-completion",
+}
+FLAGS_WITH_VALUE = {
+    *("--cfg", "-c", "--package", "-p"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+}
 
 
+@dataclass
 class HydraApp:
-    """One command.
+    """Hydra's task function, and where lab's sweeper and launcher find what they are to do. Each function gives an
+    exit code.
 
-    verb: `train`, `plan`, `check` or `rank`.  traceback: whether errors show theirs.  sweep: what is done with a
-    sweep's arguments instead of its runs.  code: to exit with.  identify: gives identities, each source and file read
-    once.
+    run: does a single run; None for a command that only takes sweeps.  sweep: takes the arguments of a sweep.  batch:
+    does the jobs of a plan that another sweeper asked for; None: refused.
+    with_traceback: whether errors are printed with theirs.
+    code: to exit with.  sweep_name: name of the planned sweep's directory.  identify: gives identities.
     """
 
-    def __init__(self, verb: str, traceback: bool, sweep: "SweepFunction | None" = None) -> None:
-        self.verb, self.traceback, self.sweep = verb, traceback, sweep
-        self.code = 0
-        self.identify = Identifier()
+    run: RunFunction | None
+    sweep: SweepFunction
+    batch: BatchFunction | None = None
+    with_traceback: bool = False
+    code: int = 0
+    sweep_name: str = "sweep"
+    identify: Identifier = field(default_factory=Identifier)
 
-    def task(self, config: DictConfig) -> None:
-        """Hydra's task function: one run."""
-        if self.verb != "train":
-            raise ConfigError(f"lab {self.verb} plans with lab's own sweeper; leave hydra/sweeper= out")
+    def __call__(self, config: DictConfig) -> None:
+        """Do a single run, which may be one of another sweeper's."""
+        if self.run is None:
+            raise ConfigError("this command plans with lab's own sweeper; leave hydra/sweeper= out")
         hydra = HydraConfig.get()
         directory = Path(hydra.runtime.output_dir)
         if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it
             directory = relative_to_cwd(directory)
         try:
-            from lab.cli.train import one_run
-
-            asked = compose_config(config, hydra)
-            self.code = one_run(asked, self.identify(asked.config), directory) or self.code
-        except (ConfigError, Refused, RunInUse) as error:
-            remove_if_empty(directory)
-            self.code = print_error(error, self.traceback)
+            composed = compose_config(config, hydra)
+            self.code = self.run(composed, self.identify(composed.config), directory) or self.code
+        except LabError as error:  # reported here: under another sweeper the other runs go on
+            remove_if_empty(directory, Path(str(config.paths.outputs)))
+            self.code = report_error(error, self.with_traceback)
         except KeyboardInterrupt:
-            remove_if_empty(directory)
+            remove_if_empty(directory, Path(str(config.paths.outputs)))
             raise
-        except BrokenPipeError:  # who reads has gone
+        except BrokenPipeError:  # the reader of the output has gone
             raise
-        except Exception:  # nobody foresaw it; under another sweeper the other runs go on
+        except Exception:  # nobody foresaw it
             traceback.print_exc()
-            remove_if_empty(directory)
+            remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = EXIT_FAILED
 
 
-def run_app(arguments: list[str], verb: str = "train", sweep: "SweepFunction | None" = None) -> int:
-    """Run Hydra on the arguments. Gives the exit code.  verb, sweep: see Session."""
-    arguments = [quote_paths(argument) for argument in arguments]
-    flags = [a for a in arguments if a.startswith("-")]
-    multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
-    if verb != "train" and not multirun and not set(flags) & SHOWING:
-        arguments, multirun = ["-m", *arguments], True
-    overrides = [a for a in arguments if not a.startswith("-")]
-    session = HydraApp(verb, traceback=os.environ.get("HYDRA_FULL_ERROR") == "1", sweep=sweep)
-    # Hydra 1.3 takes flags only before or after all overrides, and prints errors itself unless told not to
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def run_app(arguments: list[str], app: HydraApp) -> int:
+    """Run Hydra on the arguments of a command. Gives the exit code. Raises LabError for what cannot be done."""
+    arguments = [quote_path(argument) for argument in arguments]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    is_multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
+    if app.run is None and not is_multirun and not set(flags) & SHOWING_FLAGS:
+        arguments, is_multirun = ["-m", *arguments], True
+    app.with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        register_with_hydra(directory_resolvers(session.identify))
-        sys.argv = ["lab", *order_arguments(arguments, multirun)]
-        hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(session.task)()
+        register_with_hydra(directory_resolvers(app.identify, lambda: app.sweep_name))
+        call_hydra(app, order_arguments(arguments, is_multirun))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (ConfigError, Refused) as error:
-        return print_error(error, session.traceback)
+    except LabError:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: flags that exclude each other
-        return print_error(
-            ConfigError(explain(error, overrides)).with_traceback(error.__traceback__), session.traceback
-        )
+        overrides = [argument for argument in arguments if not argument.startswith("-")]
+        raise ConfigError(explain(error, overrides)) from error
     except BrokenPipeError:
         raise
     except OSError as error:  # Hydra makes directories before it calls the task
-        said = f"cannot write {error.filename}: {error.strerror}; paths.outputs= or LAB_OUTPUTS= moves the outputs"
-        return print_error(ConfigError(said).with_traceback(error.__traceback__), session.traceback)
-    return session.code
+        raise ConfigError(
+            f"cannot write {error.filename}: {error.strerror}; paths.outputs= or LAB_OUTPUTS= moves the outputs"
+        ) from error
+    return app.code
 
 
-SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "-sc", "--shell-completion"}
+def call_hydra(app: HydraApp, arguments: Sequence[str]) -> None:
+    """Call Hydra, which reads sys.argv, and prints errors itself unless the environment says not to."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["lab", *arguments]
+    hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(app)()
 
 
-def quote_paths(argument: str) -> str:
-    """A path that is there is one value to Hydra too, though it have `=` or `,` in its name, as a run's does."""
+def quote_path(argument: str) -> str:
+    """Quote the value of an override that is an existing path: Hydra would split one with `=` or `,` in its name."""
     key, _, value = argument.partition("=")
     special = re.search("[=,]", value) and not re.search("[\"'\\\\]", value)
     return f'{key}="{value}"' if special and Path(value).exists() else argument
 
 
-def order_arguments(arguments: list[str], multirun: bool) -> list[str]:
-    """Flags, with their values, before the overrides, and those as Hydra can compose a sweep's first config with."""
-    with_value = {
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-    }
+def order_arguments(arguments: Sequence[str], is_multirun: bool) -> list[str]:
+    """Flags with their values before the overrides, as Hydra 1.3 wants them, and a sweep's overrides in a form in which
+    Hydra can compose the sweep's first config."""
     flags: list[str] = []
     overrides: list[str] = []
-    given = iter(arguments)
-    for argument in given:
-        if argument in with_value:
-            flags += [argument, *([value] if (value := next(given, None)) is not None else [])]
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in FLAGS_WITH_VALUE:
+            flags += [argument, *([value] if (value := next(remaining, None)) is not None else [])]
         elif argument.startswith("-"):
             flags.append(argument)
         else:
             overrides.append(argument)
-    return [*flags, *(as_single_choices(overrides) if multirun else overrides)]
+    return [*flags, *(as_single_choices(overrides) if is_multirun else overrides)]
 
 
-def remove_if_empty(directory: Path) -> None:
-    """Remove a run directory that Hydra made before the run was refused, and what above it is ours and empty."""
-    outputs = Path(OUTPUTS).resolve()
-    here = directory.resolve()
-    while here != Path.cwd() and here.is_dir() and not any(here.iterdir()):
-        here.rmdir()
-        here = here.parent
-        if outputs not in here.parents:
+def remove_if_empty(directory: Path, outputs: Path) -> None:
+    """Remove a run directory that Hydra made before the run was refused, and the empty folders above it that lie in
+    `outputs`."""
+    outputs, folder = outputs.resolve(), directory.resolve()
+    while folder != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+        if outputs not in folder.parents:
             return

@@ -1,4 +1,4 @@
-"""Where Hydra is told that a run lies: the resolvers `lab.run_dir` and `lab.job_dir`."""
+"""Where Hydra is told that runs and sweeps lie: the resolvers behind hydra.run.dir, hydra.sweep.dir and .subdir."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +8,19 @@ from omegaconf import DictConfig
 from lab.config.composed import compose_config, without_hydra_node
 from lab.config.hydra_setup import plain_config
 from lab.identity.identity import Identifier
-from lab.identity.run_directory import run_directory, runs_by_id, runs_folder
+from lab.identity.run_directory import run_directory, runs_folder
+from lab.runs.ledger import runs_by_id
 
 
-def directory_resolvers(identify: Identifier) -> dict[str, Callable[..., str]]:
-    """The resolvers that give hydra.run.dir and hydra.sweep.subdir."""
+def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> dict[str, Callable[..., str]]:
+    """The resolvers by their names.  sweep_name: gives the name of the planned sweep's directory."""
 
     def run_dir(root: DictConfig) -> Path:
-        asked = compose_config(without_hydra_node(root), root.hydra)
-        return run_directory(asked, identify(asked.config).id, runs_by_id(runs_folder(asked)))
+        composed = compose_config(without_hydra_node(root), root.hydra)
+        return run_directory(composed, identify(composed.config).id, runs_by_id(runs_folder(composed)))
 
     def job_dir(root: DictConfig) -> Path:
-        """Where a single run would be, unless hydra.sweep.dir was moved; then `<n>-<id8>` inside it."""
+        """Where a single run would be; `<n>-<id8>` inside hydra.sweep.dir where that was moved."""
         if is_in_outputs(root):
             return run_dir(root).resolve()  # joining an absolute path to the sweep's gives that path
         return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
@@ -27,6 +28,7 @@ def directory_resolvers(identify: Identifier) -> dict[str, Callable[..., str]]:
     return {
         "lab.run_dir": lambda *, _root_: str(run_dir(_root_)),
         "lab.job_dir": lambda *, _root_: str(job_dir(_root_)),
+        "lab.sweep_dir": lambda *, _root_: f"{_root_.paths.outputs}/sweeps/{sweep_name()}",
     }
 
 

@@ -1,0 +1,20 @@
+"""lab plan: the jobs of a sweep, done and new, and what they cost. Starts nothing."""
+
+from collections.abc import Sequence
+
+from lab.cli.run_search import try_search
+from lab.cli.run_sweep import print_jobs, try_sweep
+from lab.hydra_app.app import HydraApp, run_app
+from lab.hydra_app.planner import SweepPlanner
+
+
+def main(arguments: list[str]) -> int:
+    return run_app(arguments, HydraApp(run=None, sweep=plan_arguments))
+
+
+def plan_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:
+    if planner.search_node:
+        return try_search(planner, arguments)
+    plan = planner.plan(planner.expand(arguments))
+    print_jobs(plan)
+    return try_sweep(plan, planner.launcher_options)
