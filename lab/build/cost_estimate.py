@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from lab.nest import map_tensors
 from lab.run import Batch
 from lab.seeding import temporary_seed
-from lab.train.scoring import set_training_mode
 from lab.train.micro_batches import split_batch
+from lab.train.scoring import set_training_mode
 
 ModelAndOptimizer = tuple[nn.Module, Optimizer]
 Result = TypeVar("Result")

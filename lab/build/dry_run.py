@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lab.distributed import collectives
 from lab.build.build import attempt
+from lab.distributed import collectives
 from lab.errors import ConfigError
-from lab.text import suggest
 from lab.run import Batch, Run
-from lab.seeding import temporary_seed, stream_seed
-from lab.train.batches import training_batches, prepared_batches
+from lab.seeding import stream_seed, temporary_seed
+from lab.text import suggest
+from lab.train.batches import prepared_batches, training_batches
 from lab.train.micro_batches import local_shard, split_batch
 
 
@@ -21,7 +21,9 @@ def dry_run(run: Run) -> Batch:
     batch = first_batch(run)
     model = run.regularize.scored(run.model).eval()
     with temporary_seed(stream_seed(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
-        loss = attempt(f"a batch {describe_shapes(batch)} does not go through the model", lambda: run.task.loss(model, batch))
+        loss = attempt(
+            f"a batch {describe_shapes(batch)} does not go through the model", lambda: run.task.loss(model, batch)
+        )
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise ConfigError(f"task: its loss is {describe_shapes(loss)}; expected is a scalar tensor")
         dry_run_score(run, model)

@@ -1,55 +1,59 @@
 """A finished run, built again with its final weights."""
 
-from collections.abc import Sequence
-from lab.config.override_config import override_config
-from lab.errors import ConfigError
-from lab.record.status import changed_files
-from lab.record.status import read_status
-from lab.runs.diff import read_config
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 
-def score_again(directory: Path, overrides: Sequence[str]) -> dict[str, float]:
+from lab.build.build import build
+from lab.build.dry_run import dry_run
+from lab.config.check import check_config
+from lab.errors import ConfigError
+from lab.record.checkpoints import load_checkpoint
+from lab.run import Run
+from lab.runs.saved_run import SavedRun
+from lab.train.scoring import evaluate, generalization_gap, scored_model
+from lab.train.state import restore_snapshot
+
+
+def score_again(saved: SavedRun, config: Mapping[str, Any] | None = None) -> dict[str, float]:
     """Scores of the run's final weights on `val`, `test` and a part of `train`, as in its results.
 
-    Raises ConfigError where there are none to trust.
+    config: in place of the run's own. Raises ConfigError as `load_finished_run`.
     """
-    from lab.train.scoring import evaluate, generalization_gap
-
-    run, model = load_finished_run(directory, overrides)
+    run, model = load_finished_run(saved, config)
     val = evaluate(run, "val", model=model)
     return {**val, **evaluate(run, "test", model=model), **generalization_gap(run, val, model=model)}
 
 
-def load_finished_run(directory: Path, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
-    """A run that is done, built again, and the model with its final weights. Raises ConfigError as `evaluated`."""
-    state = read_status(directory)["state"]
-    if state != "done":
-        raise ConfigError(f"{directory} is {state}, not done; the command that started it goes on with it")
-    if changed := changed_files(directory, checkpoints=True):
-        raise ConfigError(f"{directory} is not as it was sealed: {', '.join(changed)} changed")
-    config = override_config(read_config(directory), overrides)
-    from lab.build.build import build
-    from lab.config.check import check_config
-    from lab.build.dry_run import dry_run
+def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) -> tuple[Run, torch.nn.Module]:
+    """The run, built again, and the model with its final weights.
 
-    check_config(config, (directory / ".hydra" / "config.yaml").read_text())
+    config: in place of the run's own. Raises ConfigError where the run is not done, changed since it was sealed, or was
+    not started by lab train.
+    """
+    saved.check_done()
+    if changed := saved.changed_files(checkpoints=True):
+        raise ConfigError(f"{saved.directory} is not as it was sealed: {', '.join(changed)} changed")
+    config = config or saved.config
+    if not config:
+        raise ConfigError(
+            f"{saved.directory} was trained by a script, without a config to build its model from; score it in that "
+            "script: lab.evaluate(run)"
+        )
+    check_config(config, str(saved.unresolved_config))
     run = build(config)
-    dry_run(run)  # before the weights are there: it asks for those to score, which some methods then make anew
-    return run, load_final_model(run, directory)
+    dry_run(run)  # before the weights are loaded: it asks for the model to score, which some methods then make anew
+    return run, load_final_model(run, saved)
 
 
-def load_final_model(run: Any, directory: Path) -> Any:
+def load_final_model(run: Run, saved: SavedRun) -> torch.nn.Module:
     """The run's model with the weights that were scored at its end."""
-    from lab.record import checkpoints
-    from lab.train.scoring import scored_model
-    from lab.train.state import restore_snapshot
-
-    best = directory / "checkpoints" / "best.pt"
-    if run.final == "best" and best.exists():
-        model = run.regularize.scored(run.model)
-        model.load_state_dict(checkpoints.load_checkpoint(best)["model"])
-        return model
-    restore_snapshot(run, checkpoints.load_checkpoint(directory / "checkpoints" / "last.pt")["run"])
-    return scored_model(run)
+    checkpoint = load_checkpoint(saved.final_weights)
+    if saved.final_weights.name == "best.pt":
+        model = run.regularize.model_to_score(run.model)
+        model.load_state_dict(checkpoint["model"])
+    else:
+        restore_snapshot(run, checkpoint["run"])
+        model = scored_model(run)
+    return run.finish(model)

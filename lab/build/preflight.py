@@ -8,20 +8,30 @@ from typing import Any, Protocol
 
 import torch
 
-from lab.config.composed import ComposedConfig
-from lab.build.build import attempt, build, build_model, build_optimizer, build_regularizer, instantiate, create_model_and_groups, build_cadence
-from lab.config.check import GROUPS, check_config, check_group
+from lab.build.blame import blame
+from lab.build.build import (
+    build,
+    build_cadence,
+    build_model,
+    build_optimizer,
+    build_regularizer,
+    create_model_and_groups,
+    instantiate,
+    read_settings,
+)
+from lab.build.cost_estimate import CostEstimate, checkpoint_bytes, estimate_cost
 from lab.build.dry_run import dry_run
-from lab.errors import ConfigError
 from lab.build.preflight_report import GraphReport, PreflightReport
-from lab.config.settings import SETTINGS, Settings
+from lab.config.check import GROUPS, check_config, check_group
+from lab.config.composed import ComposedConfig
+from lab.config.settings import SETTINGS
+from lab.errors import ConfigError
 from lab.metrics.scores import Monitor
+from lab.run import Batch, Run
 from lab.text import format_si
-from lab.run import Run
-from lab.build.cost_estimate import CostEstimate, estimate_cost, checkpoint_bytes
 from lab.train.batches import training_batches
 
-# what is made anew where its numbers differ from those of a job that was tried whole
+# the groups of a part that is made anew where its numbers differ from those of a job that was tried whole
 RETRIED_PARTS = {
     "model": ("model", "finetune_strategy"),
     "augment": ("augment",),
@@ -34,75 +44,78 @@ class PreflightJob(Protocol):
     @property
     def number(self) -> int: ...
     @property
-    def asked(self) -> ComposedConfig: ...
+    def composed(self) -> ComposedConfig: ...
 
 
 def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
     """Check every job, and build and try each distinct graph once."""
     report = PreflightReport()
-    known: dict[tuple[str, str], list[str]] = {}
+    problems_of_groups: dict[tuple[str, str], list[str]] = {}
     graphs: dict[str, list[PreflightJob]] = {}
 
-    def of_group(group: str, node: Any) -> list[str]:
+    def check_group_once(group: str, node: Any) -> list[str]:
         key = (group, graph_json(node))
-        if key not in known:
-            known[key] = check_group(group, node)
-        return known[key]
+        if key not in problems_of_groups:
+            problems_of_groups[key] = check_group(group, node)
+        return problems_of_groups[key]
 
     for job in jobs:
-        config = job.asked.config
+        config = job.composed.config
         try:
-            check_config(config, str(job.asked.source), of_group)
+            check_config(config, str(job.composed.source), check_group_once)
             graphs.setdefault(graph_key(config), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
     for alike in graphs.values():
-        choices = alike[0].asked.choices
-        label = f"{choices.get('data')} {choices.get('model')}"
-        report.graphs.append(GraphReport(label, [job.number for job in alike]))
         try_graph(alike, report)
-    report.gpus = count_gpus([job.asked.config for job in jobs])
+    report.gpus = count_gpus([job.composed.config for job in jobs])
     return report
 
 
 def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
-    """One batch through the first of these jobs, then each part by which the others differ on its own."""
-    first = jobs[0].asked.config
+    """Take one batch through the first of these jobs, then make each part by which the others differ on its own."""
+    composed = jobs[0].composed
+    graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
+    report.graphs.append(graph)
     try:
-        run = build(first)
-        batch = dry_run(run)
-        found = estimate_run(first, run, batch)
-        report.graphs[-1].cost = describe_estimate(found)
-        report.graphs[-1].disk = 3 * found.saved  # the last checkpoint, the one before and the best
+        run = build(composed.config)
+        trial = dry_run(run)
+        estimate = estimate_run(composed.config, run, trial.batch)
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
         return
-    known: dict[str, Sequence[str]] = {}
+    graph.cost = describe_estimate(estimate)
+    graph.disk = 3 * estimate.saved  # the last checkpoint, the one before and the best
+    graph.monitor = (trial.monitor.name, trial.monitor.mode) if trial.monitor else None
+    problems_of_parts: dict[str, Sequence[str]] = {}
     for job in jobs:
-        config = job.asked.config
+        config = job.composed.config
         settings = [config[name] for name in SETTINGS if name != "seed"]
-        for group, parts in RETRIED_PARTS.items():
-            key = graph_json([group, settings, *(config[part] for part in parts)])
-            if key not in known:
-                known[key] = collect_problems(partial(try_part, group, config, run, batch))
-            if known[key]:
-                report.problems[job.number] = [*report.problems.get(job.number, ()), *known[key]]
+        for part, groups in RETRIED_PARTS.items():
+            key = graph_json([part, settings, *(config[group] for group in groups)])
+            if key not in problems_of_parts:
+                problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
+            if problems := problems_of_parts[key]:
+                report.problems[job.number] = [*report.problems.get(job.number, ()), *problems]
 
 
-def try_part(group: str, config: Mapping[str, Any], run: Run, batch: Any) -> None:
-    """Make the part of another job as `build` would, in the place of the run's own."""
-    settings = attempt("", partial(Settings.of, config))
-    monitor = attempt("", partial(Monitor, settings.monitor, settings.mode))
-    if group == "model":
+def try_part(part: str, config: Mapping[str, Any], run: Run) -> None:
+    """Make a part of another job as `build` would, in place of the run's own."""
+    settings = read_settings(config)
+    if part == "model":
         with torch.device("meta"):
             create_model_and_groups(config, settings)
-    elif group == "augment":
-        attempt(group, lambda: next(training_batches(replace(run, augment=instantiate(config, group)), 0)))
-    elif group == "regularize":
-        build_regularizer(config, run.model, monitor, attempt("", partial(build_cadence, settings, run.data)))
+    elif part == "augment":
+        augmented = replace(run, augment=instantiate(config, "augment"))
+        with blame("augment"):
+            next(training_batches(augmented, 0))
     else:
-        # not by the strategy: one that changes the model (LoRA) has done so
-        build_optimizer(config, [{"params": run.trainable}], attempt("", partial(build_cadence, settings, run.data)))
+        with blame(""):
+            cadence = build_cadence(settings, run.data)
+        if part == "regularize":
+            build_regularizer(config, run.model, Monitor(settings.monitor, settings.mode), cadence)
+        else:  # without the strategy: one that changes the model (LoRA) has done so already
+            build_optimizer(config, settings, [{"params": run.trainable}], cadence)
 
 
 def collect_problems(make: Callable[[], None]) -> Sequence[str]:
@@ -113,35 +126,38 @@ def collect_problems(make: Callable[[], None]) -> Sequence[str]:
     return ()
 
 
-def estimate_run(config: Mapping[str, Any], run: Run, batch: Any) -> CostEstimate:
+def estimate_run(config: Mapping[str, Any], run: Run, batch: Batch) -> CostEstimate:
     """What a step costs, or its parameters alone where that cannot be traced."""
-    settings = Settings.of(config)
+    settings = read_settings(config)
     hardware = replace(run.hardware, compile=False)
 
     def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         model, groups = build_model(config, settings, hardware)
-        return model, attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+        make_optimizer = instantiate(config, "optimizer")
+        with blame("optimizer"):
+            return model, make_optimizer(groups)
 
     try:
-        how = {"autocast": run.hardware.autocast, "micro_batch": run.hardware.micro_batch}
-        return estimate_cost(make, run.task.loss, batch, **how)
-    except Exception:  # the batch did go through: it is the tracing that failed
+        return estimate_cost(
+            make, run.task.loss, batch, autocast=run.hardware.autocast, micro_batch=run.hardware.micro_batch
+        )
+    except Exception:  # the dry run went well, so it is the tracing that failed
         parameters = sum(p.numel() for p in run.model.parameters())
-        trained = sum(p.numel() for p in run.trainable)
-        return CostEstimate(parameters, trained, None, None, checkpoint_bytes(run.model, run.optimizer))
+        trainable = sum(p.numel() for p in run.trainable)
+        return CostEstimate(parameters, trainable, None, None, checkpoint_bytes(run.model, run.optimizer))
 
 
-def describe_estimate(found: CostEstimate) -> str:
-    flops = "FLOPs not estimated" if found.flops is None else f"{format_si(found.flops)}FLOPs a step"
-    peak = "peak memory not estimated" if found.peak is None else f"{format_si(found.peak)}B at its peak"
-    return f"{found.parameters:,} parameters, {found.trainable:,} trained; {flops}; {peak}"
+def describe_estimate(estimate: CostEstimate) -> str:
+    flops = "FLOPs not estimated" if estimate.flops is None else f"{format_si(estimate.flops)}FLOPs a step"
+    peak = "peak memory not estimated" if estimate.peak is None else f"{format_si(estimate.peak)}B at its peak"
+    return f"{estimate.parameters:,} parameters, {estimate.trainable:,} trained; {flops}; {peak}"
 
 
 def graph_key(config: Mapping[str, Any]) -> str:
-    """Equal for jobs that do the same arithmetic but for numbers that are no shape."""
+    """A key that is equal for jobs which do the same arithmetic but for numbers that change no shape."""
     graph = {group: without_numbers(config[group]) for group in GROUPS}
     graph["schedule"] = graph["optimizer"] = None
-    return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "weights"))])
+    return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
 
 
 def without_numbers(value: Any) -> Any:
