@@ -1,0 +1,37 @@
+"""A config composed outside of Hydra's own command line, as in a script or a notebook."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.config.composed import ComposedConfig, compose_config, without_hydra_node
+from lab.config.hydra_setup import register_with_hydra
+from lab.config.messages import explain
+from lab.errors import ConfigError
+
+
+def compose_overrides(overrides: Sequence[str]) -> ComposedConfig:
+    """What `lab train OVERRIDES` composes. Raises ConfigError where the overrides do not compose."""
+    register_with_hydra()
+    try:
+        with own_hydra():
+            root = compose("train", overrides=list(overrides), return_hydra_config=True)
+            return compose_config(without_hydra_node(root), root.hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, list(overrides))) from error
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Hydra set up for lab's configs, with the caller's own set-up, if any, put back afterwards."""
+    state = GlobalHydra.get_state()
+    GlobalHydra.set_state(GlobalHydra())
+    try:
+        with initialize_config_module("lab.conf", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.set_state(state)
