@@ -121,7 +121,7 @@ def shard_run(
     return attempt("hardware", partial(shards.shard_model, model, groups, hardware.device))
 
 
-WHOLE_WEIGHT_HOOKS = ("backward", "penalise", "step", "scored")
+WHOLE_WEIGHT_HOOKS = ("backward", "add_to_gradients", "step", "model_to_score")
 
 
 def build_optimizer(

@@ -43,13 +43,11 @@ def load_finished_run(directory: Path, overrides: Sequence[str] = ()) -> tuple[A
 def load_final_model(run: Any, directory: Path) -> Any:
     """The run's model with the weights that were scored at its end."""
     from lab.record import checkpoints
-    from lab.train.scoring import scored_model
+    from lab.train.scoring import final_model
     from lab.train.state import restore_snapshot
 
     best = directory / "checkpoints" / "best.pt"
     if run.final == "best" and best.exists():
-        model = run.regularize.scored(run.model)
-        model.load_state_dict(checkpoints.load_checkpoint(best)["model"])
-        return model
+        return final_model(run, checkpoints.load_checkpoint(best)["model"])
     restore_snapshot(run, checkpoints.load_checkpoint(directory / "checkpoints" / "last.pt")["run"])
-    return scored_model(run)
+    return final_model(run)

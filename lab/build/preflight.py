@@ -70,9 +70,11 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     first = jobs[0].asked.config
     try:
         run = build(first)
-        batch = dry_run(run)
+        tried = dry_run(run)
+        batch = tried.batch
         found = estimate_run(first, run, batch)
         report.graphs[-1].cost = describe_estimate(found)
+        report.graphs[-1].monitor = (tried.monitor.name, tried.monitor.mode) if tried.monitor else None
         report.graphs[-1].disk = 3 * found.saved  # the last checkpoint, the one before and the best
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
@@ -123,8 +125,7 @@ def estimate_run(config: Mapping[str, Any], run: Run, batch: Any) -> CostEstimat
         return model, attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
 
     try:
-        how = {"autocast": run.hardware.autocast, "micro_batch": run.hardware.micro_batch}
-        return estimate_cost(make, run.task.loss, batch, **how)
+        return estimate_cost(make, run.task, batch, hardware)
     except Exception:  # the batch did go through: it is the tracing that failed
         parameters = sum(p.numel() for p in run.model.parameters())
         trained = sum(p.numel() for p in run.trainable)
@@ -141,7 +142,7 @@ def graph_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that do the same arithmetic but for numbers that are no shape."""
     graph = {group: without_numbers(config[group]) for group in GROUPS}
     graph["schedule"] = graph["optimizer"] = None
-    return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "weights"))])
+    return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
 
 
 def without_numbers(value: Any) -> Any:

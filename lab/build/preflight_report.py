@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 class GraphReport:
     """Jobs that do the same arithmetic: they differ in seeds and in numbers that change no shape.
 
-    cost: what one of them costs, in words.  disk: bytes of its checkpoints, about.
+    cost: what one of them costs, in words.  disk: bytes of its checkpoints, about.  monitor: the name of the score that
+    chooses their best weights, and whether `max` or `min` of it is best; None where there is none.
     """
 
     label: str
     jobs: list[int]
     cost: str = ""
     disk: int = 0
+    monitor: tuple[str, str] | None = None
 
 
 @dataclass

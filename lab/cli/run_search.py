@@ -53,9 +53,10 @@ def run_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> int:
     config = first[0].asked.config
     pool = make_pool([config] * total * len(settings.seeds or [0]), sweeping.workers())
     try:
-        code = preflight_sweep(samples, samples.own, pool, sweeping.session.verb)
-        if code is not None:
-            return code
+        report = preflight_sweep(samples, samples.own, pool, sweeping.session.verb)
+        if isinstance(report, int):
+            return report
+        asked = replace(asked, settings=settings.resolve([graph.monitor for graph in report.graphs if graph.monitor]))
         if sweeping.session.verb != "train":
             print(f"{sweep}: {settings.sampler} takes {total} trials of {', '.join(axes)}; nothing was started")
             return 0
@@ -136,9 +137,10 @@ def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
 def objective_jobs(asked: SearchRequest) -> list[list[str]]:
     """Jobs in which each objective is what is monitored, so that trying them tells whether there is such a score."""
     found = []
-    for name in asked.settings.objectives:
+    directions = asked.settings.directions or ["null"] * len(asked.settings.objectives)
+    for name, mode in zip(asked.settings.objectives, directions, strict=True):
         if "/" in name:
-            found.append([*extreme_jobs(asked.axes)[0], f"monitor={name.replace('test/', 'val/', 1)}"])
+            found.append([*extreme_jobs(asked.axes)[0], f"monitor={name.replace('test/', 'val/', 1)}", f"mode={mode}"])
         elif name not in ("parameters", "trainable"):
             raise ConfigError(f"search.objective={name} is no score; give val/..., parameters or trainable")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lab.build.preflight_report import PreflightReport
 from lab.cli.output import align_columns
 from lab.cli.sweep_progress import LiveView, job_label
 from lab.config.overrides import swept_keys
@@ -52,7 +53,7 @@ def run_planned_sweep(
         check_same_sweep(plan)
     pool = make_pool([job.asked.config for job in wanted], workers) if wanted else None
     try:
-        if pool and (code := preflight_sweep(plan, wanted, pool, verb)) is not None:
+        if pool and isinstance(code := preflight_sweep(plan, wanted, pool, verb), int):
             return code
         if verb != "train":
             print("nothing is to be done" if not wanted else "nothing is wrong; nothing was started")
@@ -77,8 +78,8 @@ def run_planned_sweep(
     return code or exit_code(outcomes)
 
 
-def preflight_sweep(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | None:
-    """The exit code where the jobs are not to be started; else None, the pool made fit for the machine's GPUs."""
+def preflight_sweep(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) -> int | PreflightReport:
+    """The exit code where the jobs are not to be started; else the report, the pool made fit for the machine's GPUs."""
     waiting = Console(stderr=True).status(f"{len(wanted)} of {len(plan.jobs) or 'its'} jobs to do; trying them first")
     try:
         with waiting if sys.stderr.isatty() else nullcontext():
@@ -109,7 +110,7 @@ def preflight_sweep(plan: Plan, wanted: Sequence[Job], pool: Pool, verb: str) ->
     if verb != "train" and needed:
         print(f"checkpoints: about {format_si(needed)}B; {format_si(free)}B are free")
     pool.share(report.gpus)
-    return None
+    return report
 
 
 def check_same_sweep(plan: Plan) -> None:

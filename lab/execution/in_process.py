@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from lab.record.status import hash_sealed_files, write_status
 from lab.text import join_names
 
 if TYPE_CHECKING:
+    from lab.build.dry_run import DryRun
     from lab.run import Run
 
 
@@ -28,10 +30,10 @@ def run_in_process(asked: ComposedConfig, identity: Identity, directory: Path, t
 
     restore_threads(asked, directory)
     run = build(asked.config)
-    batch = dry_run(run)
+    tried = dry_run(run)
     with lock_directory(directory):
         # another process may have done it since
-        return finished_outcome(identity, directory) or train_and_record(run, batch, asked, identity, directory, terms)
+        return finished_outcome(identity, directory) or train_and_record(run, tried, asked, identity, directory, terms)
 
 
 def restore_threads(asked: ComposedConfig, directory: Path) -> None:
@@ -44,7 +46,7 @@ def restore_threads(asked: ComposedConfig, directory: Path) -> None:
 
 
 def train_and_record(
-    run: "Run", batch: Any, asked: ComposedConfig, identity: Identity, directory: Path, terms: RunOptions
+    run: "Run", tried: "DryRun", asked: ComposedConfig, identity: Identity, directory: Path, terms: RunOptions
 ) -> Outcome:
     """Train the run and leave its end in status.json, whatever that end is."""
     from lab.errors import Stopped
@@ -53,13 +55,15 @@ def train_and_record(
     for folder in (directory, directory / "checkpoints"):
         remove_partial_files(folder)
     write_config(asked, directory)
-    write_json(directory / "manifest.json", build_manifest(run, asked, identity, directory, started, terms.around))
+    manifest = build_manifest(run, asked, identity, directory, started, terms.around)
+    monitor = asdict(tried.monitor) if tried.monitor else None
+    write_json(directory / "manifest.json", {**manifest, "monitor": monitor})
     write_status(directory, "running", id=identity.id, started=started, step_timeout=terms.pulse.step_timeout)
     finish = partial(write_status, directory, id=identity.id, started=started)
     error_file = directory / "error.txt"  # of an earlier try, or of this one's crash
     try:
         with terms.pulse.watch(error_file), log_to_file(directory):
-            results = train_with_oom_retry(run, batch, asked, directory, terms)
+            results = train_with_oom_retry(run, tried.batch, asked, directory, terms)
         end_segment(directory)
         write_json(directory / "results.json", results)
         finish("done", ended=time.time(), sealed=hash_sealed_files(directory))
@@ -108,7 +112,7 @@ def train_with_oom_retry(
         except BaseException as error:
             if asked.config["oom"] != "shrink" or not is_out_of_memory(error):
                 raise
-            micro = half_micro_batch(batch, run.hardware.micro_batch)
+            micro = half_micro_batch(run.task, batch, run.hardware.micro_batch)
             if micro is None:
                 raise
             said = f"micro-batch {micro}, memory did not suffice for more"
@@ -120,7 +124,7 @@ def train_with_oom_retry(
 
 def release_memory(run: "Run") -> None:
     run.model.to("meta")
-    run.regularize.scored(run.model).to("meta")
+    run.regularize.model_to_score(run.model).to("meta")
     run.optimizer.state.clear()
 
 
@@ -133,7 +137,7 @@ def train_run(run: "Run", batch: Any, asked: ComposedConfig, directory: Path, te
 
     def introduce(record: Record) -> None:
         record.writer.hparams(directory.name[-8:], hparams_row(asked))
-        record.inputs(batch)
+        record.draw_batch(run, batch)
 
     with (terms.show or Console)(run.cadence.steps) as console:
         if not terms.show:

@@ -21,7 +21,7 @@ from lab.hydra_app.app import HydraApp
 from lab.hydra_app.launchers import PlannedTask, launcher_overrides, wait_for_stragglers
 from lab.hydra_app.resolvers import is_in_outputs
 from lab.identity.run_directory import run_directory, runs_by_id, runs_folder
-from lab.sweep.plan import Job, Plan, job_results, job_status, mark_duplicates, sweep_name
+from lab.sweep.plan import Job, Plan, job_monitor, job_results, job_status, mark_duplicates, sweep_name
 
 OWN_PLUGINS = "hydra_plugins.lab."
 
@@ -124,7 +124,7 @@ class SweepPlanner:
         self.session.code = run_sweep(plan, self.workers(), verb=self.session.verb) or self.session.code
         returned = []
         for job in plan.jobs:
-            value = job_results(job).get(str(job.asked.config["monitor"]))
+            value = job_results(job).get(str(job_monitor(job)[0]))
             # Hydra's own sweeper would end with the first failure, its later batches not begun; it wants no value
             basic = str(self.master.hydra.sweeper["_target_"]).endswith(".BasicSweeper")
             status = JobStatus.COMPLETED if value is not None or basic else JobStatus.FAILED

@@ -215,5 +215,13 @@ def link_run(sweep: Path, job: Job) -> None:
         place.symlink_to(target, target_is_directory=True)
 
 
+def job_monitor(job: Job) -> tuple[str | None, str | None]:
+    """The name of the monitored score, and whether `max` or `min` of it is best: as the run found them, or else as the
+    config gives them, None where it leaves them to the task."""
+    if resolved := read_json(job.directory / "manifest.json", {}).get("monitor"):
+        return resolved["name"], resolved["mode"]
+    return job.asked.config["monitor"], job.asked.config["mode"]
+
+
 def job_results(job: Job) -> dict[str, float]:
     return read_json(job.directory / "results.json", {})

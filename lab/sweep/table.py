@@ -11,7 +11,7 @@ from lab.config.overrides import split_override
 from lab.config.redact import redact_text
 from lab.metrics.names import is_overall
 from lab.record.files import read_json, write_atomically
-from lab.sweep.plan import Job, job_results, job_status
+from lab.sweep.plan import Job, job_monitor, job_results, job_status
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,19 @@ def make_table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
     """keys: those that vary, a column each. Best by the runs' monitored score; what has none comes last."""
     found = [(job, job_status(job), job_results(job)) for job in jobs]
     names = list(dict.fromkeys(name for _, _, scores in found for name in scores if is_overall(name)))
-    monitored = list(dict.fromkeys(str(job.asked.config["monitor"]) for job, _, _ in found))
+    monitors = {job.number: job_monitor(job) for job, _, _ in found}
+    monitored = [name for name in dict.fromkeys(name for name, _ in monitors.values()) if name]
     # the score that chose the weights first, then what was never looked at
     shown = [n for n in monitored if n in names] + [n for n in names if n.startswith("test/") and n not in monitored]
     shown += [name for name in names if name not in shown]
 
     def rank(row: tuple[Job, Mapping[str, Any], Mapping[str, float]]) -> tuple[int, float, int]:
         job, status, scores = row
-        score = scores.get(str(job.asked.config["monitor"]))
+        monitor, mode = monitors[job.number]
+        score = scores.get(str(monitor))
         if status["state"] != "done" or score is None:
             return 1, 0.0, job.number
-        return 0, -score if job.asked.config["mode"] == "max" else score, job.number
+        return 0, -score if mode == "max" else score, job.number
 
     ordered = sorted(found, key=rank)
     header = ["n", *keys, "state", *shown, "seconds", "id", "directory"]
