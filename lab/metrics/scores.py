@@ -108,11 +108,13 @@ class Monitor:
         direction = scores.direction(name)
         mode = self.mode or direction
         if mode is None:
-            raise ValueError(f"monitor={name}: whether more or less of it is better is not known; give mode=max or min")
+            raise ValueError(
+                f"monitor={name}: nothing tells whether more or less of it is better; give mode=max or mode=min"
+            )
         if direction not in (None, mode):
             raise ValueError(
-                f"monitor={name} mode={mode} would keep the worst weights: of {name} the {direction} is best; leave "
-                f"mode= out, or where that is wrong let the task's score give an Evaluation with directions"
+                f"monitor={name} mode={mode} would keep the worst weights, as the {direction} of it is best; leave "
+                "mode= out, or where that is wrong, have the task's score return an Evaluation with its directions"
             )
         return ResolvedMonitor(name, mode)
 
