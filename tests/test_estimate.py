@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,13 @@ def loss(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Ten
     return F.cross_entropy(model(inputs), labels)
 
 
+def task_of(loss: Callable[..., Tensor]) -> Any:
+    return SimpleNamespace(loss=loss)
+
+
+TASK, CPU = task_of(loss), Hardware("cpu")
+
+
 def makes(model: Callable[[], nn.Module], optimizer: Callable[..., torch.optim.Optimizer] = OPTIMIZERS["sgd"]) -> Any:
     def make() -> ModelAndOptimizer:
         made = model()
@@ -82,28 +90,28 @@ def makes(model: Callable[[], nn.Module], optimizer: Callable[..., torch.optim.O
     return make
 
 
-def weighed(make: Callable[[], ModelAndOptimizer], batch: Any, **options: Any) -> int:
-    peak = estimate_cost(make, loss, batch, **options).peak
+def weighed(make: Callable[[], ModelAndOptimizer], batch: Any, hardware: Hardware = CPU) -> int:
+    peak = estimate_cost(make, TASK, batch, hardware).peak
     assert peak is not None
     return peak
 
 
-def computed(make: Callable[[], ModelAndOptimizer], loss: Any, batch: Any, **options: Any) -> tuple[int, int]:
+def computed(make: Callable[[], ModelAndOptimizer], task: Any, batch: Any, hardware: Hardware = CPU) -> tuple[int, int]:
     """FLOPs and peak of real tensors and real arithmetic."""
     with Allocations() as allocations:
         made = make()
         map_tensors(batch, allocations.count)
-        return measure_cost(made, partial(trace_step, made, loss, batch, **options), allocations)
+        return measure_cost(made, partial(trace_step, made, task, batch, hardware), allocations)
 
 
 def profiled(make: Callable[[], ModelAndOptimizer], batch: Any) -> int:
     """Peak of a second step as torch's own CPU allocator tells it, which also sees inside operators."""
     model, optimizer = make()
-    trace_step((model, optimizer), loss, batch)
+    trace_step((model, optimizer), TASK, batch, CPU)
     state = [value for part in optimizer.state.values() for value in part.values() if isinstance(value, Tensor)]
     now = sum(t.nbytes for t in [*model.parameters(), *model.buffers(), *batch, *state])
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trace_step((model, optimizer), loss, batch)
+        trace_step((model, optimizer), TASK, batch, CPU)
     results: Any = profiler.profiler
     events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
     peak = now
@@ -118,8 +126,8 @@ def profiled(make: Callable[[], ModelAndOptimizer], batch: Any) -> int:
 def test_the_estimate_is_what_real_steps_take_to_the_byte(model, optimizer):
     build, batch = MODELS[model]
     make = makes(build, OPTIMIZERS[optimizer])
-    found = estimate_cost(make, loss, batch)
-    assert (found.flops, found.peak) == computed(make, loss, batch)
+    found = estimate_cost(make, TASK, batch, CPU)
+    assert (found.flops, found.peak) == computed(make, TASK, batch)
     assert found.parameters == found.trainable == sum(p.numel() for p in build().parameters())
 
 
@@ -127,7 +135,7 @@ def test_the_estimate_is_what_real_steps_take_to_the_byte(model, optimizer):
 def test_the_peak_is_what_the_allocator_hands_out_where_operators_need_nothing_inside(model):
     build, batch = MODELS[model]
     make = makes(build, OPTIMIZERS["fused_adam"])
-    assert estimate_cost(make, loss, batch).peak == profiled(make, batch)
+    assert estimate_cost(make, TASK, batch, CPU).peak == profiled(make, batch)
 
 
 def test_the_peak_lacks_only_the_workspace_of_a_convolution():
@@ -140,22 +148,22 @@ def test_the_peak_lacks_only_the_workspace_of_a_convolution():
 @pytest.mark.parametrize("model", ["simple_cnn", "encoder"])
 def test_autocast_and_micro_batches_are_taken_as_the_loop_takes_them(model):
     build, batch = MODELS[model]
-    options: dict[str, Any] = {"autocast": partial(torch.autocast, "cpu", torch.bfloat16), "micro_batch": 3}
-    found = estimate_cost(makes(build), loss, batch, **options)
-    assert (found.flops, found.peak) == computed(makes(build), loss, batch, **options)
-    whole = estimate_cost(makes(build), loss, batch)
+    hardware = Hardware("cpu", precision="bf16", micro_batch=3)
+    found = estimate_cost(makes(build), TASK, batch, hardware)
+    assert (found.flops, found.peak) == computed(makes(build), TASK, batch, hardware)
+    whole = estimate_cost(makes(build), TASK, batch, CPU)
     assert found.flops == whole.flops
-    assert weighed(makes(build), batch, **options) < weighed(makes(build), batch)
+    assert weighed(makes(build), batch, hardware) < weighed(makes(build), batch)
 
 
 def test_flops_are_two_for_each_multiplication_with_an_addition():
     linears = [(3072, 64), (64, 32), (32, 10)]
     forward = sum(2 * 8 * i * o for i, o in linears)
     # each layer's backward is two products of the forward's size, but the input needs no gradient
-    mlp = estimate_cost(makes(MODELS["mlp"][0]), loss, IMAGES)
+    mlp = estimate_cost(makes(MODELS["mlp"][0]), TASK, IMAGES, CPU)
     assert mlp.flops == 3 * forward - 2 * 8 * 3072 * 64
     convolution, head = 2 * 8 * 32 * 32 * 32 * 3 * 9, 2 * 8 * 32 * 32 * 32 * 10
-    assert estimate_cost(makes(MODELS["simple_cnn"][0]), loss, IMAGES).flops == 2 * convolution + 3 * head
+    assert estimate_cost(makes(MODELS["simple_cnn"][0]), TASK, IMAGES, CPU).flops == 2 * convolution + 3 * head
 
 
 def test_flops_know_of_attention_in_one_kernel():
@@ -163,25 +171,29 @@ def test_flops_know_of_attention_in_one_kernel():
     attention = 2 * 2 * 8 * 16 * 16 * 32
     forward = 2 * (projections + attention) + 2 * 8 * 32 * 10
     # the kernel computes its scores once more in backward: five products for the forward's two
-    assert estimate_cost(makes(MODELS["flash_encoder"][0]), loss, TOKENS).flops == 3 * forward + 2 * attention // 2
+    assert estimate_cost(makes(MODELS["flash_encoder"][0]), TASK, TOKENS, CPU).flops == 3 * forward + 2 * attention // 2
 
 
 def test_a_model_larger_than_the_machine_is_estimated():
     width, batch = 1_000_000, (torch.rand(8, 4), torch.zeros(8, dtype=torch.int64))
     make = makes(lambda: nn.Sequential(nn.Linear(4, width), nn.Linear(width, width)), OPTIMIZERS["adam"])
-    found = estimate_cost(make, loss, batch)
+    found = estimate_cost(make, TASK, batch, CPU)
     assert found.parameters == 4 * width + width + width**2 + width
     assert weighed(make, batch) > 16 * found.parameters > 10**13
 
 
 def test_a_model_starts_from_a_file_of_weights(tmp_path):
     torch.save(MODELS["resnet20"][0]().state_dict(), tmp_path / "weights.pt")
-    from_file = estimate_cost(makes(lambda: ResNet(3, SHAPE, 10, weights=str(tmp_path / "weights.pt"))), loss, IMAGES)
-    at_random = estimate_cost(makes(MODELS["resnet20"][0]), loss, IMAGES)
+    from_file = estimate_cost(
+        makes(lambda: ResNet(3, SHAPE, 10, weights=str(tmp_path / "weights.pt"))), TASK, IMAGES, CPU
+    )
+    at_random = estimate_cost(makes(MODELS["resnet20"][0]), TASK, IMAGES, CPU)
     # the head that the file had is kept beside the model's own
     assert from_file == replace(at_random, peak=at_random.peak + 4 * (10 * 64 + 10))
     with pytest.raises(ValueError, match="of another shape"):
-        estimate_cost(makes(lambda: ResNet(3, [1, *SHAPE[1:]], 10, weights=str(tmp_path / "weights.pt"))), loss, IMAGES)
+        estimate_cost(
+            makes(lambda: ResNet(3, [1, *SHAPE[1:]], 10, weights=str(tmp_path / "weights.pt"))), TASK, IMAGES, CPU
+        )
 
 
 def test_a_model_may_be_placed_after_its_parameters_were_grouped():
@@ -191,10 +203,10 @@ def test_a_model_may_be_placed_after_its_parameters_were_grouped():
         return Hardware(device="cpu", channels_last=channels_last).place(model).to(device), optimizer
 
     batch = Hardware(device="cpu").arrange(IMAGES)
-    found = estimate_cost(partial(make, True), loss, batch)
-    assert (found.flops, found.peak) == computed(partial(make, True), loss, batch)
-    elsewhere = estimate_cost(partial(make, False, "meta"), loss, IMAGES)
-    assert elsewhere == estimate_cost(partial(make, False), loss, IMAGES)
+    found = estimate_cost(partial(make, True), TASK, batch, CPU)
+    assert (found.flops, found.peak) == computed(partial(make, True), TASK, batch)
+    elsewhere = estimate_cost(partial(make, False, "meta"), TASK, IMAGES, CPU)
+    assert elsewhere == estimate_cost(partial(make, False), TASK, IMAGES, CPU)
 
 
 def test_frozen_parameters_get_no_gradients_and_no_state():
@@ -211,17 +223,17 @@ def test_frozen_parameters_get_no_gradients_and_no_state():
         return model, Watched(linear_probe(model))
 
     model = nn.Module()
-    found = estimate_cost(make, loss, IMAGES)
+    found = estimate_cost(make, TASK, IMAGES, CPU)
     assert trained == [["linear.weight", "linear.bias"]] * 2
     assert found.trainable == 650 < found.parameters
-    assert (found.flops, found.peak) == computed(make, loss, IMAGES)
+    assert (found.flops, found.peak) == computed(make, TASK, IMAGES)
     assert weighed(make, IMAGES) < weighed(makes(MODELS["resnet20"][0]), IMAGES) / 2
 
 
 def test_muons_products_are_counted():
     batch, build = IMAGES, MODELS["mlp"][0]
-    found = estimate_cost(makes(build, Muon), loss, batch)
-    assert (found.flops, found.peak) == computed(makes(build, Muon), loss, batch)
+    found = estimate_cost(makes(build, Muon), TASK, batch, CPU)
+    assert (found.flops, found.peak) == computed(makes(build, Muon), TASK, batch)
 
 
 def test_a_loss_may_hold_tensors_of_its_own():
@@ -230,8 +242,8 @@ def test_a_loss_may_hold_tensors_of_its_own():
     def weighted(model, batch):
         return F.cross_entropy(model(batch[0]), batch[1], weight=weights * 2)
 
-    found = estimate_cost(makes(build), weighted, IMAGES)
-    assert (found.flops, found.peak) == computed(makes(build), weighted, IMAGES)
+    found = estimate_cost(makes(build), task_of(weighted), IMAGES, CPU)
+    assert (found.flops, found.peak) == computed(makes(build), task_of(weighted), IMAGES)
     assert type(weights) is Tensor
 
 
@@ -251,9 +263,9 @@ class Truncated(nn.Module):
 
 def test_a_model_that_reads_values_while_it_is_built_is_estimated_all_the_same():
     make = makes(Truncated, OPTIMIZERS["adam"])
-    found = estimate_cost(make, loss, TOKENS)
+    found = estimate_cost(make, TASK, TOKENS, CPU)
     assert found.flops
-    assert (found.flops, found.peak) == computed(make, loss, TOKENS)
+    assert (found.flops, found.peak) == computed(make, TASK, TOKENS)
     assert found.parameters == found.trainable == sum(p.numel() for p in Truncated().parameters())
 
 
@@ -285,7 +297,7 @@ def wrapped(value: Tensor) -> None:
     ],
 )
 def test_a_loss_that_reads_values_leaves_the_parameters_alone_to_be_counted(how):
-    found = estimate_cost(makes(MODELS["mlp"][0]), reading(how), IMAGES)
+    found = estimate_cost(makes(MODELS["mlp"][0]), task_of(reading(how)), IMAGES, CPU)
     assert (found.parameters, found.trainable, found.flops, found.peak) == (199082, 199082, None, None)
 
 
@@ -296,8 +308,9 @@ def test_a_detection_model_is_not_guessed_at():
     boxes = {"boxes": torch.tensor([[1.0, 1.0, 50.0, 50.0]]), "labels": torch.tensor([1])}
     found = estimate_cost(
         makes(build),
-        lambda model, batch: sum(model(*batch).values(), torch.zeros(())),
+        task_of(lambda model, batch: sum(model(*batch).values(), torch.zeros(()))),
         ([torch.rand(3, 96, 96)], [boxes]),
+        CPU,
     )
     assert found.parameters == 18959754
     assert (found.flops, found.peak) == (None, None)
@@ -311,18 +324,18 @@ def test_operators_that_do_not_say_what_they_take_are_not_guessed_at(layer):
         return (made[0] if isinstance(made, tuple) else made).sum()
 
     batch = (torch.rand(5, 8, 16), LABELS) if "LSTM" in str(layer()) else TOKENS
-    found = estimate_cost(makes(layer, partial(torch.optim.SGD, lr=0.1)), of, batch)
+    found = estimate_cost(makes(layer, partial(torch.optim.SGD, lr=0.1)), task_of(of), batch, CPU)
     assert found.parameters
     assert (found.flops, found.peak) == (None, None)
 
 
 def test_a_real_error_is_not_taken_for_a_value_that_is_missing():
     with pytest.raises(RuntimeError, match="same reduction dim"):
-        estimate_cost(makes(lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 10))), loss, IMAGES)
+        estimate_cost(makes(lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 10))), TASK, IMAGES, CPU)
     with pytest.raises(ValueError, match="optimizer got an empty parameter list"):
-        estimate_cost(makes(nn.ReLU), loss, IMAGES)
+        estimate_cost(makes(nn.ReLU), TASK, IMAGES, CPU)
     with pytest.raises(ZeroDivisionError):
-        estimate_cost(makes(MODELS["mlp"][0]), lambda model, batch: batch[0] / (1 // 0), IMAGES)
+        estimate_cost(makes(MODELS["mlp"][0]), task_of(lambda model, batch: batch[0] / (1 // 0)), IMAGES, CPU)
 
 
 def test_it_leaves_no_trace():
@@ -342,8 +355,8 @@ def test_it_leaves_no_trace():
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         for build, batch in [(Drawing, TOKENS), MODELS["encoder"], MODELS["mlp"]]:
-            assert estimate_cost(makes(build), loss, batch).flops
-        estimate_cost(makes(MODELS["mlp"][0]), reading(float), IMAGES)
+            assert estimate_cost(makes(build), TASK, batch, CPU).flops
+        estimate_cost(makes(MODELS["mlp"][0]), task_of(reading(float)), IMAGES, CPU)
         assert not torch.is_grad_enabled()
     assert state() == before
     assert torch.equal(IMAGES[0], images)

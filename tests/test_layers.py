@@ -29,8 +29,27 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HYDRA_ROOMS = {"config", "hydra_app"}
-TORCH_FREE_ROOMS = {"cli", "hydra_app", "sweep", "execution", "identity", "config", "ledger", "errors", "text", "library"}
-TORCH_FREE_FILES = {"files.py", "status.py", "environment.py", "names.py", "scores.py", "preflight_report.py", "stop.py"}
+TORCH_FREE_ROOMS = {
+    "cli",
+    "hydra_app",
+    "sweep",
+    "execution",
+    "identity",
+    "config",
+    "ledger",
+    "errors",
+    "text",
+    "library",
+}
+TORCH_FREE_FILES = {
+    "files.py",
+    "status.py",
+    "environment.py",
+    "names.py",
+    "scores.py",
+    "preflight_report.py",
+    "stop.py",
+}
 TORCH_FILES = {"script.py"}  # of a torch-free room: a script has imported torch already
 # names that several modules define: the entry point of each command, and type variables
 SHARED_NAMES = {"main"}
@@ -117,7 +136,9 @@ def test_one_name_means_one_thing():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 defined[node.name].add(module_name(path))
-    twice = {name: sorted(modules) for name, modules in defined.items() if len(modules) > 1 and name not in SHARED_NAMES}
+    twice = {
+        name: sorted(modules) for name, modules in defined.items() if len(modules) > 1 and name not in SHARED_NAMES
+    }
     assert not twice
 
 

@@ -93,7 +93,7 @@ def test_a_resumed_run_ends_in_the_same_bits_as_an_unbroken_one(kept_at):
     restore_snapshot(resumed, take_snapshot(broken))
     list(train(resumed, after=kept_at))
     assert same(weights(unbroken), weights(resumed))
-    averages = [list(run.regularize.scored(run.model).parameters()) for run in (unbroken, resumed)]
+    averages = [list(run.regularize.model_to_score(run.model).parameters()) for run in (unbroken, resumed)]
     assert same(*averages)
 
 

@@ -153,7 +153,7 @@ def test_a_copy_a_move_and_a_reload_compute_the_same(strategy, name):
         average = EMA(model, decay=0.0)
         train_a_little(groups)
         average.step(model)
-        assert torch.allclose(average.scored(model)(IMAGES), model(IMAGES), atol=1e-6)
+        assert torch.allclose(average.model_to_score(model)(IMAGES), model(IMAGES), atol=1e-6)
         assert torch.allclose(deepcopy(model).double()(IMAGES.double()).float(), model(IMAGES), atol=1e-5)
 
 

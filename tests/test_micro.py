@@ -25,6 +25,7 @@ from lab.train.micro_batches import split_batch
 from lab.train.state import restore_snapshot, take_snapshot
 
 BATCH = 64
+TASK = Classification(10)
 SIZES = [1, 16, 24, 63]  # 24 and 63 do not divide 64
 
 
@@ -180,7 +181,7 @@ def test_dropout_in_micro_batches_repeats_and_is_resumed():
 
 def test_channels_last_images_stay_so_in_each_part():
     images = Hardware("cpu", channels_last=True).arrange(torch.rand(6, 3, 4, 4))
-    assert all(part.is_contiguous(memory_format=torch.channels_last) for part, _ in split_batch(images, 4))
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part, _ in split_batch(TASK, images, 4))
 
 
 class Pair(NamedTuple):
@@ -190,7 +191,7 @@ class Pair(NamedTuple):
 
 def test_a_nest_is_split_into_even_parts_of_at_most_the_size_that_hold_all_of_it():
     batch = Pair(torch.arange(7).reshape(7, 1), {"labels": [torch.arange(7)], "mask": None})
-    found = list(split_batch(batch, 3))
+    found = list(split_batch(TASK, batch, 3))
     assert [len(part.images) for part, _ in found] == [2, 2, 3]
     assert [share for _, share in found] == [2 / 7, 2 / 7, 3 / 7]
     assert torch.equal(torch.cat([part.images for part, _ in found]), batch.images)
@@ -202,7 +203,7 @@ def test_a_nest_is_split_into_even_parts_of_at_most_the_size_that_hold_all_of_it
 @pytest.mark.parametrize("num_examples", range(1, 12))
 @pytest.mark.parametrize("size", range(1, 13))
 def test_no_part_is_larger_than_asked_or_more_than_one_smaller_than_another(num_examples, size):
-    lengths = [len(part) for part, _ in split_batch(torch.zeros(num_examples), size)]
+    lengths = [len(part) for part, _ in split_batch(TASK, torch.zeros(num_examples), size)]
     assert sum(lengths) == num_examples
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1

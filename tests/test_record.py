@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lab import errors
 from lab.errors import Diverged, RunInUse, Stopped
-from lab.metrics.scores import Scores
+from lab.metrics.scores import Evaluation
+from lab.pictures import are_images, draw_confusion_matrix, draw_image_grid
 from lab.record import checkpoints
 from lab.record.files import lock_directory, read_json, slugify, write_json
-from lab.record.pictures import draw_confusion_matrix, image_grid
 from lab.record.record import Record
 from lab.record.status import changed_files, hash_sealed_files, is_done, read_status, write_status
 from lab.record.tensorboard import TensorBoard, truncate_events
@@ -109,7 +109,7 @@ def test_the_step_of_a_lost_checkpoint_is_told(tmp_path):
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"PK")
     record = Record(tmp_path)
     assert record.restore(make()) == 20
-    assert "last.pt" in record.lost[0]
+    assert "last.pt" in record.checkpointer.problems[0]
 
 
 def scalars(directory) -> dict[str, list[tuple[int, float]]]:
@@ -143,7 +143,7 @@ def test_a_status_says_done_only_with_the_hashes_of_what_it_seals(tmp_path):
 def test_scores_that_are_not_finite_are_never_best(tmp_path):
     run, record = make(), Record(tmp_path)
     with pytest.raises(Diverged, match="val/accuracy is nan after step 3"):
-        record.scores(run, 3, Scores({"val/accuracy": float("nan")}))
+        record.scores(run, 3, Evaluation({"val/accuracy": float("nan")}))
     assert not (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / "checkpoints" / "best.pt").exists()
 
@@ -160,9 +160,10 @@ def test_metrics_lines_are_json_with_step_and_epoch(tmp_path):
 
 
 def test_pictures_show_every_image_and_every_count():
-    sheet = image_grid(torch.rand(9, 3, 8, 8))
+    sheet = draw_image_grid(torch.rand(9, 3, 8, 8))
     assert sheet.size[0] == sheet.size[1] >= 26
-    assert image_grid(torch.rand(9, 5)) is None
+    assert are_images(torch.rand(9, 1, 8, 8))
+    assert not any(map(are_images, (torch.rand(9, 5), torch.rand(0, 3, 8, 8), torch.rand(9, 5, 8, 8), [])))
     picture = draw_confusion_matrix([[8, 2], [0, 5]], ["cat", "dog"])
     colours = {colour for _, colour in picture.getcolors(10_000)}
     assert (8, 48, 107) in colours, "a row that is all right is darkest"
@@ -190,5 +191,5 @@ def test_a_run_whose_best_weights_are_damaged_starts_again_and_ends_the_same(tmp
     best.write_bytes(best.read_bytes()[:-100])
     record, resumed = Record(tmp_path / "broken"), make(steps=70)
     assert scores(execute(resumed, record)) == scores(results)
-    assert "best.pt" in record.lost[0]
+    assert "best.pt" in record.checkpointer.problems[0]
     assert same(weights(whole), weights(resumed))

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from lab.data.digits import digits
 from lab.hardware import Hardware
-from lab.metrics.scores import Monitor
+from lab.metrics.scores import Evaluation, Monitor
 from lab.optim.schedules import constant
 from lab.regularize.chain import Chain
 from lab.regularize.early_stop import EarlyStop
@@ -60,7 +60,7 @@ def test_a_run_with_any_regularizer_resumes_in_the_same_bits(name, kept_at):
         for step in train(run, after):
             if step.n % 10 == 0:
                 scores[step.n] = evaluate(run)
-                run.regularize.seen(scores[step.n])
+                run.regularize.on_scores(scores[step.n])
             if step.n == until:
                 break
         return deepcopy(take_snapshot(run)), scores
@@ -97,7 +97,7 @@ def test_ema_is_the_average_of_its_definition():
         ema.step(model)
         d = min(0.9, (1 + n) / (10 + n))
         reference = d * reference + (1 - d) * model[0].weight.detach()
-    averaged = ema.scored(model)
+    averaged = ema.model_to_score(model)
     assert torch.allclose(averaged[0].weight, reference, atol=1e-5)
     assert torch.equal(averaged[1].running_mean, model[1].running_mean)
     assert not any(p.requires_grad for p in averaged.parameters())
@@ -107,7 +107,7 @@ def test_early_stop_waits_for_its_patience_and_starts_over_at_each_improvement()
     stop = EarlyStop(Monitor("val/accuracy", "max"), patience=2)
     said = []
     for accuracy in (0.5, 0.4, 0.6, 0.6, 0.59):
-        stop.seen({"val/accuracy": accuracy})
+        stop.on_scores(Evaluation({"val/accuracy": accuracy}))
         said.append(stop.stopped)
     assert said == [False, False, False, False, True]
     again = EarlyStop(Monitor("val/accuracy", "max"), patience=2)
@@ -118,7 +118,7 @@ def test_early_stop_waits_for_its_patience_and_starts_over_at_each_improvement()
 def test_early_stop_can_wait_for_a_smaller_loss():
     stop = EarlyStop(Monitor("val/cross_entropy", "min"), patience=1, min_delta=0.1)
     for loss, stopped in ((1.0, False), (0.8, False), (0.75, True)):
-        stop.seen({"val/cross_entropy": loss})
+        stop.on_scores(Evaluation({"val/cross_entropy": loss}))
         assert stop.stopped is stopped
 
 
@@ -128,10 +128,10 @@ def test_swa_is_the_mean_of_the_weights_at_its_start_and_every_so_many_steps_aft
     run, kept = replace(run, regularize=Chain([swa])), []
     for step in train(run):
         if step.n < 20:
-            assert swa.scored(run.model) is run.model
+            assert swa.model_to_score(run.model) is run.model
         if step.n in (20, 26, 32, 38):
             kept.append(run.model[1].weight.detach().clone())
-            assert torch.allclose(swa.scored(run.model)[1].weight, torch.stack(kept).mean(0), atol=1e-6)
+            assert torch.allclose(swa.model_to_score(run.model)[1].weight, torch.stack(kept).mean(0), atol=1e-6)
     assert swa.taken == 4
     once_an_epoch = SWA(run.model, steps=100, steps_per_epoch=20, start=0.75)
     assert (once_an_epoch.start, once_an_epoch.every) == (75, 20)

@@ -3,8 +3,7 @@
 import warnings
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -22,10 +21,11 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from lab.hardware import Hardware
 from lab.nest import map_tensors
-from lab.run import Batch
+from lab.run import Batch, Task
 from lab.seeding import temporary_seed
-from lab.train.micro_batches import split_batch
+from lab.train.micro_batches import LocalBatch, choose_backward
 from lab.train.scoring import set_training_mode
 
 ModelAndOptimizer = tuple[nn.Module, Optimizer]
@@ -36,15 +36,15 @@ Result = TypeVar("Result")
 class CostEstimate:
     """parameters, trainable: numbers in the model, and those of them that the optimizer trains.
 
-    flops: floating-point operations of one step (forward, backward and update), a multiplication and an addition being
-    two, in products of matrices, convolutions and attention; what is done element by element is not in it.
+    flops: floating-point operations of one step (forward, backward and update) in products of matrices, convolutions
+    and attention, a multiplication and an addition being two; elementwise operations do not count.
     peak: bytes, the most that parameters, buffers, gradients, optimizer state, one batch, activations and temporaries
     take together in a step that is not the first. Each storage counts as long as it lives, whatever device it is on.
-    Not in it: what an operator allocates and frees inside (workspaces), the allocator's rounding and its cache, the
-    device's context, and what a step here leaves out: clipping, loss scaling, a regularizer's copy of the weights.
-    None where it cannot be known without values: see `estimate`.
-    saved: bytes of what a checkpoint holds, the model's state and the optimizer's; without the latter where peak is
-    None.
+    It excludes what an operator allocates and frees inside (workspaces), the allocator's rounding and its cache, the
+    device's context, and what the traced step leaves out: clipping, unscaling, a regularizer's copy of the weights.
+    None where it cannot be known without values, as estimate_cost says.
+    saved: bytes of a checkpoint, which holds the states of the model and the optimizer; without the optimizer's where
+    peak is None.
     """
 
     parameters: int
@@ -54,19 +54,13 @@ class CostEstimate:
     saved: int
 
 
-def estimate_cost(
-    make: Callable[[], ModelAndOptimizer],
-    loss: Callable[[nn.Module, Batch], Tensor],
-    batch: Batch,
-    *,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    micro_batch: int | None = None,
-) -> CostEstimate:
-    """What a step of `loss` on batches like `batch` costs a model and its optimizer, by tracing two of them.
+def estimate_cost(make: Callable[[], ModelAndOptimizer], task: Task, batch: Batch, hardware: Hardware) -> CostEstimate:
+    """What a training step on batches like `batch` costs a model and its optimizer, by tracing two of them.
 
     make: builds both anew, of tensors that have shapes and devices but neither memory nor values. Where it reads values
     (`nn.init.trunc_normal_` does), it is called once more, for real, and what it built gives its memory back.
-    batch: real tensors, on any device, used for their shapes alone.  micro_batch: as in lab.train.micro_batches.
+    batch: real tensors, on any device, used for their shapes alone.  hardware: decides on autocast and micro-batches;
+    the model is on the device on which `make` puts it.
 
     flops and peak are None where loss or optimizer read values (`.item()`, shapes that depend on data), use an operator
     that has no function of shapes, or one that does not say what it takes: fused recurrent kernels, sparse gradients.
@@ -74,22 +68,23 @@ def estimate_cost(
     they were.
     """
     fake, allocations = BuildableFakeMode(), Allocations()
+    hardware = replace(hardware)  # with a scaler of its own, as that keeps a tensor without values
     with temporary_seed(0), torch.enable_grad():
-        made = try_traced(make, fake, allocations)
-        if real := made is None:
+        built = try_traced(make, fake, allocations)
+        if has_values := built is None:
             allocations = Allocations()
             with allocations:
-                made = make()
-        model, optimizer = made
+                built = make()
+        model, optimizer = built
         device = next(model.parameters()).device
 
-        def found() -> tuple[int, int]:
-            if real:
+        def trace() -> tuple[int, int]:
+            if has_values:
                 make_fake(model)
-            fed = map_tensors(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
-            return measure_cost(made, partial(trace_step, made, loss, fed, autocast, micro_batch), allocations)
+            fake_batch = map_tensors(batch, lambda tensor: allocations.count(fake.from_tensor(tensor).to(device)))
+            return measure_cost(built, partial(trace_step, built, task, fake_batch, hardware), allocations)
 
-        flops, peak = try_traced(found, fake, allocations) or (None, None)
+        flops, peak = try_traced(trace, fake, allocations) or (None, None)
     trained = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     parameters = sum(p.numel() for p in model.parameters())
     return CostEstimate(parameters, sum(p.numel() for p in trained), flops, peak, checkpoint_bytes(model, optimizer))
@@ -100,31 +95,24 @@ def checkpoint_bytes(model: nn.Module, optimizer: Optimizer) -> int:
     return sum(t.numel() * t.element_size() for state in states for t in state.values() if isinstance(t, Tensor))
 
 
-def trace_step(
-    made: ModelAndOptimizer,
-    loss: Callable[[nn.Module, Batch], Tensor],
-    batch: Batch,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    micro_batch: int | None = None,
-) -> None:
-    """One step as lab.train.loop takes it, of the same cost."""
-    model, optimizer = made
-    for part, _ in split_batch(batch, micro_batch) if micro_batch else [(batch, 1.0)]:
-        with autocast():
-            value = loss(model, part)
-        value.backward()
+def trace_step(built: ModelAndOptimizer, task: Task, batch: Batch, hardware: Hardware) -> Tensor:
+    """One step of the same cost as in lab.train.loop, whose backward pass it takes. The loss, which lives as long."""
+    model, optimizer = built
+    loss = choose_backward(hardware)(task, hardware, model, LocalBatch(batch))
     optimizer.step()
     for parameter in model.parameters():
         parameter.grad = None
+    return loss
 
 
-def measure_cost(made: ModelAndOptimizer, step: Callable[[], None], allocations: "Allocations") -> tuple[int, int]:
-    """FLOPs and peak of a step: the first of two is counted, the second, with the optimizer's state there, is weighed.
+def measure_cost(built: ModelAndOptimizer, step: Callable[[], Any], allocations: "Allocations") -> tuple[int, int]:
+    """FLOPs and peak of a step: FLOPs of the first of two, peak of the second, when the optimizer has its state.
 
-    allocations: entered now, and while what `made` and the batch hold was made.
+    allocations: a mode that is active now, and was while the model, the optimizer and the batch were built.
     """
-    set_training_mode(made[0])
-    choose_kernels(made[1])
+    model, optimizer = built
+    set_training_mode(model)
+    choose_kernels(optimizer)
     with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
         step()
     allocations.peak = allocations.now
@@ -133,7 +121,8 @@ def measure_cost(made: ModelAndOptimizer, step: Callable[[], None], allocations:
 
 
 class Allocations(TorchDispatchMode):
-    """Bytes of the storages made inside that live, `now` and at most. Views share one, which counts once."""
+    """Bytes of the living storages that were made inside: `now`, and at most (`peak`). Views share a storage, which
+    counts once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,9 +130,9 @@ class Allocations(TorchDispatchMode):
         self.living: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        map_tensors(made, self.count)
-        return made
+        outputs = func(*args, **(kwargs or {}))
+        map_tensors(outputs, self.count)
+        return outputs
 
     def count(self, tensor: Tensor) -> Tensor:
         for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
@@ -163,11 +152,11 @@ class Allocations(TorchDispatchMode):
 
 
 class BuildableFakeMode(FakeTensorMode):
-    """Fake tensors that models can be built of as they are: copied deeply, and moved by `Module.to`."""
+    """A fake mode in which models can be built unchanged: its tensors can be copied deeply and moved by `Module.to`."""
 
     def __init__(self) -> None:
-        # a fallback would compute, and on zeros: shapes that depend on values would be guesses; the real tensors that
-        # a loss holds (weights of classes) count as fake ones
+        # a fallback would compute on zeros, so that shapes which depend on values would be guesses; the real tensors
+        # that a loss holds (weights of classes) count as fake ones
         super().__init__(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.fake_tensor_converter = NoMemoConverter()
 
@@ -179,25 +168,25 @@ class BuildableFakeMode(FakeTensorMode):
         if operator in opaque_operators():
             raise UnsupportedOperatorException(func)
         self.cache_enabled = operator is not torch.ops.aten.set_  # the cache would keep the storage it is given alive
-        made = super().__torch_dispatch__(func, types, args, kwargs)
-        if isinstance(made, Tensor) and made.layout is not torch.strided:
-            raise UnsupportedFakeTensorException(f"how much a tensor of {made.layout} holds depends on its values")
-        return made
+        outputs = super().__torch_dispatch__(func, types, args, kwargs)
+        if isinstance(outputs, Tensor) and outputs.layout is not torch.strided:
+            raise UnsupportedFakeTensorException(f"how much a tensor of {outputs.layout} holds depends on its values")
+        return outputs
 
 
 class NoMemoConverter(FakeTensorConverter):
-    """Keeps no weak references to what operators made: `Module.to` swaps fake tensors, which those would forbid."""
+    """Keeps no weak references to the operators' outputs: they would forbid `Module.to` to swap fake tensors."""
 
     def set_tensor_memo(self, t: Tensor, v: Any) -> None:
         pass
 
 
-def try_traced(what: Callable[[], Result], fake: BuildableFakeMode, allocations: Allocations) -> Result | None:
-    """What it gives when its tensors have no values; None where it needs some."""
+def try_traced(function: Callable[[], Result], fake: BuildableFakeMode, allocations: Allocations) -> Result | None:
+    """The result of `function` on tensors without values; None where it needs values."""
     try:
         with warnings.catch_warnings(), fake, allocations:
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own deepcopy does
-            return what()
+            return function()
     except Exception as error:
         if not needs_values(error):
             raise
@@ -205,7 +194,7 @@ def try_traced(what: Callable[[], Result], fake: BuildableFakeMode, allocations:
 
 
 def needs_values(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, is that fake tensors have no values."""
+    """Whether an error, or one that caused it, says that fake tensors have no values."""
     kinds = (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -213,7 +202,7 @@ def needs_values(error: BaseException | None) -> bool:
         UnsupportedOperatorException,
     )
     while error is not None:
-        # of .numpy(), which has no exception of its own
+        # .numpy() has no exception of its own
         if isinstance(error, kinds) or "numpy() is not supported for tensor subclasses" in str(error):
             return True
         error = error.__cause__ or error.__context__
@@ -223,7 +212,7 @@ def needs_values(error: BaseException | None) -> bool:
 def make_fake(model: nn.Module) -> None:
     """Put fake tensors in the place of a real model's parameters and buffers, which stay the same objects."""
 
-    def shell(tensor: Tensor) -> Tensor:
+    def empty_copy(tensor: Tensor) -> Tensor:
         if tensor.layout is not torch.strided:
             raise UnsupportedFakeTensorException(f"a tensor of {tensor.layout}")
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
@@ -231,7 +220,7 @@ def make_fake(model: nn.Module) -> None:
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # else the optimizer would keep the real ones
     try:
-        model._apply(shell)
+        model._apply(empty_copy)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swaps)
 
@@ -244,7 +233,7 @@ def choose_kernels(optimizer: Optimizer) -> None:
 
 
 def flop_formulas() -> dict[Any, Callable[..., int]]:
-    """FLOPs of the operators that torch's counter leaves out, from shapes."""
+    """Formulas, from shapes, for the FLOPs of operators that torch's counter leaves out."""
     aten = torch.ops.aten
     return {
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),

@@ -1,63 +1,109 @@
-"""One batch through a run that has been built, before it starts."""
+"""A dry run: one batch through a run that has been built, before it starts."""
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from lab.build.build import attempt
+from lab.build.blame import blame
 from lab.distributed import collectives
 from lab.errors import ConfigError
+from lab.metrics.scores import ResolvedMonitor
 from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
-from lab.text import suggest
 from lab.train.batches import prepared_batches, training_batches
 from lab.train.micro_batches import local_shard, split_batch
+from lab.train.scoring import score_batches, set_training_mode
 
 
-def dry_run(run: Run) -> Batch:
-    """One batch through the loss and the score, leaving no trace; gives the batch. Raises ConfigError if it won't."""
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run has found out.
+
+    batch: as much of the first training batch as goes through the model at once.  monitor: the score that chooses the
+    best weights, with its name and its mode; None without a validation set.
+    """
+
+    batch: Batch
+    monitor: ResolvedMonitor | None
+
+
+def dry_run(run: Run) -> DryRun:
+    """Take one batch through the loss and one through the score, leaving no trace but the model's mode.
+
+    Raises ConfigError where either fails, or the score that is monitored is missing or has no known direction.
+    """
     batch = first_batch(run)
-    model = run.regularize.scored(run.model).eval()
     with temporary_seed(stream_seed(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
-        loss = attempt(
-            f"a batch {describe_shapes(batch)} does not go through the model", lambda: run.task.loss(model, batch)
-        )
+        with restored_buffers(run.model):
+            set_training_mode(run.model)
+            failure = f"a batch {describe_shapes(batch)} does not go through the model"
+            with blame(failure):
+                loss = run.task.loss(run.model, batch)
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise ConfigError(f"task: its loss is {describe_shapes(loss)}; expected is a scalar tensor")
-        dry_run_score(run, model)
-    return batch
+        return DryRun(batch, dry_run_score(run, run.regularize.model_to_score(run.model).eval()))
 
 
 def first_batch(run: Run) -> Batch:
     """As much of the first training batch as goes through the model at once."""
-    batch, weight = attempt("data or augment", lambda: next(training_batches(run, 0)))
-    if collectives.get_world_size() == 1:  # a check of a run of several, as one of them
-        batch, weight = attempt("data", partial(local_shard, batch, 0, run.hardware.processes or 1))
-    if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and weight != 1:
+    with blame("data or augment"):
+        batch = next(training_batches(run, 0))
+    if collectives.get_world_size() == 1:  # a run of several ranks is tried as one of them
+        with blame("data"):
+            batch = local_shard(run.task, batch.data, 0, run.hardware.processes or 1)
+    if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and batch.weight != 1:
         raise ConfigError(
             f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, which under fsdp have "
             "to take as many parts each; give another data.batch_size, or hardware=ddp"
         )
-    if size := run.hardware.micro_batch:
-        return attempt("hardware.micro_batch", lambda: next(split_batch(batch, size))[0])
-    return batch
+    if most := run.hardware.micro_batch:
+        with blame("hardware.micro_batch"):
+            return next(split_batch(run.task, batch.data, most))[0]
+    return batch.data
 
 
-def dry_run_score(run: Run, model: nn.Module) -> None:
+@contextmanager
+def restored_buffers(model: nn.Module) -> Iterator[None]:
+    """Put the model's buffers (running statistics) back afterwards: the same tensors, with the same bits."""
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer.copy_(value)
+
+
+def dry_run_score(run: Run, model: nn.Module) -> ResolvedMonitor | None:
     """The first validation batch through the task's score, which must have what is monitored."""
-    first = attempt("data", lambda: next(iter(prepared_batches(run, run.data.val())), None))
-    if first is None and any(hasattr(part, "monitor") for part in run.regularize.parts):
-        raise ConfigError("regularize: there is no validation set to watch; give data.val_share, or regularize=none")
-    if first is not None:
-        scores = attempt("task", lambda: run.task.score(model, [first]))
-        if run.monitor.name not in (names := [f"val/{name}" for name in scores]):
-            said = f"no score {run.monitor.name!r} to monitor; {suggest(run.monitor.name, names)}"
-            raise ConfigError(f"{said} Give monitor= and mode=max or min")
+    with blame("data"):
+        batch = next(iter(prepared_batches(run, run.data.val())), None)
+    if batch is None:
+        if any(hasattr(part, "monitor") for part in run.regularize.parts):
+            raise ConfigError(
+                "regularize: there is no validation set to watch; give data.val_share, or regularize=none"
+            )
+        return None
+    with blame("task"):
+        scores = score_batches(run, model, [batch], "val")
+    if not scores:
+        raise ConfigError(
+            "task: its score gives nothing for the first validation batch, so there is nothing to monitor"
+        )
+    with blame(""):
+        return run.monitor.resolve(scores)
 
 
 def describe_shapes(value: Any) -> str:
+    """A batch's dtypes and shapes, for a message."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, tuple | list):

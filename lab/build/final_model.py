@@ -12,7 +12,7 @@ from lab.errors import ConfigError
 from lab.record.checkpoints import load_checkpoint
 from lab.run import Run
 from lab.runs.saved_run import SavedRun
-from lab.train.scoring import evaluate, generalization_gap, scored_model
+from lab.train.scoring import evaluate, final_model, generalization_gap
 from lab.train.state import restore_snapshot
 
 
@@ -51,9 +51,6 @@ def load_final_model(run: Run, saved: SavedRun) -> torch.nn.Module:
     """The run's model with the weights that were scored at its end."""
     checkpoint = load_checkpoint(saved.final_weights)
     if saved.final_weights.name == "best.pt":
-        model = run.regularize.model_to_score(run.model)
-        model.load_state_dict(checkpoint["model"])
-    else:
-        restore_snapshot(run, checkpoint["run"])
-        model = scored_model(run)
-    return run.finish(model)
+        return final_model(run, checkpoint["model"])
+    restore_snapshot(run, checkpoint["run"])
+    return final_model(run)

@@ -138,9 +138,7 @@ def estimate_run(config: Mapping[str, Any], run: Run, batch: Batch) -> CostEstim
             return model, make_optimizer(groups)
 
     try:
-        return estimate_cost(
-            make, run.task.loss, batch, autocast=run.hardware.autocast, micro_batch=run.hardware.micro_batch
-        )
+        return estimate_cost(make, run.task, batch, hardware)
     except Exception:  # the dry run went well, so it is the tracing that failed
         parameters = sum(p.numel() for p in run.model.parameters())
         trainable = sum(p.numel() for p in run.trainable)

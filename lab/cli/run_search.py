@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.cli.run_sweep import exit_code, preflight_with_spinner, print_costs, print_results, report_stop
 from lab.cli.sweep_progress import LiveView
@@ -15,6 +16,7 @@ from lab.config.settings import Policy
 from lab.errors import ConfigError
 from lab.execution.outcome import saved_outcome
 from lab.hydra_app.planner import SweepPlanner
+from lab.metrics.names import split_of, with_split
 from lab.record.files import lock_directory
 from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, write_plan
@@ -23,6 +25,9 @@ from lab.sweep.run_plan import run_in_pool
 from lab.sweep.search import Search, search_override
 from lab.sweep.search_jobs import SearchJobs
 from lab.train.stop import StopSignal
+
+if TYPE_CHECKING:
+    from lab.build.preflight_report import PreflightReport
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,16 @@ class PlannedSearch:
         config = self.samples.jobs[0].composed.config
         return make_pool([config] * self.request.num_jobs, planner.launcher_options)
 
+    def with_monitors(self, report: "PreflightReport") -> "PlannedSearch":
+        """The same search, its objectives and directions settled by what the tried jobs monitor. Raises ConfigError
+        where that does not settle them."""
+        monitors = [graph.monitor for graph in report.graphs if graph.monitor]
+        try:
+            settings = self.request.settings.resolve(monitors)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return replace(self, request=replace(self.request, settings=settings))
+
 
 def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     """Try a job with each value of the space and print what the search would do. Gives the exit code."""
@@ -61,6 +76,7 @@ def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     samples = search.samples.unique_jobs
     with search.make_pool(planner) as pool:
         report = preflight_with_spinner(search.samples, samples, pool)
+    search.with_monitors(report)
     print_costs(report, samples)
     request = search.request
     axes = ", ".join(request.axes)
@@ -77,7 +93,8 @@ def train_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     policy = Policy.of(search.samples.jobs[0].composed.config)
     try:
         with search.make_pool(planner) as pool:
-            preflight_with_spinner(search.samples, search.samples.unique_jobs, pool)
+            report = preflight_with_spinner(search.samples, search.samples.unique_jobs, pool)
+            search = search.with_monitors(report)
             stop = StopSignal.with_limits(policy.time_limit)
             with stop.signals(keyboard=True), lock_directory(search.plan.directory):
                 return run_trials(planner, search, pool, policy, stop)
@@ -165,9 +182,11 @@ def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
 def objective_jobs(request: SearchRequest) -> list[list[str]]:
     """The overrides of jobs that monitor each objective, so that trying them tells whether there is such a score."""
     jobs = []
-    for name in request.settings.objectives:
+    directions = request.settings.directions or ["null"] * len(request.settings.objectives)
+    for name, mode in zip(request.settings.objectives, directions, strict=True):
         if "/" in name:
-            jobs.append([*extreme_jobs(request.axes)[0], f"monitor={name.replace('test/', 'val/', 1)}"])
+            monitor = with_split(name, "val") if split_of(name) == "test" else name
+            jobs.append([*extreme_jobs(request.axes)[0], f"monitor={monitor}", f"mode={mode}"])
         elif name not in ("parameters", "trainable"):
             raise ConfigError(f"search.objective={name} is no score; give val/..., parameters or trainable")
     return jobs

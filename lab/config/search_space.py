@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lab.config.overrides import choice_text, split_override
@@ -28,7 +28,8 @@ class SearchSettings:
 
     sampler: `grid`, `random` or `tpe`.  pruner: `asha` or None.  min_resource, reduction_factor: ASHA's r and eta: at
     step r, r * eta, r * eta^2, ... a trial goes on only if among the best 1/eta that came so far.  trials: how many in
-    all; None for a grid.  objective, direction: a score and `max` or `min`, or a list of each for a Pareto front.
+    all; None for a grid.  objective, direction: a score and `max` or `min`, or a list of each for a Pareto front;
+    None for what the runs monitor, and for the scores' own directions.
     seeds: of the runs of each trial, whose mean is its objective; None for one run.  seed: of the sampler.
     """
 
@@ -37,8 +38,8 @@ class SearchSettings:
     min_resource: int
     reduction_factor: int
     trials: int | None
-    objective: str | list[str]
-    direction: str | list[str]
+    objective: str | list[str] | None
+    direction: str | list[str] | None
     seeds: list[int] | None
     seed: int
 
@@ -57,10 +58,10 @@ class SearchSettings:
         for direction in self.directions:
             check_option("direction", direction, DIRECTIONS)
         many = len(self.objectives)
-        if not many or len(set(self.objectives)) < many:
+        if self.objective is not None and (not many or len(set(self.objectives)) < many):
             raise ValueError(f"search.objective={self.objective} is not a score, or a list of different ones")
-        if len(self.directions) != many:
-            each = ",".join(["max"] * many)
+        if self.direction is not None and len(self.directions) != max(1, many):
+            each = ",".join(["max"] * max(1, many))
             raise ValueError(f"search.direction={self.direction}: give max or min for each objective, as in [{each}]")
         if self.pruner and many > 1:
             raise ValueError(f"search.pruner={self.pruner} compares one objective: search.pruner=null, or one of them")
@@ -69,11 +70,28 @@ class SearchSettings:
 
     @property
     def objectives(self) -> list[str]:
-        return [self.objective] if isinstance(self.objective, str) else list(self.objective)
+        return [self.objective] if isinstance(self.objective, str) else list(self.objective or ())
 
     @property
     def directions(self) -> list[str]:
-        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction or ())
+
+    def resolve(self, monitors: Sequence[tuple[str, str]]) -> SearchSettings:
+        """The settings with every objective and its direction. Raises ValueError where one is not known.
+
+        monitors: the name and the mode that each tried job monitors; the first one is what the config leaves to it.
+        """
+        if self.objective is None and not monitors:
+            raise ValueError("without a validation set there is nothing to search by; give search.objective=test/...")
+        objective = monitors[0][0] if self.objective is None else self.objective
+        if self.direction is not None:
+            return replace(self, objective=objective)
+        modes = dict(reversed(monitors))
+        names = [objective] if isinstance(objective, str) else objective
+        directions = [modes.get(name.replace("test/", "val/", 1)) for name in names]
+        if None in directions:
+            raise ValueError(f"search.objective={objective}: give search.direction= max or min for each of them")
+        return replace(self, objective=objective, direction=[mode for mode in directions if mode])
 
 
 def check_option(name: str, value: str, options: Iterable[str]) -> None:

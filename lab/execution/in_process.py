@@ -86,7 +86,7 @@ def train_with_oom_retry(
         except BaseException as error:
             if composed.config["oom"] != "shrink" or not is_out_of_memory(error):
                 raise
-            micro_batch = half_micro_batch(run, trial.batch)
+            micro_batch = half_micro_batch(run.task, trial.batch, run.hardware.micro_batch)
             if micro_batch is None:
                 raise
         release_memory(run)  # the caller still holds it, and memory is short
@@ -115,7 +115,7 @@ def train_run(
 
     def introduce(record: Record) -> None:
         record.writer.hparams(directory.name[-8:], hparams_row(composed))
-        record.show_batch(run, trial.batch)
+        record.draw_batch(run, trial.batch)
 
     with (options.progress or Console)(run.cadence.steps) as console:
         if not options.progress:

@@ -147,14 +147,14 @@ def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
     from lab.build.build import build
     from lab.build.dry_run import dry_run
     from lab.record.record import Record
-    from lab.train.loop import execute
+    from lab.train.loop import execute, train
 
     restore_threads(spec.composed, spec.directory)
     run = build(spec.composed.config)
     dry_run(run)
     try:
         with stop.watchdog.watch(spec.crash_file(rank)):
-            execute(run, Record(spec.directory, silent=True), stop=stop)
+            execute(run, Record(spec.directory, silent=True), train, stop)
     except Stopped as stopped:
         return Outcome(spec.directory, "interrupted", error=str(stopped))
     return Outcome(spec.directory, "done")

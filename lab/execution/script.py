@@ -23,7 +23,7 @@ from lab.record.run_facts import SCHEMAS, describe_run, describe_segments
 from lab.record.tensorboard import TensorBoard
 from lab.run import Run
 from lab.runs.saved_run import SavedRun
-from lab.train.loop import execute
+from lab.train.loop import execute, train
 from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def fit_in_directory(
         with recording(directory, manifest, stop) as finish:
             record = Record(directory, console, TensorBoard)
             try:
-                results = execute(run, record, stop=stop)
+                results = execute(run, record, train, stop)
             finally:
                 record.close()
             finish(results)

@@ -47,7 +47,7 @@ class L2SP:
         self.start: list[Tensor] = [p.detach().clone() for p in pretrained]
 
     @torch.no_grad()
-    def penalise(self, model: nn.Module) -> None:
+    def add_to_gradients(self, model: nn.Module) -> None:
         if self.start and self.start[0].device != self.pretrained[0].device:  # the model has moved since
             self.start = [w0.to(w.device) for w0, w in zip(self.start, self.pretrained, strict=True)]
         drawn = [(w.grad, w, w0) for w, w0 in zip(self.pretrained, self.start, strict=True) if w.grad is not None]

@@ -33,7 +33,8 @@ class WiseFT:
 
     def __init__(self, model: nn.Module, mix: float):
         new = set(getattr(model, "new_parameters", ()))
-        self.mix, self.mixed, self.made_of, self.stale = mix, None, None, False
+        self.mix, self.mixed, self.made_of = mix, None, None
+        self.statistics_stale = False
         self.steps = 0
         self.start = {
             name: tensor.detach().clone()
@@ -45,7 +46,7 @@ class WiseFT:
         self.steps += 1  # a fused optimizer changes weights without a new version of them
 
     @torch.no_grad()
-    def scored(self, model: nn.Module) -> nn.Module:
+    def model_to_score(self, model: nn.Module) -> nn.Module:
         """The mean with `model`, the trained one or an average of it, as a module of its own."""
         if self.mixed is None:  # not before: the model has come to its device since
             self.mixed = deepcopy(model).requires_grad_(False)
@@ -55,11 +56,11 @@ class WiseFT:
             for (name, mixed), (_, tensor) in zip(named_tensors(self.mixed), named_tensors(model), strict=True):
                 start = self.start.get(name)
                 mixed.copy_(tensor if start is None else torch.lerp(start, tensor, self.mix))
-            self.made_of, self.stale = made_of, 0 < self.mix < 1
+            self.made_of, self.statistics_stale = made_of, 0 < self.mix < 1
         return self.mixed
 
-    def refreshed(self) -> None:
-        self.stale = False
+    def statistics_updated(self) -> None:
+        self.statistics_stale = False
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What a split's scores are made of: counts kept on the device, fetched once at the end."""
+"""Classification scores, made of counts that stay on the device until the end of the split."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.metrics.scores import Scores
-
 
 class ClassificationCounts:
     """Running counts over batches of logits (B, C) and labels (B,).
 
-    confusion: (C, C), row the label, column the prediction.
+    confusion: (C * C,), for each label (row) the counts of its predictions (columns).
     """
 
     def __init__(self, num_classes: int, device: torch.device):
@@ -26,32 +24,38 @@ class ClassificationCounts:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         logits = logits.float()
         self.cross_entropy += F.cross_entropy(logits, labels, reduction="sum")
-        pairs = labels * self.num_classes + logits.argmax(1)
-        self.confusion += torch.bincount(pairs, minlength=len(self.confusion))
+        cells = labels * self.num_classes + logits.argmax(1)
+        self.confusion += torch.bincount(cells, minlength=len(self.confusion))
         # how many classes score above the label's; unlike topk, this does not sort
         above = (logits > logits.gather(1, labels[:, None])).sum(1)
         self.in_top5 += (above < 5).sum()
 
-    def scores(self, classes: Sequence[str]) -> Scores:
-        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>, and
-        the confusion table.
+    def confusion_matrix(self) -> list[list[int]]:
+        """Counts by label (row) and prediction (column)."""
+        return self.confusion.view(self.num_classes, self.num_classes).tolist()
 
-        A class that has no example has no accuracy. balanced_accuracy: the mean of those that there are, so that no
-        class rules by its size (Brodersen et al. 2010, doi:10.1109/ICPR.2010.764, for two classes).
+    def scores(self, classes: Sequence[str]) -> dict[str, float]:
+        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>; empty
+        without an example.
+
+        A class without an example has no accuracy. balanced_accuracy: the mean of the accuracies of the classes, so
+        that no class rules by its size (Brodersen et al. 2010, doi:10.1109/ICPR.2010.764, for two classes).
         """
         confusion = self.confusion.view(self.num_classes, self.num_classes).cpu()
-        right, of = confusion.diagonal(), confusion.sum(1)
-        total = int(of.sum())
+        correct, per_class = confusion.diagonal(), confusion.sum(1)
+        total = int(per_class.sum())
         if not total:
-            return Scores({})
-        of_class = {
-            f"accuracy/{name}": int(hits) / int(num) for name, hits, num in zip(classes, right, of, strict=True) if num
+            return {}
+        class_accuracies = {
+            f"accuracy/{name}": int(hits) / int(count)
+            for name, hits, count in zip(classes, correct, per_class, strict=True)
+            if count
         }
         scores = {
-            "accuracy": int(right.sum()) / total,
-            "balanced_accuracy": sum(of_class.values()) / len(of_class),
+            "accuracy": int(correct.sum()) / total,
+            "balanced_accuracy": sum(class_accuracies.values()) / len(class_accuracies),
             "cross_entropy": float(self.cross_entropy) / total,
         }
         if self.num_classes > 5:
             scores["top5"] = int(self.in_top5) / total
-        return Scores(scores | of_class, {"confusion": confusion.tolist()})
+        return scores | class_accuracies

@@ -5,27 +5,28 @@ Source: Prechelt 1998, Early Stopping - But When?
 
 from typing import Any
 
-from lab.metrics.scores import Monitor
+from lab.metrics.scores import Evaluation, Monitor
 
 
 class EarlyStop:
-    """patience: evaluations in a row without an improvement by more than `min_delta` before the run stops."""
+    """Ends the run after `patience` evaluations in a row in which the monitored score did not improve by more than
+    `min_delta`."""
 
     def __init__(self, monitor: Monitor, patience: int, min_delta: float = 0.0):
         if patience < 1:
             raise ValueError(f"patience {patience} is not a positive number of evaluations")
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self.best: float | None = None
-        self.without = 0
+        self.without = 0  # evaluations since the last improvement
 
     @property
     def stopped(self) -> bool:
         return self.without >= self.patience
 
-    def seen(self, scores: dict[str, float]) -> None:
-        score = scores[self.monitor.name]
-        if self.monitor.better(score, self.best, self.min_delta):
-            self.best, self.without = score, 0
+    def on_scores(self, scores: Evaluation) -> None:
+        monitor = self.monitor.resolve(scores)
+        if monitor.is_better(scores[monitor.name], self.best, self.min_delta):
+            self.best, self.without = scores[monitor.name], 0
         else:
             self.without += 1
 

@@ -20,24 +20,24 @@ class EMA:
     def __init__(self, model: nn.Module, decay: float):
         if not 0 <= decay < 1:
             raise ValueError(f"decay {decay} is not in [0, 1)")
-        self.decay, self.taken = decay, 0
+        self.decay, self.steps_taken = decay, 0
         self.average = deepcopy(model).requires_grad_(False)
         self.parameters: list[torch.Tensor] = list(self.average.parameters())
 
     @torch.no_grad()
     def step(self, model: nn.Module) -> None:
-        self.taken += 1
-        decay = min(self.decay, (1 + self.taken) / (10 + self.taken))
+        self.steps_taken += 1
+        decay = min(self.decay, (1 + self.steps_taken) / (10 + self.steps_taken))
         get_ema_multi_avg_fn(decay)(self.parameters, list(model.parameters()), None)
         for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 
-    def scored(self, model: nn.Module) -> nn.Module:
+    def model_to_score(self, model: nn.Module) -> nn.Module:
         return self.average
 
     def state_dict(self) -> dict[str, Any]:
-        return {"taken": self.taken, "average": self.average.state_dict()}
+        return {"taken": self.steps_taken, "average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken = state["taken"]
+        self.steps_taken = state["taken"]
         self.average.load_state_dict(state["average"])

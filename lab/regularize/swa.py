@@ -14,13 +14,13 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 class SWA:
     """average <- (average * taken + weights) / (taken + 1), at step `start` and every `every` steps (Alg. 1's c) after.
 
-    start: share of the run. Until then the model itself is scored.  every: steps; None: an epoch.
-    The paper keeps the learning rate high while it averages, constant or cyclic; that is the schedule's business:
-    schedule=constant, or schedule=wsd with schedule.decay_share=0. An average along a rate that has decayed to nothing
-    is the last weights.
+    start: share of the run; before it the model itself is scored.  every: steps; None for an epoch.
+    The paper keeps the learning rate high while it averages, constant or cyclic, which is up to the schedule:
+    schedule=constant, or schedule=wsd with schedule.decay_share=0. Averaging while the rate has decayed to nothing
+    gives the last weights.
 
-    The average has seen no batch, so its batch normalisations' statistics are taken anew before it is scored (`stale`):
-    an epoch's forward passes, once for each change of the average that is scored. Other buffers are copied.
+    The average has seen no batch, so its BatchNorm statistics are recomputed before it is scored (`statistics_stale`):
+    the forward passes of an epoch, once for each average that is scored. Other buffers are copied.
     """
 
     def __init__(self, model: nn.Module, steps: int, steps_per_epoch: int, start: float, every: int | None = None):
@@ -29,7 +29,9 @@ class SWA:
         if every is not None and every < 1:
             raise ValueError(f"every={every} is not a positive number of steps; null is once an epoch")
         self.start, self.every = round(start * steps), every or steps_per_epoch
-        self.steps_seen, self.taken, self.stale = 0, 0, False
+        self.steps_seen = 0
+        self.taken = 0  # weights that the average is of
+        self.statistics_stale = False
         self.average = deepcopy(model).requires_grad_(False)
 
     @torch.no_grad()
@@ -42,18 +44,18 @@ class SWA:
         for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
         self.taken += 1
-        self.stale = self.taken > 1  # of one, the statistics are its own
+        self.statistics_stale = self.taken > 1  # an average of one has that one's statistics
 
-    def scored(self, model: nn.Module) -> nn.Module:
+    def model_to_score(self, model: nn.Module) -> nn.Module:
         return self.average if self.taken else model
 
-    def refreshed(self) -> None:
-        self.stale = False
+    def statistics_updated(self) -> None:
+        self.statistics_stale = False
 
     def state_dict(self) -> dict[str, Any]:
-        counts = {"steps_seen": self.steps_seen, "taken": self.taken, "stale": self.stale}
+        counts = {"steps_seen": self.steps_seen, "taken": self.taken, "stale": self.statistics_stale}
         return {**counts, "average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps_seen, self.taken, self.stale = state["steps_seen"], state["taken"], state["stale"]
+        self.steps_seen, self.taken, self.statistics_stale = state["steps_seen"], state["taken"], state["stale"]
         self.average.load_state_dict(state["average"])

@@ -1,13 +1,15 @@
 """One label out of several for each example."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from lab.metrics.classification import ClassificationCounts
-from lab.metrics.scores import Scores
+from lab.metrics.scores import Evaluation, Picture
+from lab.pictures import are_images, draw_confusion_matrix, draw_image_grid
 
 Model = Callable[[Any], Tensor]
 Batch = tuple[Any, Tensor]
@@ -18,7 +20,7 @@ class Classification:
     probabilities (B, num_classes).
 
     label_smoothing: share of each label spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
-    classes: names for the accuracies of single classes; numbers where there are none.
+    classes: names for the accuracies of single classes; None for their numbers.
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, classes: Sequence[str] | None = None):
@@ -34,21 +36,32 @@ class Classification:
         inputs, labels = batch
         return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
 
-    def score(self, model: Model, batches: Iterable[Batch]) -> Scores:
-        """accuracy, balanced_accuracy, top5, cross_entropy (without smoothing), accuracy/<class>; empty where there is
-        no batch."""
+    def score(self, model: Model, batches: Iterable[Batch]) -> Evaluation:
+        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy (without smoothing) and
+        accuracy/<class>, with a picture of the confusion matrix; empty where there is no batch."""
         counts = None
         for inputs, labels in batches:
             if counts is None:
                 counts = ClassificationCounts(self.num_classes, labels.device)
             counts.add(self.logits(model, inputs, len(labels)), labels)
-        return counts.scores(self.classes) if counts else Scores({})
+        scores = counts.scores(self.classes) if counts else {}
+        if not counts or not scores:
+            return Evaluation({})
+        return Evaluation(
+            scores, pictures={"confusion": partial(draw_confusion_matrix, counts.confusion_matrix(), self.classes)}
+        )
 
-    def logits(self, model: Model, inputs: Any, examples: int) -> Tensor:
+    def pictures(self, batch: Batch) -> dict[str, Picture]:
+        """`inputs`, a grid of the batch's images, as the model sees them; nothing where the inputs are no images."""
+        inputs, _ = batch
+        return {"inputs": partial(draw_image_grid, inputs)} if are_images(inputs) else {}
+
+    def logits(self, model: Model, inputs: Any, num_examples: int) -> Tensor:
+        """The model's outputs, (B, num_classes). Raises ValueError where they have another shape."""
         logits = model(inputs)
-        if logits.shape != (examples, self.num_classes):
+        if logits.shape != (num_examples, self.num_classes):
             raise ValueError(
-                f"the model gives {tuple(logits.shape)} for {examples} examples of {self.num_classes} classes; "
-                f"expected is ({examples}, {self.num_classes})"
+                f"the model gives {tuple(logits.shape)} for {num_examples} examples of {self.num_classes} classes; "
+                f"expected is ({num_examples}, {self.num_classes})"
             )
         return logits

@@ -9,25 +9,26 @@ from lab.augment.none import none
 from lab.distributed import collectives
 from lab.run import Batch, Run
 from lab.seeding import stream_seed
-from lab.train.micro_batches import local_shard, num_examples_or_none
+from lab.train.micro_batches import LocalBatch, local_shard, num_examples_or_none, reweight_part
 
 
-def training_batches(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
-    """The training batches that follow the first `after`, up to the run's last step, or of each the part that this
-    process trains on, with its weight (`lab.train.micro_batches.local_shard`).
+def training_batches(run: Run, after: int) -> Iterator[LocalBatch]:
+    """The training batches that follow the first `after`, up to the run's last step; of each the part that this rank
+    trains on.
 
-    Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter:
-    whole, in every process alike, as an augmentation may mix its examples.
-    Raises ValueError where the data set has none left.
+    Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter;
+    it is augmented whole, by every rank alike, as an augmentation may mix its examples.
+    Raises ValueError where the data set has no more batches.
     """
-    prepare = make_preparation(run)
-    move, steps = run.hardware.move, run.cadence.steps
-    position = after
+    prepare, move, steps = make_preparation(run), run.hardware.move, run.cadence.steps
+    position, examples = after, None
     while position < steps:
         start = position
-        for batch, weight in augmented_batches(run, position):
+        for data, weight, num_examples in augmented_batches(run, position):
+            if position == after:  # later batches are as large, for all that is done with the number
+                examples = num_examples or num_examples_or_none(run.task, data)
             position += 1
-            yield prepare(move(batch)), weight
+            yield LocalBatch(prepare(move(data)), weight, examples)
             if position == steps:
                 return
         if position == start:
@@ -36,19 +37,22 @@ def training_batches(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
             )
 
 
-def augmented_batches(run: Run, after: int) -> Iterator[tuple[Batch, float]]:
-    """Of each batch that the data set has after the first `after`, augmented, this process's part, and its weight."""
-    augment, move = run.augment, run.hardware.move
-    rank, world = collectives.get_rank(), collectives.get_world_size()
-    apart = getattr(run.data, "part", None)
-    if apart and world > 1 and augment is none:
-        yield from apart(after, rank, world)
+def augmented_batches(run: Run, after: int) -> Iterator[LocalBatch]:
+    """This rank's part of each augmented batch that the data set has after the first `after`."""
+    task, augment, move = run.task, run.augment, run.hardware.move
+    rank, world_size = collectives.get_rank(), collectives.get_world_size()
+    read_part = getattr(run.data, "part", None)
+    if read_part and world_size > 1 and augment is none:
+        for part, weight in read_part(after, rank, world_size):
+            examples = num_examples_or_none(task, part)
+            total = None if examples is None else round(examples * world_size / weight)
+            yield reweight_part(task, LocalBatch(part, weight, total))
         return
     generator, seed = torch.Generator(), stream_seed(run.seed, "augment")
     for position, batch in enumerate(run.data.batches(after), start=after):
         if augment is not none:  # seeding a generator that nobody reads would cost more than all else here
             batch = augment(move(batch), generator.manual_seed(seed + position))
-        yield local_shard(batch, rank, world)
+        yield local_shard(task, batch, rank, world_size)
 
 
 def prepared_batches(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -65,22 +69,23 @@ def first_epoch(run: Run) -> Iterator[Batch]:
 
 
 def training_subset(run: Run) -> Iterator[Batch]:
-    """Of those, as many as validate, up to a whole batch, or all where there are not so many."""
-    wanted = getattr(run.data, "val_examples", None)
-    if wanted is None:
-        wanted = sum(num_examples_or_none(batch) or 0 for batch in run.data.val())
+    """A training subset as large as the validation set, rounded up to whole batches; the whole training set where that
+    is smaller."""
+    missing = getattr(run.data, "val_examples", None)
+    if missing is None:
+        missing = sum(num_examples_or_none(run.task, batch) or 0 for batch in run.data.val())
     for batch in first_epoch(run):
-        if wanted <= 0:
+        if missing <= 0:
             return
-        wanted -= num_examples_or_none(batch) or 1
+        missing -= num_examples_or_none(run.task, batch) or 1
         yield batch
 
 
 def make_preparation(run: Run) -> Callable[[Batch], Batch]:
     """The data set's own `prepare`, where it has one, then the hardware's memory format."""
-    prepare = getattr(run.data, "prepare", unprepared)
+    prepare = getattr(run.data, "prepare", leave_unprepared)
     return (lambda batch: run.hardware.arrange(prepare(batch))) if run.hardware.channels_last else prepare
 
 
-def unprepared(batch: Batch) -> Batch:
+def leave_unprepared(batch: Batch) -> Batch:
     return batch

@@ -1,4 +1,4 @@
-"""The phases of a strategy: which groups train from when on, and whether each does what it says."""
+"""The phases of a strategy: from which step on each group trains, and whether it does."""
 
 import math
 from collections.abc import Iterable
@@ -6,9 +6,39 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lab.distributed import replicas
 from lab.distributed.shards import local_tensor
-from lab.run import Run
+from lab.run import Model, Run
 from lab.text import join_names
+from lab.train.scoring import set_training_mode
+
+
+class Phases:
+    """Brings a run into the phase of each step: what trains, in which mode, wrapped for the ranks to average its
+    gradients, and checked once.
+
+    after: the last step already taken; the next one begins a phase in this process.
+    """
+
+    def __init__(self, run: Run, after: int):
+        self.run, self.starts = run, {after + 1, *phase_starts(run)}
+        self.model: Model = run.model
+        self.freeze_check: FreezeCheck | None = None
+
+    def enter(self, n: int) -> Model:
+        """The model to call in step n."""
+        if n in self.starts:
+            set_trainable(self.run, n)
+            set_training_mode(self.run.model)
+            self.model = replicas.wrap_for_first_step(self.run.model, self.model)
+            self.freeze_check = FreezeCheck(self.run)
+        return self.model
+
+    def end_step(self) -> None:
+        """To be called after the optimizer's step, while the gradients are there. Raises ValueError as FreezeCheck."""
+        if self.freeze_check:
+            self.freeze_check.check()
+            self.freeze_check, self.model = None, replicas.wrap_ddp(self.model)
 
 
 def phase_starts(run: Run) -> list[int]:
@@ -17,13 +47,13 @@ def phase_starts(run: Run) -> list[int]:
 
 
 def first_step_of(group: dict, run: Run) -> int:
-    """The first step in which a group trains: that which begins its `from_epoch`."""
+    """The first step in which a group trains: the one that begins its `from_epoch`."""
     # rounded: 3 * 0.1 epochs of 10 steps are 3 steps, though 3.0000000000000004 in floating point
     return math.ceil(round(group.get("from_epoch", 0) * run.cadence.steps_per_epoch, 6)) + 1
 
 
 def set_trainable(run: Run, n: int) -> None:
-    """Freeze the groups whose time has not come by step n, let the others train."""
+    """Freeze the groups whose phase has not begun by step n, and let the others train."""
     for group in run.optimizer.param_groups:
         trains = n >= first_step_of(group, run)
         for parameter in group["params"]:
@@ -31,7 +61,7 @@ def set_trainable(run: Run, n: int) -> None:
 
 
 class FreezeCheck:
-    """That every parameter which is to train gets a gradient, and that none of the others moves.
+    """Checks, after the first step of a phase, that every trainable parameter got a gradient and no frozen one changed.
 
     A method that trains nothing (an adapter on a weight that the forward pass does not read) looks like one that does
     not help; here it is an error.
@@ -40,16 +70,16 @@ class FreezeCheck:
     def __init__(self, run: Run):
         named = dict(run.model.named_parameters())
         ours = {id(p) for p in run.trainable}
-        self.whole = all(id(p) in ours for p in named.values())  # sooner or later all of the model trains
+        self.trains_all = all(id(p) in ours for p in named.values())  # sooner or later
         self.training = {name: p for name, p in named.items() if id(p) in ours and p.requires_grad}
         self.frozen = {name: p for name, p in named.items() if name not in self.training}
         self.before = checksums(self.frozen.values())
 
     def check(self) -> None:
-        """To be asked once, after a step, while its gradients are there. Raises ValueError with what is broken."""
+        """To be called once, after a step, while its gradients are there. Raises ValueError with what is wrong."""
         without = [name for name, p in self.training.items() if p.grad is None]
-        # who trains everything has not named what the forward pass does not use
-        if without and (not self.whole or len(without) == len(self.training)):
+        # a strategy that trains everything has not chosen the parameters that the forward pass does not use
+        if without and (not self.trains_all or len(without) == len(self.training)):
             raise ValueError(
                 f"finetune_strategy is to train {join_names(without)}, but no gradient reached it: the model's forward "
                 "pass does not use it. Name other modules, or finetune_strategy=full"
@@ -64,9 +94,9 @@ class FreezeCheck:
 
 
 def checksums(parameters: Iterable[nn.Parameter]) -> list[int]:
-    """Of each one's bits, read as integers: a step that moves it leaves another sum, but for a coincidence."""
-    found = [as_integers(local_tensor(p.detach())).sum(dtype=torch.int64) for p in parameters]
-    return torch.stack([total.cpu() for total in found]).tolist() if found else []
+    """A sum of each parameter's bits, read as integers. A changed parameter has another sum, but for a coincidence."""
+    sums = [as_integers(local_tensor(p.detach())).sum(dtype=torch.int64) for p in parameters]
+    return torch.stack([total.cpu() for total in sums]).tolist() if sums else []
 
 
 def as_integers(tensor: Tensor) -> Tensor:

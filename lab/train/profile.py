@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Training with a profiler, which shows where the time of a step goes."""
 
 from collections.abc import Iterator
 from pathlib import Path

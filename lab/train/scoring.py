@@ -1,19 +1,23 @@
 """Scores of a model on a split, with the statistics and the mode that they need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lab.distributed import shards
 from lab.distributed.collectives import broadcast, broadcast_buffers
-from lab.metrics.names import is_overall
-from lab.metrics.scores import Scores
+from lab.metrics.names import is_overall, with_split
+from lab.metrics.scores import Evaluation
 from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
 from lab.train.batches import first_epoch, prepared_batches, training_subset
 
+# called with each step's number, or 0 for a batch that is scored; the reason why the run is to stop, None to go on
 StopCheck = Callable[[int], str | None]
 
 
@@ -21,25 +25,29 @@ def never_stop(step: int) -> None:
     return None
 
 
-def generalization_gap(run: Run, val: Scores, model: nn.Module, pulse: StopCheck = never_stop) -> dict[str, float]:
+def generalization_gap(run: Run, val: Evaluation, model: nn.Module, pulse: StopCheck = never_stop) -> Evaluation:
     """`train/name` on as many training examples as validate, and `gap/name`: train minus val, the scores of `val`.
 
     The more a model overfits, the further above 0 is the gap of an accuracy, and the further below 0 that of a loss.
-    Nothing is augmented: what is compared differs only in having been trained on.
+    Nothing is augmented: the two sets differ only in that the model was trained on one of them.
     """
-    train = evaluate(run, "train", pulse, model) if val else Scores({})
-    found = {name: value for name, value in train.items() if is_overall(name)}
-    names = [name.removeprefix("train/") for name in found]
-    return found | {
-        f"gap/{name}": found[f"train/{name}"] - val[f"val/{name}"] for name in names if f"val/{name}" in val
+    if not val:
+        return Evaluation({})
+    train = evaluate(run, "train", pulse, model)
+    overall = {name: score for name, score in train.items() if is_overall(name)}
+    gaps = {
+        with_split(name, "gap"): score - val[with_split(name, "val")]
+        for name, score in overall.items()
+        if with_split(name, "val") in val
     }
+    return Evaluation({**overall, **gaps}, train.directions)
 
 
-def evaluate(run: Run, split: str = "val", pulse: StopCheck = never_stop, model: nn.Module | None = None) -> Scores:
-    """Scores on `val`, `test` or a part of `train`, named `split/name`, of `model`, or else of the weights that the
-    run's regularizer wants scored.
+def evaluate(run: Run, split: str = "val", pulse: StopCheck = never_stop, model: nn.Module | None = None) -> Evaluation:
+    """Scores on `val`, `test` or a part of `train`, named `split/name`, of `model`; None for the model that the run's
+    regularizer wants scored.
 
-    pulse: told of every batch, so that a long scoring is not taken for a hang.
+    pulse: called with 0 for every batch, so that a long evaluation is not taken for a hang.
     """
 
     def batches() -> Iterator[Batch]:
@@ -51,40 +59,64 @@ def evaluate(run: Run, split: str = "val", pulse: StopCheck = never_stop, model:
     broadcast_buffers(model)
     # not inference_mode: what a model caches while it is scored may be needed in training
     with torch.no_grad(), run.hardware.autocast():
-        scores = run.task.score(model, batches())
+        scores = score_batches(run, model, batches(), split)
     set_training_mode(run.model)
-    # every process scores all of it, and goes by what the first one found: a device may round in another order
-    return broadcast((scores if isinstance(scores, Scores) else Scores(scores)).of(split))
+    # every rank scores the whole split and goes by rank 0's scores: a device may round in another order
+    return broadcast(scores)
+
+
+def score_batches(run: Run, model: nn.Module, batches: Iterable[Batch], split: str) -> Evaluation:
+    """The task's scores on prepared batches, under full names, with the score that the task itself would monitor."""
+    scores = run.task.score(model, batches)
+    evaluation = scores if isinstance(scores, Evaluation) else Evaluation(scores)
+    return replace(evaluation, monitor=getattr(run.task, "monitor", None)).with_split(split)
 
 
 def scored_model(run: Run, pulse: StopCheck = never_stop) -> nn.Module:
-    """The weights that the run's regularizer wants scored, with running statistics that are theirs."""
-    return run.regularize.scored(run.model, partial(update_bn_statistics, run, pulse))
+    """The model that the run's regularizer wants scored, with running statistics that are its own."""
+    return run.regularize.model_to_score(run.model, partial(update_bn_statistics, run, pulse))
+
+
+def final_model(run: Run, weights: Mapping[str, Any] | None = None) -> nn.Module:
+    """The model that is scored at a run's end and kept: with `weights`, a state dict of the model to score, or where
+    those are None with the run's own; finished by `run.finish`."""
+    if weights is None:
+        return run.finish(scored_model(run))
+    model = run.regularize.model_to_score(run.model)
+    shards.load_model_state(model, weights)
+    return run.finish(model)
 
 
 def update_bn_statistics(run: Run, pulse: StopCheck, model: nn.Module) -> None:
-    """Make the running statistics of `model`, an average of weights that has seen no batch, the mean over an epoch of
-    training batches, not augmented and without dropout (Izmailov et al. 2018, arXiv:1803.05407, sec. 3.2).
+    """Recompute the BatchNorm statistics of averaged weights over one epoch of training batches, as
+    torch.optim.swa_utils.update_bn does, but not augmented and without dropout (Izmailov et al. 2018, arXiv:1803.05407,
+    sec. 3.2).
 
-    Normalisations that the strategy froze keep theirs. Costs the forward passes of an epoch, of a data set without
-    `steps_per_epoch` those of the whole run; leaves no trace in the run's randomness.
+    The batches go through the task's score, in eval mode but for the normalisations that the strategy has not frozen.
+    Costs the forward passes of an epoch, or those of the whole run where the data set has no `steps_per_epoch`; leaves
+    no trace in the run's randomness.
     """
     set_training_mode(run.model)
-    own = {name for name, part in run.model.named_modules() if isinstance(part, _BatchNorm) and part.training}
-    moving = [part for name, part in model.named_modules() if isinstance(part, _BatchNorm) and name in own]
-    momenta = [part.momentum for part in moving]
+    moving = {name for name, part in run.model.named_modules() if isinstance(part, _BatchNorm) and part.training}
+    layers = [part for name, part in model.named_modules() if isinstance(part, _BatchNorm) and name in moving]
+    momenta = [layer.momentum for layer in layers]
     model.eval()
-    for part in moving:
-        part.reset_running_stats()
-        part.momentum = None  # the mean of all batches
-        part.train()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean of all batches
+        layer.train()
+
+    def batches() -> Iterator[Batch]:
+        for batch in prepared_batches(run, first_epoch(run)):
+            yield batch
+            pulse(0)
+
     # a data set of one's own may draw while it is read
     with temporary_seed(stream_seed(run.seed, "statistics")), torch.no_grad(), run.hardware.autocast():
-        for batch in prepared_batches(run, first_epoch(run)) if moving else ():
-            run.task.loss(model, batch)
-            pulse(0)
-    for part, momentum in zip(moving, momenta, strict=True):
-        part.momentum = momentum
+        if layers:
+            run.task.score(model, batches())
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
     model.eval()
 
 

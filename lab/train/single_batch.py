@@ -1,4 +1,4 @@
-"""One batch, again and again: a model and a loss that work bring it to a loss near 0."""
+"""Training on one batch again and again: where model and loss work, the loss comes near 0."""
 
 from collections.abc import Iterator
 from itertools import repeat
@@ -7,7 +7,7 @@ from lab.run import Batch, Data
 
 
 class SingleBatch:
-    """A data set of the first training batch of another, which is its validation and test set as well."""
+    """A data set that holds only the first training batch of another, also for validation and test."""
 
     steps_per_epoch = 1
 
@@ -15,7 +15,6 @@ class SingleBatch:
         self.batch = next(iter(data.batches(0)))
         if prepare := getattr(data, "prepare", None):
             self.prepare = prepare
-        self.classes = getattr(data, "classes", None)
 
     def batches(self, after: int = 0) -> Iterator[Batch]:
         return repeat(self.batch)

@@ -1,4 +1,4 @@
-"""All that a run carries from one step to the next, as tensors and plain values."""
+"""The state that a run carries from one step to the next, as tensors and plain values."""
 
 import random
 from typing import Any
@@ -22,9 +22,9 @@ def take_snapshot(run: Run) -> dict[str, Any]:
 
 
 def restore_snapshot(run: Run, state: dict[str, Any]) -> None:
-    """Bring `run` to a state that `snapshot` gave. The position in the data is the number of steps, no state.
+    """Bring `run` to a state that `take_snapshot` gave. The position in the data is the number of steps, not a state.
 
-    A process beyond the number of those that gave it starts its dropout stream anew.
+    A rank that did not exist when the state was taken starts its dropout stream anew.
     """
     shards.load_model_state(run.model, state["model"])
     shards.load_optimizer_state(run.optimizer, state["optimizer"])
@@ -39,23 +39,23 @@ def restore_snapshot(run: Run, state: dict[str, Any]) -> None:
 
 
 def seed_dropout(run: Run) -> None:
-    """What the model itself draws, on any device, in each process from a stream of its own; the first process's is that
-    of one alone."""
+    """Seed the global generators, from which the model draws on any device. Each rank has a stream of its own; rank 0's
+    is that of a run of one process."""
     seed_all(stream_seed(run.seed, "dropout", *filter(None, [collectives.get_rank()])))
 
 
 def generator_states(run: Run) -> dict[str, Any]:
     """The states of the global generators that the model may draw from."""
-    found: dict[str, Any] = {
+    states: dict[str, Any] = {
         "cpu": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": numpy_generator_state(),
     }
     if run.hardware.device.startswith("cuda"):
-        found["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
+        states["cuda"] = torch.cuda.get_rng_state(run.hardware.device)
     if run.hardware.device == "mps":
-        found["mps"] = torch.mps.get_rng_state()
-    return found
+        states["mps"] = torch.mps.get_rng_state()
+    return states
 
 
 def set_generator_states(run: Run, saved: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ def set_generator_states(run: Run, saved: dict[str, Any]) -> None:
 
 
 def numpy_generator_state() -> tuple[Any, ...]:
-    """Of NumPy's global generator, in what a checkpoint can hold."""
+    """The state of NumPy's global generator, as values that a checkpoint can hold."""
     name, keys, *rest = numpy.random.get_state(legacy=True)
     return (name, torch.from_numpy(numpy.asarray(keys, numpy.int64)), *rest)
 

@@ -1,4 +1,4 @@
-"""What steps cost on this machine: time, examples, memory."""
+"""Throughput and memory of training steps on this machine."""
 
 import resource
 import sys
@@ -14,48 +14,50 @@ from lab.run import Step
 
 
 class ThroughputMeter:
-    """Told of each step, after it. The first one, which compiles and warms up, does not count, nor does what is done
-    while the meter is paused."""
+    """Times the steps of a run; `step` is called after each. The first one, which compiles and warms up, does not
+    count, nor does the time in which the meter is paused."""
 
     def __init__(self, hardware: Hardware):
         self.device = hardware.device
-        self.taken, self.seconds, self.since, self.examples = -1, 0.0, 0.0, None
+        self.num_timed = -1  # the first step is not timed
+        self.seconds = self.started = 0.0
+        self.examples: int | None = None
         reset_peak_memory(self.device)
 
     def step(self, step: Step) -> None:
-        self.taken += 1
+        self.num_timed += 1
         self.examples = step.examples
-        if not self.taken:
-            self.go_on()
+        if not self.num_timed:
+            self.start()
 
-    def go_on(self) -> None:
+    def start(self) -> None:
         synchronize(self.device)
-        self.since = time.perf_counter()
+        self.started = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         synchronize(self.device)
-        self.seconds += time.perf_counter() - self.since
+        self.seconds += time.perf_counter() - self.started
         yield
-        self.go_on()
+        self.start()
 
     def results(self) -> dict[str, float]:
-        """hardware/steps_per_s, hardware/examples_per_s, and hardware/peak_memory_mb (10^6 bytes): of the device, or on
-        a CPU of the whole process. Without the first two where not more than one step was taken.
+        """hardware/steps_per_s, hardware/examples_per_s, and hardware/peak_memory_mb (10^6 bytes), the peak of the
+        device, or on a CPU of the whole process. Without the first two where only one step was taken.
 
-        Where several processes train, examples are those of all, memory is that of the first.
+        Of several ranks, the examples are those of all together, and the memory is rank 0's.
         """
-        found = {"hardware/peak_memory_mb": round(peak_memory(self.device) / 1e6, 1)}
-        if self.taken > 0:
+        results = {"hardware/peak_memory_mb": round(peak_memory(self.device) / 1e6, 1)}
+        if self.num_timed > 0:
             with self.paused():
-                found["hardware/steps_per_s"] = self.taken / self.seconds
+                results["hardware/steps_per_s"] = self.num_timed / self.seconds
             if self.examples:
-                found["hardware/examples_per_s"] = self.examples * found["hardware/steps_per_s"]
-        return found
+                results["hardware/examples_per_s"] = self.examples * results["hardware/steps_per_s"]
+        return results
 
 
 def synchronize(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has done all work in its queue."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     elif device == "mps":
@@ -65,12 +67,12 @@ def synchronize(device: str) -> None:
 def reset_peak_memory(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # Linux alone has it: 5 sets the peak to what is resident now
+    with suppress(OSError):  # only Linux has this file; 5 sets the peak to what is resident now
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: str) -> int:
-    """Bytes, since `reset_peak`; where the system keeps no such count, since the process began."""
+    """The most bytes in use since reset_peak_memory, or since the process began where the system cannot reset it."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     if device == "mps":

@@ -1,35 +1,37 @@
-"""Pictures for TensorBoard: a grid of inputs, a confusion matrix."""
+"""Drawings of what a task works on: a grid of images, a confusion matrix."""
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 
-def image_grid(images: Tensor, longest: int = 36) -> Image.Image | None:
-    """The first `longest` of images (B, 1 or 3, H, W), each channel's range spread over 0 to 255.
+def are_images(inputs: Any) -> bool:
+    """Whether inputs are a batch of grey or colour images, (B, 1 or 3, H, W), B > 0."""
+    return isinstance(inputs, Tensor) and inputs.dim() == 4 and inputs.shape[1] in (1, 3) and len(inputs) > 0
 
-    None for inputs that are not images.
-    """
-    if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images):
-        return None
-    images = images[:longest].detach().float().cpu()
+
+def draw_image_grid(images: Tensor, most: int = 36) -> Image.Image:
+    """The first `most` of images (B, 1 or 3, H, W), each channel's range spread over 0 to 255."""
+    images = images[:most].detach().float().cpu()
     low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-    shown = ((images - low) / (high - low).clamp_min(1e-12) * 255).to(torch.uint8).expand(-1, 3, -1, -1)
-    columns = max(1, round(len(shown) ** 0.5))
-    rows = -(-len(shown) // columns)
-    height, width = shown.shape[2:]
+    pixels = ((images - low) / (high - low).clamp_min(1e-12) * 255).to(torch.uint8).expand(-1, 3, -1, -1)
+    columns = max(1, round(len(pixels) ** 0.5))
+    rows = -(-len(pixels) // columns)
+    height, width = pixels.shape[2:]
     sheet = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, dtype=torch.uint8)
-    for number, image in enumerate(shown):
+    for number, image in enumerate(pixels):
         top, left = number // columns * (height + 1), number % columns * (width + 1)
         sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
     return enlarge(Image.fromarray(sheet.numpy()))
 
 
-def enlarge(picture: Image.Image, smallest: int = 320) -> Image.Image:
-    factor = max(1, smallest // max(picture.size))
+def enlarge(picture: Image.Image, within: int = 320) -> Image.Image:
+    """The picture with each pixel repeated as often as keeps its longer side `within` so many pixels, at least once."""
+    factor = max(1, within // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
@@ -38,7 +40,7 @@ def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str
     num = len(counts)
     cell = 44 if num <= 25 else max(2, 1000 // num)
     named = num <= 25
-    margin = (12 + max(int(text_width(name)) for name in classes)) if named else 12
+    margin = (12 + max(int(measure_text(name)) for name in classes)) if named else 12
     top = margin if named else 12
     picture = Image.new("RGB", (margin + num * cell + 12, top + num * cell + 28), "white")
     draw = ImageDraw.Draw(picture)
@@ -59,17 +61,18 @@ def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str
         for number, name in enumerate(classes):
             middle = number * cell + cell / 2
             draw.text((margin - 6, top + middle), name, fill="black", anchor="rm")
-            picture.paste(draw_upright(name), (round(margin + middle - 7), top - 6 - int(text_width(name))))
+            picture.paste(draw_upright(name), (round(margin + middle - 7), top - 6 - int(measure_text(name))))
     draw.text((margin, top + num * cell + 8), "rows: labels   columns: predictions", fill="black")
     return picture
 
 
-def text_width(text: str) -> float:
+def measure_text(text: str) -> float:
+    """Width in pixels."""
     return ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)
 
 
 def draw_upright(text: str) -> Image.Image:
-    label = Image.new("RGB", (int(text_width(text)) + 1, 14), "white")
+    label = Image.new("RGB", (int(measure_text(text)) + 1, 14), "white")
     ImageDraw.Draw(label).text((0, 0), text, fill="black")
     return label.rotate(90, expand=True)
 

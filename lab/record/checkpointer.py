@@ -1,0 +1,106 @@
+"""The checkpoints of a run: last.pt and previous.pt with all its state, best.pt with the weights that scored best."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lab.distributed import collectives, shards
+from lab.errors import CorruptCheckpoint
+from lab.metrics.scores import Evaluation
+from lab.record.checkpoints import load_checkpoint, load_newest_checkpoint, save_checkpoint
+from lab.run import Run
+from lab.train.scoring import final_model, scored_model
+from lab.train.state import restore_snapshot, take_snapshot
+
+
+@dataclass
+class Checkpointer:
+    """Saves a run's state below `directory` and restores it.
+
+    writes: whether this rank writes the files; what leads up to it all ranks do together.
+    best: the best monitored score so far, its step, and the scores that came with it.  last: the step and the scores of
+    the last evaluation.  problems: why checkpoints that are there could not be used.
+    """
+
+    directory: Path
+    writes: bool = True
+    best: dict[str, Any] = field(default_factory=lambda: {"score": None, "step": 0, "scores": {}})
+    last: dict[str, Any] = field(default_factory=lambda: {"step": 0, "scores": {}})
+    problems: list[str] = field(default_factory=list)
+
+    def restore(self, run: Run) -> int:
+        """Bring `run` to its newest sound checkpoint; the step of that, 0 where there is none."""
+        newest = [self.directory / "last.pt", self.directory / "previous.pt"]
+        state, self.problems = load_newest_checkpoint(newest)
+        step = 0
+        if state and (problem := self.problem_with_best(run, state)):
+            self.problems.append(problem)
+            state = None
+        if state:
+            restore_snapshot(run, state["run"])
+            self.best, self.last, step = state["best"], state["last"], state["step"]
+            self.best = self.read_later_best(step) or self.best
+        if (first := collectives.broadcast(step)) != step:
+            raise CorruptCheckpoint(f"{self.directory}: rank 0 read step {first} from it, this rank step {step}")
+        return step
+
+    def problem_with_best(self, run: Run, state: dict[str, Any]) -> str | None:
+        """Why a run cannot go on from this state, as its best weights so far are missing; None where it can.
+
+        The best weights of a later step are fine: on the way there the run comes by that step again.
+        """
+        best_step = state["best"]["step"]
+        if run.final != "best" or not best_step:
+            return None
+        try:
+            step = load_checkpoint(self.directory / "best.pt")["step"]
+        except CorruptCheckpoint as error:
+            return str(error)
+        return None if step == best_step or step > state["step"] else f"best.pt is of step {step}, not {best_step}"
+
+    def read_later_best(self, step: int) -> dict[str, Any] | None:
+        """The best of a step after this one, kept before the run was killed. A run that resumes exactly reaches it
+        again; one that does not would miss it."""
+        try:
+            best = load_checkpoint(self.directory / "best.pt")
+        except CorruptCheckpoint:
+            return None
+        return {name: best[name] for name in ("score", "step", "scores")} if best["step"] > step else None
+
+    def keep_scores(self, run: Run, n: int, scores: Evaluation) -> None:
+        """Keep the monitored split's scores after step n, and the weights where these are the best so far."""
+        monitor = run.monitor.resolve(scores)
+        self.last = {"step": n, "scores": dict(scores)}
+        score = scores[monitor.name]
+        # of equal scores the later one: it has trained longer
+        if monitor.is_better(score, self.best["score"]) or score == self.best["score"]:
+            self.best = {"score": score, "step": n, "scores": dict(scores)}
+            weights = shards.gather_state(scored_model(run).state_dict())
+            self.write("best.pt", {"model": weights, **self.best})
+
+    def save(self, run: Run, n: int) -> None:
+        """Save all of the run's state after step n."""
+        state = {"run": take_snapshot(run), "step": n, "best": self.best, "last": self.last}
+        ends = run.regularize.stopped or n == run.cadence.steps
+        if ends and (model := scored_model(run)) is not run.model:
+            state["scored"] = model.state_dict()  # no copy of what is in `run`: a storage is written once
+        self.write("last.pt", state, previous="previous.pt")
+
+    def write(self, name: str, state: dict[str, Any], previous: str | None = None) -> None:
+        """Write a checkpoint.  previous: a name for the one that it replaces, which is then kept."""
+        if self.writes:
+            kept = self.directory / previous if previous else None
+            save_checkpoint(self.directory / name, state, keep=kept)
+
+    def recall(self, run: Run) -> tuple[int, Evaluation, nn.Module]:
+        """The step and the validation scores of the final weights, and the model that holds them."""
+        chosen, weights = self.last, None
+        collectives.broadcast(None)  # waits until rank 0 has written the best weights
+        if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
+            best = load_checkpoint(self.directory / "best.pt")
+            if best["step"] != self.best["step"]:
+                raise CorruptCheckpoint(f"best.pt is of step {best['step']}, the best was {self.best['step']}")
+            chosen, weights = self.best, best["model"]
+        return chosen["step"] or run.cadence.steps, Evaluation(chosen["scores"]), final_model(run, weights)

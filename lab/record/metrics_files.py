@@ -1,0 +1,106 @@
+"""metrics.jsonl and the TensorBoard events of a run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from lab.metrics.names import split_of
+from lab.metrics.scores import Picture
+from lab.pictures import encode_png
+from lab.record.files import write_atomically
+from lab.record.tensorboard import NoTensorBoard, truncate_events
+
+
+class Writer(Protocol):
+    """As lab.record.tensorboard.TensorBoard."""
+
+    def scalars(self, step: int, values: dict[str, float], /) -> None: ...
+    def image(self, step: int, tag: str, png: bytes, size: tuple[int, int], /) -> None: ...
+    def hparams(self, trial: str, values: dict[str, Any], /) -> None: ...
+    def close(self) -> None: ...
+
+
+class MetricsFiles:
+    """metrics.jsonl and the events of a run.  open_writer: makes the writer of events."""
+
+    def __init__(self, directory: Path, open_writer: Callable[[Path], Writer]):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.open_writer = directory, open_writer
+        self.writer: Writer = NoTensorBoard(directory)
+        self.lines: TextIO | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    def last_step(self) -> int:
+        """The last step in metrics.jsonl; 0 where there is none."""
+        return last_logged_step(self.path)
+
+    def open_at(self, step: int) -> None:
+        """Drop all that was written of later steps, and open the writer of events."""
+        truncate_metrics(self.path, step)
+        truncate_events(self.directory, step)
+        self.writer = self.open_writer(self.directory)
+
+    def write(self, n: int, epoch: float, values: dict[str, float]) -> None:
+        if self.lines is None:  # kept open: opening costs more than writing, and shows on small models
+            self.lines = open(self.path, "a")
+        line = json.dumps({"step": n, "epoch": epoch, **values}, allow_nan=False)
+        self.lines.write(line + "\n")
+        self.lines.flush()
+        self.writer.scalars(n, values)
+
+    def write_picture(self, n: int, tag: str, picture: Picture) -> None:
+        image = picture() if callable(picture) else picture
+        self.writer.image(n, tag, encode_png(image), image.size)
+
+    def close(self) -> None:
+        self.writer.close()
+        if self.lines:
+            self.lines.close()
+
+
+class NoMetricsFiles:
+    """Writes nothing."""
+
+    writer: Writer = NoTensorBoard(Path())
+
+    def last_step(self) -> int:
+        return 0
+
+    def open_at(self, step: int) -> None:
+        pass
+
+    def write(self, n: int, epoch: float, values: dict[str, float]) -> None:
+        pass
+
+    def write_picture(self, n: int, tag: str, picture: Picture) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def last_logged_step(path: Path) -> int:
+    """The last step in metrics.jsonl; 0 where there is none."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except OSError:
+        return 0
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the lines of later steps, those of the run's end, which is scored again, and a last line that is torn."""
+    path.touch()
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    kept = [
+        text
+        for text, line in zip(lines, whole, strict=False)
+        if line["step"] <= step and not any(split_of(name) == "test" for name in line)
+    ]
+    if kept != lines:
+        write_atomically(path, "".join(kept).encode())
