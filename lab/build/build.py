@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,14 +12,18 @@ from lab.distributed import collectives, shards
 from lab.config.check import GROUPS, SUPPLIED
 from lab.errors import ConfigError
 from lab.config.settings import Settings
+from lab.finetune.groups import Groups, ParameterGroups
 from lab.hardware import Hardware
 from lab.metrics.scores import Monitor
+from lab.models.origin import origin_of, set_origin
 from lab.models.weights import draw_head, load_weights
 from lab.optim.clip import make_clip
 from lab.optim.decay import no_decay_groups
+from lab.record.files import sha256
 from lab.regularize.chain import Chain
 from lab.signatures import accepted_arguments
 from lab.run import Cadence, Data, Run, Schedule, cadence
+from lab.runs.weights_file import find_weights
 from lab.seeding import seed_all, stream_seed
 from lab.train.single_batch import SingleBatch
 
@@ -32,10 +37,11 @@ def build(config: Mapping[str, Any]) -> Run:
     data = build_data(config, settings, hardware)
     pace = attempt("", partial(build_cadence, settings, data))
     model, groups = build_model(config, settings, hardware)
-    regularize = Chain([build_regularizer(config, model, monitor, pace), getattr(groups, "say", None)])
+    regularize = Chain([build_regularizer(config, model, monitor, pace), groups.regularizer])
+    parameters = groups.groups
     if hardware.parallel == "fsdp" and hardware.processes != 1:
-        groups = shard_run(model, groups, regularize, hardware)
-    optimizer, schedule = build_optimizer(config, groups, pace)
+        parameters = shard_run(model, parameters, regularize, hardware)
+    optimizer, schedule = build_optimizer(config, parameters, pace)
     parts = {
         "augment": unwrap_partial(instantiate(config, "augment")),
         "regularize": regularize,
@@ -58,43 +64,66 @@ def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware
 
 def build_model(
     config: Mapping[str, Any], settings: Settings, hardware: Hardware
-) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+) -> tuple[torch.nn.Module, Groups]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
     model, groups = create_model_and_groups(config, settings)
     attempt("hardware", partial(hardware.place, model))
     return model, groups
 
 
-def create_model_and_groups(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+def create_model_and_groups(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, Groups]:
     """As build_model, the model where torch makes it."""
-    strategy: partial[list[dict[str, Any]]] = instantiate(config, "finetune_strategy")
+    strategy: partial[ParameterGroups | Groups] = instantiate(config, "finetune_strategy")
     model = create_model(config, settings, at_random=getattr(strategy.func, "from_random_start", False))
-    groups = attempt("finetune_strategy", partial(strategy, model))
-    if not any(len(group["params"]) for group in groups):
+    groups = attempt("finetune_strategy", lambda: Groups.of(strategy(model)))
+    if not any(len(group["params"]) for group in groups.groups):
         raise ConfigError("finetune_strategy: it trains no parameter of the model")
     return model, groups
 
 
 def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool = False) -> torch.nn.Module:
     """The model where torch makes it, drawn from the init stream, with the weights to start from, unless at random."""
-    if at_random and "weights" in config["model"]:
-        config = {**config, "model": {**config["model"], "weights": None}}
+    node = dict(config["model"])
+    typed = None if at_random else node.get("weights", settings.weights)
+    weights = attempt("model" if "weights" in node else "weights", partial(resolve_weights, typed))
+    if "weights" in node:
+        node["weights"] = weights
     seed_all(stream_seed(settings.seed, "init"))
-    model = instantiate(config, "model")
+    model = instantiate({"model": node}, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {config['model']['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
     if not at_random:
-        load_initial_weights(model, config["model"], settings)
+        load_initial_weights(model, config["model"], settings, weights)
+        if typed is not None and (origin := origin_of(model)) and origin.source == weights:
+            set_origin(model, replace(origin, source=typed))
     return model
 
 
-def load_initial_weights(model: torch.nn.Module, node: Mapping[str, Any], settings: Settings) -> None:
-    """Load `settings.weights` into a model that does not take them itself, and draw its head anew where asked.
+def resolve_weights(weights: str | None) -> str | None:
+    """The path of the file that `weights` means: itself, or the final weights of a run by its directory or id. A name
+    that only a library knows stays as it is.
 
-    node: the model's config.
+    Raises ValueError for a run that is not done, or whose weights have changed since.
     """
-    if "weights" not in node and settings.weights is not None:
-        attempt("weights", partial(load_weights, model, settings.weights))
+    found = find_weights(weights) if weights is not None else None
+    if found is None:
+        return weights
+    if found.sealed not in (None, sha256(found.file)):
+        raise ValueError(
+            f"{found.file} has changed since its run was done; the same command with again=true runs it anew"
+        )
+    return str(found.file)
+
+
+def load_initial_weights(
+    model: torch.nn.Module, node: Mapping[str, Any], settings: Settings, weights: str | None
+) -> None:
+    """Load the weights into a model that does not take them itself, and draw its head anew where asked.
+
+    node: the model's config.  weights: as resolve_weights returns them.
+    """
+    if "weights" not in node and weights is not None:
+        attempt("weights", partial(load_weights, model, weights))
     if "weights" in node and settings.weights not in (None, node["weights"]):
         raise ConfigError(
             f"weights={settings.weights}, but model.weights={node['weights']}; give one of the two, or write "

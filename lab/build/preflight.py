@@ -120,7 +120,7 @@ def estimate_run(config: Mapping[str, Any], run: Run, batch: Any) -> CostEstimat
 
     def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         model, groups = build_model(config, settings, hardware)
-        return model, attempt("optimizer", partial(instantiate(config, "optimizer"), groups))
+        return model, attempt("optimizer", partial(instantiate(config, "optimizer"), groups.groups))
 
     try:
         how = {"autocast": run.hardware.autocast, "micro_batch": run.hardware.micro_batch}

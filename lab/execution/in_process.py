@@ -126,6 +126,7 @@ def release_memory(run: "Run") -> None:
 
 def train_run(run: "Run", batch: Any, asked: ComposedConfig, directory: Path, terms: RunOptions) -> dict[str, float]:
     from lab.build.build import instantiate
+    from lab.models.origin import origin_of
     from lab.record.console import Console
     from lab.record.record import Record
     from lab.train.loop import execute, train
@@ -137,8 +138,8 @@ def train_run(run: "Run", batch: Any, asked: ComposedConfig, directory: Path, te
 
     with (terms.show or Console)(run.cadence.steps) as console:
         if not terms.show:
-            if loaded := vars(run.model).get("loaded"):
-                console.note(f"weights: {loaded}")
+            if origin := origin_of(run.model):
+                console.note(f"weights: {origin}")
             for line in describe_groups(asked, directory, run.cadence.epoch(run.cadence.steps)):
                 console.note(line)
             if left := frozen_at_random(run):
@@ -153,8 +154,10 @@ def train_run(run: "Run", batch: Any, asked: ComposedConfig, directory: Path, te
 
 def frozen_at_random(run: "Run") -> list[str]:
     """What the weights lack and the strategy does not train: a choice, or a slip."""
+    from lab.models.origin import new_parameters_of
+
     trained = {id(p) for p in run.trainable}
-    new = getattr(run.model, "new_parameters", ())
+    new = new_parameters_of(run.model)
     return [name for name, p in run.model.named_parameters() if name in new and id(p) not in trained]
 
 

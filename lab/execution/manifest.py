@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +61,7 @@ def build_manifest(
     around: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     from lab.finetune.groups import group_rows
+    from lab.models.origin import origin_of
     from lab.seeding import STREAMS, stream_seed
 
     found = dict(around or describe_environment())
@@ -86,7 +86,7 @@ def build_manifest(
         "parameters": total,
         "trainable": sum(p.numel() for p in run.trainable),
         "groups": group_rows(run.optimizer.param_groups, total),
-        "weights": asdict(loaded) if (loaded := vars(run.model).get("loaded")) else None,
+        "weights": origin.summarize() if (origin := origin_of(run.model)) else None,
         "device": segment["device"],
         "processes": segment["processes"],
         "threads": segment["threads"],
