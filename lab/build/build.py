@@ -62,9 +62,7 @@ def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware
     return SingleBatch(data) if settings.overfit else data
 
 
-def build_model(
-    config: Mapping[str, Any], settings: Settings, hardware: Hardware
-) -> tuple[torch.nn.Module, Groups]:
+def build_model(config: Mapping[str, Any], settings: Settings, hardware: Hardware) -> tuple[torch.nn.Module, Groups]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
     model, groups = create_model_and_groups(config, settings)
     attempt("hardware", partial(hardware.place, model))
@@ -99,13 +97,14 @@ def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool 
     return model
 
 
-def resolve_weights(weights: str | None) -> str | None:
-    """The path of the file that `weights` means: itself, or the final weights of a run by its directory or id. A name
-    that only a library knows stays as it is.
+def resolve_weights(weights: Any) -> Any:
+    """The path of the file that `weights` means: itself, or the final weights of a run by its directory or id.
+
+    A name that only a library knows stays as it is, and so does a value of a model's own that is no string.
 
     Raises ValueError for a run that is not done, or whose weights have changed since.
     """
-    found = find_weights(weights) if weights is not None else None
+    found = find_weights(weights) if isinstance(weights, str) else None
     if found is None:
         return weights
     if found.sealed not in (None, sha256(found.file)):
