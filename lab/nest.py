@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 
-def map_tensors(nest: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(nest: Any, function: Callable[[Tensor], Any]) -> Any:
     """The same nest with `function` applied to its tensors; anything else in it stays as it is."""
     if isinstance(nest, Tensor):
         return function(nest)

@@ -44,7 +44,7 @@ class Transformer(nn.Module):
 
 
 class Vit(nn.Module):
-    """A published one, with stochastic depth and dropout."""
+    """A published transformer, with stochastic depth and dropout."""
 
     def __new__(cls) -> Any:
         timm = pytest.importorskip("timm")
@@ -73,7 +73,7 @@ class Noise:
     test = val
 
 
-def made(model: Callable[[], nn.Module], activation_checkpointing: bool, micro_batch: int | None = None) -> Run:
+def make_run(model: Callable[[], nn.Module], activation_checkpointing: bool, micro_batch: int | None = None) -> Run:
     torch.manual_seed(0)
     hardware = Hardware("cpu", micro_batch=micro_batch, activation_checkpointing=activation_checkpointing)
     placed = hardware.place(model())
@@ -86,23 +86,25 @@ def made(model: Callable[[], nn.Module], activation_checkpointing: bool, micro_b
 @pytest.mark.parametrize("micro_batch", [None, 5])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_checkpointed_run_comes_to_the_same_bits(model, micro_batch):
-    same(all_of(made(model, True, micro_batch)), all_of(made(model, False, micro_batch)))
+    assert_same(
+        collect_results(make_run(model, True, micro_batch)), collect_results(make_run(model, False, micro_batch))
+    )
 
 
-def all_of(run: Run) -> list[Any]:
+def collect_results(run: Run) -> list[Any]:
     """Losses and norms; weights, running statistics, averages and generators; scores."""
     steps = [(step.loss, step.norm) for step in train(run)]
     return [steps, take_snapshot(run), evaluate(run)]
 
 
-def same(a: Any, b: Any) -> None:
+def assert_same(a: Any, b: Any) -> None:
     if isinstance(a, dict):
         assert list(a) == list(b)
         for key in a:
-            same(a[key], b[key])
+            assert_same(a[key], b[key])
     elif isinstance(a, list | tuple):
-        for one, other in zip(a, b, strict=True):
-            same(one, other)
+        for left, right in zip(a, b, strict=True):
+            assert_same(left, right)
     else:
         assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
 
@@ -111,7 +113,7 @@ def same(a: Any, b: Any) -> None:
 def test_what_is_kept_for_the_backward_pass_shrinks(model):
     kept = []
     for lean in (False, True):
-        run = made(model, lean)
+        run = make_run(model, lean)
         held = 0
 
         def hold(tensor: Tensor) -> Tensor:
@@ -133,15 +135,15 @@ def test_the_estimate_of_a_steps_memory_tells_of_it():
             model = Hardware("cpu", activation_checkpointing=lean).place(Transformer())
             return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
-        found = estimate_cost(make, Classification(10).loss, batch).peak
-        assert found
-        return found
+        estimated = estimate_cost(make, Classification(10).loss, batch).peak
+        assert estimated
+        return estimated
 
     assert peak(True) < peak(False) / 2
 
 
 def test_the_keys_of_the_state_stay_and_a_copy_checkpoints_its_own_blocks():
-    plain, lean = made(resnet, False).model, made(resnet, True).model
+    plain, lean = make_run(resnet, False).model, make_run(resnet, True).model
     assert list(plain.state_dict()) == list(lean.state_dict())
     copy = deepcopy(lean)
     with torch.no_grad():
@@ -184,8 +186,8 @@ class FickleBlock(nn.Module):
 
 
 def test_buffers_and_draws_of_a_models_own_are_those_of_the_first_pass():
-    lean = made(Fickle, True)
-    same(all_of(lean), all_of(made(Fickle, False)))
+    lean = make_run(Fickle, True)
+    assert_same(collect_results(lean), collect_results(make_run(Fickle, False)))
     assert lean.model.state_dict()["stack.0.calls"] == 4
 
 
@@ -200,4 +202,4 @@ def test_a_run_says_so_in_its_config(lab, tmp_path):
         done = lab("train", *short, f"hardware.activation_checkpointing={lean}", f"hydra.run.dir=run_{lean}")
         assert done.code == 0, done.err
     states = [torch.load(tmp_path / f"run_{lean}" / "checkpoints" / "last.pt")["run"] for lean in ("true", "false")]
-    same(*states)
+    assert_same(*states)

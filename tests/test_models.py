@@ -7,8 +7,9 @@ from lab.data.cifar10 import cifar10
 from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet
 from lab.models.simple_cnn import SimpleCNN
+from lab.models.state_files import unwrap_state
 from lab.models.torchvision import fit_head, torchvision_model
-from lab.models.weights import load_weights, unwrap_state
+from lab.models.weights import load_weights
 
 # akamaster's ResNets were trained on images standardised with ImageNet's statistics
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -102,9 +103,9 @@ def test_options_of_torchvisions_models_reach_those_that_know_them():
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} >= {0.3}
     # ConvNeXt swallows options that it does not know
     for name in ("resnet18", "convnext_tiny"):
-        with pytest.raises(ValueError, match=rf"{name} knows no dropout; .*vit_\*"), torch.device("meta"):
+        with pytest.raises(ValueError, match=rf"{name} has no dropout option; .*vit_\*"), torch.device("meta"):
             torchvision_model(name, 7, [3, 224, 224], dropout=0.1)
-    with pytest.raises(ValueError, match=r"resnet18 knows no stochastic depth; .*convnext_\*"):
+    with pytest.raises(ValueError, match=r"resnet18 has no stochastic depth; .*convnext_\*"):
         torchvision_model("resnet18", 7, [3, 32, 32], stochastic_depth=0.1)
 
 

@@ -97,7 +97,7 @@ class Deep(nn.Module):
         return self.head(self.stack(x.flatten(1)))
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+def compose_config(*overrides: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
@@ -110,8 +110,8 @@ def composed(*overrides: str) -> dict[str, Any]:
     return found
 
 
-def trained(config: dict[str, Any]) -> dict[str, Any]:
-    """Losses, norms, scores and the state at the end; with `alike`, whether all processes have the same weights."""
+def train_and_collect(config: dict[str, Any]) -> dict[str, Any]:
+    """Losses, norms, scores and the final state; `alike`: whether all ranks have the same weights."""
     run = build(config)
     steps = [(float(step.loss), None if step.norm is None else float(step.norm), step.examples) for step in train(run)]
     scores = evaluate(run)
@@ -126,17 +126,17 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
     return {**found, "again": take_snapshot(restored)}
 
 
-def in_rank(rank: int, folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+def run_rank(rank: int, folder: Path, configs: dict[str, dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    found: dict[str, Any] = {name: trained(config) for name, config in configs.items()}
-    found["stopped"] = collectives.all_gather(stopped(rank))
+    found: dict[str, Any] = {name: train_and_collect(config) for name, config in configs.items()}
+    found["stopped"] = collectives.all_gather(stop_together(rank))
     if rank == 0:
         torch.save(found, folder / "found.pt")
     collectives.leave_process_group()
 
 
-def stopped(rank: int) -> tuple[int, str | None]:
+def stop_together(rank: int) -> tuple[int, str | None]:
     """After which step, and why, where one process is asked to stop while both take steps as fast as they can."""
     pulse = AgreedStop()
     if rank == 1:
@@ -149,11 +149,11 @@ def stopped(rank: int) -> tuple[int, str | None]:
 def cases() -> dict[str, dict[str, Any]]:
     two = ("hardware.device=cpu", "hardware.processes=2")
     return {
-        **{f"ddp {name}": composed("hardware=ddp", *two, *given) for name, given in REPLICAS.items()},
-        **{f"fsdp {name}": composed("hardware=fsdp", *two, *given) for name, given in SHARDS.items()},
+        **{f"ddp {name}": compose_config("hardware=ddp", *two, *given) for name, given in REPLICAS.items()},
+        **{f"fsdp {name}": compose_config("hardware=fsdp", *two, *given) for name, given in SHARDS.items()},
         # Muon's own arithmetic is in bfloat16: another order of additions shows in the third digit
-        "fsdp orthogonalised": composed("hardware=fsdp", *two, "optimizer=muon", "data.batch_size=33"),
-        "ddp normalised": composed("hardware=ddp", *two, "model=resnet20", "data.batch_size=33"),
+        "fsdp orthogonalised": compose_config("hardware=fsdp", *two, "optimizer=muon", "data.batch_size=33"),
+        "ddp normalised": compose_config("hardware=ddp", *two, "model=resnet20", "data.batch_size=33"),
     }
 
 
@@ -161,14 +161,14 @@ def cases() -> dict[str, dict[str, Any]]:
 def in_two(cases, tmp_path_factory) -> dict[str, dict[str, Any]]:
     """What each case comes to in two processes: started once for all of them."""
     folder = tmp_path_factory.mktemp("two")
-    start_processes(in_rank, (folder, cases), nprocs=2)
+    start_processes(run_rank, (folder, cases), nprocs=2)
     return torch.load(folder / "found.pt")
 
 
 @pytest.mark.parametrize("case", [*(f"ddp {name}" for name in REPLICAS), *(f"fsdp {name}" for name in SHARDS)])
 def test_two_processes_come_to_what_one_does(case, cases, in_two):
     config, found = cases[case], in_two[case]
-    alone = trained({**config, "hardware": {**config["hardware"], "parallel": "none", "processes": None}})
+    alone = train_and_collect({**config, "hardware": {**config["hardware"], "parallel": "none", "processes": None}})
     assert found["alike"]
     if found["read"]:
         assert alone["read"] == 7 * 33
@@ -218,13 +218,13 @@ def test_replicas_score_with_the_running_statistics_of_the_first(cases, in_two):
 def test_batch_normalisations_on_cuda_are_those_that_take_statistics_of_all_processes():
     timm = pytest.importorskip("timm")
     for model in (ResNet(1, [1, 8, 8], 10), timm.create_model("efficientnet_b0", num_classes=10)):
-        keys, count = list(model.state_dict()), normalisations(model, nn.modules.batchnorm._BatchNorm)
+        keys, count = list(model.state_dict()), count_normalisations(model, nn.modules.batchnorm._BatchNorm)
         replicas.convert_sync_batchnorm(model)
         assert list(model.state_dict()) == keys
-        assert normalisations(model, nn.SyncBatchNorm) == count > 0
+        assert count_normalisations(model, nn.SyncBatchNorm) == count > 0
 
 
-def normalisations(model: nn.Module, kind: type) -> int:
+def count_normalisations(model: nn.Module, kind: type) -> int:
     return sum(isinstance(module, kind) for module in model.modules())
 
 
@@ -271,7 +271,7 @@ def test_a_sweep_of_jobs_of_two_processes_each_is_done_in_warm_workers(swept):
     assert read(run / "results.json")["hardware/examples_per_s"] > 0
 
 
-def ranks(launcher: int) -> list[int]:
+def rank_pids(launcher: int) -> list[int]:
     """The processes that train, the one that writes first."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
@@ -285,7 +285,7 @@ def ranks(launcher: int) -> list[int]:
     return sorted(found)
 
 
-def gone(pids: list[int]) -> bool:
+def are_gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
@@ -303,13 +303,13 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
 
     process = project.start(*command)
     project.await_steps(reached + 2)
-    both = ranks(process.pid)
+    both = rank_pids(process.pid)
     assert read(run / "status.json")["pid"] in both
     (other,) = set(both) - {read(run / "status.json")["pid"]}
     os.kill(other, signal.SIGKILL)
     died = ended(process)
     assert died.code == 1, died.err
-    assert gone(both)
+    assert are_gone(both)
     status = read(run / "status.json")
     assert status["state"] == "failed"
     assert "rank 1: its process was killed by SIGKILL" in status["error"]
@@ -317,10 +317,10 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
 
     process = project.start(*command)
     project.await_steps(max(reached, last_step(run)) + 1)
-    both = ranks(process.pid)
+    both = rank_pids(process.pid)
     process.kill()
     process.communicate()
-    wait_for(lambda: gone(both))
+    wait_for(lambda: are_gone(both))
 
     done = project.lab(*command)
     assert done.code == 0, done.err

@@ -16,12 +16,12 @@ from torch import nn
 from lab.model_selection.agreement import mean_ranks, weighted_tau
 from lab.model_selection.features import head_inputs
 from lab.model_selection.h_score import h_score, ledoit_wolf
-from lab.model_selection.knn import knn
+from lab.model_selection.knn import knn_accuracy
 from lab.model_selection.leep import leep, source_probabilities
-from lab.model_selection.linear_probe import linear_probe
+from lab.model_selection.linear_probe import linear_probe_accuracy
 from lab.model_selection.logme import logme
 
-SCORES = (logme, h_score, knn, linear_probe)
+SCORES = (logme, h_score, knn_accuracy, linear_probe_accuracy)
 
 
 def sample(n: int, d: int, apart: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -100,12 +100,12 @@ def test_knn_asks_the_others_nearest_by_cosine():
         others = sorted((j for j in range(50) if j != i), key=lambda j: -cosines[j])[:5]
         votes = {y: sum(np.exp(cosines[j] / 0.07) for j in others if labels[j] == y) for y in range(4)}
         right += max(votes, key=lambda y: votes[y]) == labels[i]
-    assert knn(features, labels) == right / 50
+    assert knn_accuracy(features, labels) == right / 50
 
 
 def test_the_linear_probe_tells_on_examples_that_it_was_not_fitted_to():
-    assert linear_probe(*sample(200, 5, apart=4)) > 0.95
-    assert linear_probe(*sample(60, 300, apart=0)) < 0.5  # which it could learn by heart
+    assert linear_probe_accuracy(*sample(200, 5, apart=4)) > 0.95
+    assert linear_probe_accuracy(*sample(60, 300, apart=0)) < 0.5  # which it could learn by heart
 
 
 @pytest.mark.parametrize("score", SCORES)

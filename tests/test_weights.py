@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from lab.models.mlp import MLP
+from lab.models.origin import Origin, new_parameters_of, origin_of
 from lab.models.resnet_cifar import ResNet
 from lab.models.torchvision import torchvision_model
 from lab.models.weights import draw_head, load_weights
+from lab.runs.weights_file import find_weights
 from tests.conftest import only_run
 
 VIT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4}
@@ -29,33 +31,45 @@ def saved(path: Path, model: nn.Module | None = None, wrapped=lambda state: stat
     return str(path)
 
 
+def origin(model: nn.Module) -> Origin:
+    found = origin_of(model)
+    assert found
+    return found
+
+
+def final_weights(run: str | Path) -> str:
+    """The file that `weights=` with a run means."""
+    found = find_weights(str(run))
+    assert found
+    return str(found.file)
+
+
 def test_another_head_is_new_and_the_rest_is_taken_over(tmp_path):
     source = mlp(10)
     file = saved(tmp_path / "ten.pt", source)
     model = mlp(7, file)
     assert torch.equal(model.body[1].weight, source.body[1].weight)
-    assert model.pretrained
-    assert model.new_parameters == {"head.weight", "head.bias"}
-    weight, bias = model.source_head
+    assert new_parameters_of(model) == {"head.weight", "head.bias"}
+    weight, bias = origin(model).source_head
     assert torch.equal(weight, source.head.weight)
     assert torch.equal(bias, source.head.bias)
-    assert model.loaded.sha256 == hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    assert str(model.loaded) == (
+    assert origin(model).sha256 == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert str(origin(model)) == (
         f"2 of 4 tensors from {file}; new: head.weight, head.bias; left: head.weight, head.bias"
     )
-    assert not {"loaded", "source_head"} & {name.partition(".")[0] for name in model.state_dict()}
+    assert model.state_dict().keys() == source.state_dict().keys()
 
 
 def test_a_head_of_the_same_size_is_drawn_anew_where_asked(tmp_path):
     source = mlp()
     model = mlp(10, saved(tmp_path / "w.pt", source))
-    assert model.loaded.matched == 4
-    assert model.new_parameters == set()
+    assert origin(model).matched == 4
+    assert new_parameters_of(model) == set()
     draw_head(model)
     assert not torch.equal(model.head.weight, source.head.weight)
-    assert torch.equal(model.source_head[0], source.head.weight)
-    assert model.new_parameters == {"head.weight", "head.bias"}
-    assert model.loaded.matched == 2
+    assert torch.equal(origin(model).source_head[0], source.head.weight)
+    assert new_parameters_of(model) == {"head.weight", "head.bias"}
+    assert origin(model).matched == 2
 
 
 def test_a_head_of_another_name_is_left_and_kept_as_the_sources(tmp_path):
@@ -63,9 +77,9 @@ def test_a_head_of_another_name_is_left_and_kept_as_the_sources(tmp_path):
     renamed = {key.replace("head", "fc"): value for key, value in source.state_dict().items()}
     torch.save(renamed, tmp_path / "w.pt")
     model = mlp(3, str(tmp_path / "w.pt"))
-    assert model.loaded.new == ["head.weight", "head.bias"]
-    assert model.loaded.left == ["fc.weight", "fc.bias"]
-    assert torch.equal(model.source_head[0], source.head.weight)
+    assert origin(model).new == ("head.weight", "head.bias")
+    assert origin(model).left == ("fc.weight", "fc.bias")
+    assert torch.equal(origin(model).source_head[0], source.head.weight)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,7 @@ def test_the_usual_wrappings_are_understood(tmp_path, wrapped):
     source = mlp()
     model = mlp(10, saved(tmp_path / "w.pt", source, wrapped))
     assert torch.equal(model.body[1].weight, source.body[1].weight)
-    assert model.loaded.left == []
+    assert origin(model).left == ()
 
 
 def test_what_differs_outside_the_head_is_refused_by_name(tmp_path):
@@ -99,9 +113,9 @@ def test_what_differs_outside_the_head_is_refused_by_name(tmp_path):
 def test_published_weights_with_another_head_say_what_is_new(real_data):
     file = str(real_data / "weights" / "resnet56-4bfd9763.th")
     model = ResNet(9, [3, 32, 32], 4, weights=file)
-    assert model.new_parameters == {"linear.weight", "linear.bias"}
-    assert model.source_head[0].shape == (10, 64)
-    assert model.loaded.matched == 55 * 5  # a convolution's weight, a normalisation's weight, bias, mean and variance
+    assert new_parameters_of(model) == {"linear.weight", "linear.bias"}
+    assert origin(model).source_head[0].shape == (10, 64)
+    assert origin(model).matched == 55 * 5  # a convolution's weight, a normalisation's weight, bias, mean and variance
 
 
 def test_damaged_files_and_files_with_code_are_refused(tmp_path):
@@ -154,12 +168,14 @@ def test_a_run_starts_from_another_runs_final_weights(lab, tmp_path):
     said = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert said["weights"]["matched"] == 4
     assert said["weights"]["sha256"] == hashlib.sha256(best.read_bytes()).hexdigest()
-    assert mlp(10, str(run), 128).state_dict().keys() == torch.load(best)["model"].keys()
+    assert mlp(10, final_weights(run), 128).state_dict().keys() == torch.load(best)["model"].keys()
     # the identity is that of what is loaded, by whatever way it is named
     shutil.copy(best, tmp_path / "elsewhere.pt")
     for n, weights in enumerate((f"weights={run.name[-8:]}", "weights=elsewhere.pt", "model.weights=elsewhere.pt")):
         assert lab("train", "model=mlp", "steps=2", weights, f"hydra.run.dir=b{n}").code == 0
-        assert json.loads((tmp_path / f"b{n}" / "manifest.json").read_text())["id"] == said["id"]
+        manifest = json.loads((tmp_path / f"b{n}" / "manifest.json").read_text())
+        assert manifest["id"] == said["id"]
+        assert manifest["weights"]["source"] == weights.partition("=")[2]
     for n, other in enumerate((["weights=elsewhere.pt", "new_head=true"], [])):
         assert lab("train", "model=mlp", "steps=2", *other, f"hydra.run.dir=c{n}").code == 0
         assert json.loads((tmp_path / f"c{n}" / "manifest.json").read_text())["id"] != said["id"]
@@ -186,7 +202,7 @@ def test_weights_that_are_tied_are_taken_from_a_file_that_has_them_once(tmp_path
     load_weights(model, str(tmp_path / "tied.safetensors"))
     assert torch.equal(model.embed.weight, source.embed.weight)
     assert model.back.weight is model.embed.weight
-    assert vars(model)["loaded"].new == []
+    assert origin(model).new == ()
 
 
 def test_empty_weights_are_no_random_start(lab):
@@ -208,7 +224,7 @@ def test_an_average_that_was_scored_is_what_a_run_gives(lab, tmp_path):
     assert lab("train", "model=mlp", "steps=6", "final=last", "regularize=ema", "hydra.run.dir=run").code == 0
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt")
     (average,) = (part["average"] for part in state["run"]["regularize"].values())
-    model = mlp(10, "run", 128)
+    model = mlp(10, final_weights("run"), 128)
     assert torch.equal(model.head.weight, average["head.weight"])
     assert not torch.equal(model.head.weight, state["run"]["model"]["head.weight"])
     # the model, Adam's two moments and the average: what was scored is no second copy of that
@@ -220,7 +236,7 @@ def test_a_run_with_lora_is_a_start_with_what_it_learned_in_the_weights(lab, tmp
     assert lab("train", "model=mlp", "steps=6", "finetune_strategy=lora", "hydra.run.dir=run").code == 0
     state = torch.load(tmp_path / "run" / "checkpoints" / "best.pt")["model"]
     assert any("parametrizations" in key for key in state)
-    model = mlp(10, "run", 128)
+    model = mlp(10, final_weights("run"), 128)
     at = "body.1.parametrizations.weight"
     learned = state[f"{at}.0.scale"] * state[f"{at}.0.up"] @ state[f"{at}.0.down"]
     assert learned.abs().max() > 0
@@ -273,8 +289,8 @@ def test_a_timm_models_weights_fit_other_classes_channels_and_sizes(tmp_path):
     source = timm_model("vit_tiny_patch16_224", 10, [3, 64, 64])
     file = saved(tmp_path / "w.pt", source)
     model = timm_model("vit_tiny_patch16_224", 7, [1, 96, 96], weights=file, drop_path=0.1)
-    assert model.new_parameters == {"head.weight", "head.bias"}
-    assert model.source_head[0].shape == (10, 192)
+    assert new_parameters_of(model) == {"head.weight", "head.bias"}
+    assert origin(model).source_head[0].shape == (10, 192)
     assert torch.allclose(model.patch_embed.proj.weight, source.patch_embed.proj.weight.sum(1, keepdim=True))
     assert model(torch.rand(2, 1, 96, 96)).shape == (2, 7)
     with pytest.raises(ValueError, match=r"vgg11 does not know the option: .*drop_path_rate"):
@@ -292,7 +308,7 @@ def test_a_teachers_two_heads_are_both_new(tmp_path):
     name = "deit_tiny_distilled_patch16_224"
     file = saved(tmp_path / "w.pt", timm_model(name, 10, [3, 32, 32]))
     model = timm_model(name, 7, [3, 32, 32], weights=file)
-    assert model.new_parameters == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+    assert new_parameters_of(model) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
 
 
 def test_a_hugging_face_model_starts_from_a_folder_a_file_or_itself(tmp_path):
@@ -309,13 +325,13 @@ def test_a_hugging_face_model_starts_from_a_folder_a_file_or_itself(tmp_path):
         theirs = source.state_dict()
         head = {"model.classifier.weight", "model.classifier.bias"}
         assert all(torch.equal(value, theirs[key]) for key, value in model.state_dict().items() if key not in head)
-        assert model.new_parameters == head
-        assert torch.equal(model.source_head[0], theirs["model.classifier.weight"])
+        assert new_parameters_of(model) == head
+        assert torch.equal(origin(model).source_head[0], theirs["model.classifier.weight"])
         assert model.training
     # its own configuration, and images of another size
     model = huggingface_model(str(tmp_path / "folder"), 7, [1, 12, 12], weights="DEFAULT")
     assert model(torch.rand(2, 1, 12, 12)).shape == (2, 7)
-    assert model.loaded.sha256 == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert origin(model).sha256 == hashlib.sha256(Path(file).read_bytes()).hexdigest()
     for layers, said in ((1, r"unknown: vit\.layers\.1\."), (3, r"missing: vit\.layers\.2\.")):
         with pytest.raises(ValueError, match=said):
             huggingface_model("vit", 7, [1, 8, 8], weights=file, config={**VIT, "num_hidden_layers": layers})
@@ -336,8 +352,8 @@ def test_a_hugging_face_model_of_sequences_takes_dicts_and_a_language_models_bod
     assert model(tokens).shape == (2, 3)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     new = {f"model.{name}" for name in ("classifier", "bert.pooler.dense")}
-    assert model.new_parameters == {f"{name}.{kind}" for name in new for kind in ("weight", "bias")}
-    assert any("cls.predictions" in key for key in model.loaded.left)
+    assert new_parameters_of(model) == {f"{name}.{kind}" for name in new for kind in ("weight", "bias")}
+    assert any("cls.predictions" in key for key in origin(model).left)
 
 
 def test_names_that_are_not_here_say_which_file_goes_where(tmp_path, monkeypatch):
@@ -372,10 +388,10 @@ def test_torchvisions_weights_by_name_keep_the_head_that_they_had(tmp_path, monk
     file = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]
     saved(file, source)
     model = torchvision_model("resnet18", 7, [1, 32, 32], weights="DEFAULT")
-    assert torch.equal(model.source_head[0], source.fc.weight)
-    assert model.new_parameters == {"fc.weight", "fc.bias"}
-    assert model.loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert model.loaded.matched == 100
+    assert torch.equal(origin(model).source_head[0], source.fc.weight)
+    assert new_parameters_of(model) == {"fc.weight", "fc.bias"}
+    assert origin(model).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert origin(model).matched == 100
     whole = torchvision_model("resnet18", 1000, [3, 32, 32], weights="DEFAULT")
     assert torch.equal(whole.fc.weight, source.fc.weight)
 

@@ -15,8 +15,10 @@ from lab.config.settings import Settings
 from lab.distributed.collectives import get_world_size
 from lab.distributed.shards import shard_model
 from lab.errors import ConfigError
+from lab.finetune.groups import Groups, ParameterGroups
 from lab.hardware import Hardware
 from lab.metrics.scores import Monitor
+from lab.models.origin import origin_of, set_origin
 from lab.models.weights import draw_head, load_weights
 from lab.optim.clip import make_clip
 from lab.optim.decay import no_decay_groups
@@ -27,7 +29,6 @@ from lab.seeding import seed_all, stream_seed
 from lab.signatures import accepted_arguments
 from lab.train.single_batch import SingleBatch
 
-ParameterGroups = list[dict[str, Any]]
 WHOLE_WEIGHT_HOOKS = (
     "backward",
     "add_to_gradients",
@@ -49,10 +50,11 @@ def build(config: Mapping[str, Any]) -> Run:
     with blame(""):
         cadence = build_cadence(settings, data)
     model, groups = build_model(config, settings, hardware)
-    regularize = Chain([build_regularizer(config, model, monitor, cadence), getattr(groups, "regularizer", None)])
+    regularize = Chain([build_regularizer(config, model, monitor, cadence), groups.regularizer])
+    parameters = groups.groups
     if hardware.parallel == "fsdp" and hardware.processes != 1:
-        groups = shard_run(model, groups, regularize, hardware)
-    optimizer, schedule = build_optimizer(config, settings, groups, cadence)
+        parameters = shard_run(model, parameters, regularize, hardware)
+    optimizer, schedule = build_optimizer(config, settings, parameters, cadence)
     augment = unwrap_partial(instantiate(config, "augment"))
     task: Task = instantiate(config, "task")
     with blame(""):
@@ -87,9 +89,7 @@ def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware
     return SingleBatch(data) if settings.overfit else data
 
 
-def build_model(
-    config: Mapping[str, Any], settings: Settings, hardware: Hardware
-) -> tuple[torch.nn.Module, ParameterGroups]:
+def build_model(config: Mapping[str, Any], settings: Settings, hardware: Hardware) -> tuple[torch.nn.Module, Groups]:
     """The model on its device, drawn from the init stream, and the parameter groups that its strategy trains."""
     model, groups = create_model_and_groups(config, settings)
     with blame("hardware"):
@@ -97,13 +97,13 @@ def build_model(
     return model, groups
 
 
-def create_model_and_groups(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, ParameterGroups]:
+def create_model_and_groups(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, Groups]:
     """As build_model, but the model stays where torch creates it."""
-    strategy: partial[ParameterGroups] = instantiate(config, "finetune_strategy")
+    strategy: partial[ParameterGroups | Groups] = instantiate(config, "finetune_strategy")
     model = create_model(config, settings, at_random=getattr(strategy.func, "from_random_start", False))
     with blame("finetune_strategy"):
-        groups = strategy(model)
-    if not any(len(group["params"]) for group in groups):
+        groups = Groups.of(strategy(model))
+    if not any(len(group["params"]) for group in groups.groups):
         raise ConfigError("finetune_strategy: it trains no parameter of the model")
     return model, groups
 
@@ -114,30 +114,26 @@ def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool 
     at_random: leave the weights out.
     """
     node: dict[str, Any] = dict(config["model"])
-    weights = settings.weights
-    if at_random:
-        weights = None
-    elif "weights" in node and weights not in (None, node["weights"]):
+    loads_itself = "weights" in node
+    if loads_itself and settings.weights not in (None, node["weights"]) and not at_random:
         raise ConfigError(
-            f"weights={weights}, but model.weights={node['weights']}; give one of the two, or write "
+            f"weights={settings.weights}, but model.weights={node['weights']}; give one of the two, or write "
             "`weights: ${weights}` in the model's YAML"
         )
-    with blame("model" if "weights" in node else "weights"):
-        outputs = Path(str(config["paths"]["outputs"]))
-        if "weights" in node:  # the model loads them itself
-            weights, loads_itself = (None if at_random else node["weights"]), True
-            node["weights"] = weights and locate_weights(weights, outputs)
-        else:
-            loads_itself = False
+    asked = None if at_random else node["weights"] if loads_itself else settings.weights
+    with blame("model" if loads_itself else "weights"):
+        weights = locate_weights(asked, Path(str(config["paths"]["outputs"]))) if isinstance(asked, str) else asked
+    if loads_itself:
+        node["weights"] = weights
     seed_all(stream_seed(settings.seed, "init"))
     model = instantiate({"model": node}, "model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model: {node['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None and not loads_itself:
         with blame("weights"):
-            load_weights(model, locate_weights(weights, outputs))
-    if loaded := vars(model).get("loaded"):
-        vars(model)["loaded"] = replace(loaded, source=weights or loaded.source)  # as it was typed
+            load_weights(model, weights)
+    if (origin := origin_of(model)) and origin.source == weights:
+        set_origin(model, replace(origin, source=str(asked)))  # as it was typed
     if settings.new_head and not at_random:
         with blame("new_head"):
             draw_head(model)

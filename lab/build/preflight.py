@@ -135,7 +135,7 @@ def estimate_run(config: Mapping[str, Any], run: Run, batch: Batch) -> CostEstim
         model, groups = build_model(config, settings, hardware)
         make_optimizer = instantiate(config, "optimizer")
         with blame("optimizer"):
-            return model, make_optimizer(groups)
+            return model, make_optimizer(groups.groups)
 
     try:
         return estimate_cost(make, run.task, batch, hardware)

@@ -21,13 +21,18 @@ from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError
 from lab.hydra_app.app import HydraApp, run_app
 from lab.model_selection.candidates import Candidate, make_candidates, sort_by_size
 from lab.model_selection.finetuned_results import FINETUNED_METRIC, attach_finetuned
-from lab.model_selection.ranking import measure_agreement, rank_candidates, read_sample, score_candidate
+from lab.model_selection.ranking import (
+    SCORE_NAMES,
+    measure_agreement,
+    rank_candidates,
+    read_sample,
+    score_candidate,
+)
 from lab.text import format_si
 
 if TYPE_CHECKING:
     from lab.hydra_app.planner import SweepPlanner
 
-SHOWN_SCORES = ("LogME", "LEEP", "H-score", "kNN", "probe")
 FEWEST_CANDIDATES = 3  # candidates, below which an order says nothing
 Ranking = Sequence[tuple[Candidate, float | None]]
 
@@ -60,13 +65,13 @@ def rank_models(options: argparse.Namespace, planner: "SweepPlanner", arguments:
     overrides = zip_axes(arguments, planner.loader) if options.zip else planner.expand(arguments)
     composed = planner.compose_jobs(list(enumerate(overrides)))
     candidates = sort_by_size(make_candidates(list(composed.values())))
-    config = candidates[0].asked.config
+    config = candidates[0].composed.config
     sample, hardware = read_sample(config, options.examples)
     code = score_candidates(candidates, sample, hardware, planner.app.with_traceback)
     outputs = Path(config["paths"]["outputs"])
     attach_finetuned(candidates, outputs, planner.app.identify)
     facts = {
-        "data": candidates[0].asked.choices.get("data"),
+        "data": candidates[0].composed.choices.get("data"),
         "examples": len(sample.labels),
         "classes": len(set(sample.labels.tolist())),
         "of_classes": config["data"].get("num_classes"),
@@ -118,10 +123,10 @@ def score_candidates(candidates: Sequence[Candidate], sample: Any, hardware: Any
 def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) -> str:
     """The candidates in this order, and below them how far each column agrees with fine-tuning."""
     tuned = ["tuned"] if any(candidate.tuned is not None for candidate, _ in found) else []
-    lines = [["rank", "params", *SHOWN_SCORES, "s", *tuned, "candidate"]]
+    lines = [["rank", "params", *SCORE_NAMES, "s", *tuned, "candidate"]]
     for candidate, rank in found:
         size = "-" if candidate.parameters is None else format_si(candidate.parameters).replace(" ", "")
-        scores = [format_fixed(candidate.scores.get(name), 3) for name in SHOWN_SCORES]
+        scores = [format_fixed(candidate.scores.get(name), 3) for name in SCORE_NAMES]
         took = format_fixed(sum(candidate.seconds.values()) or None, 1)
         accuracy = [format_fixed(candidate.tuned, 4)] if tuned else []
         lines.append([format_fixed(rank, 1), size, *scores, took, *accuracy, candidate.name])
@@ -129,7 +134,7 @@ def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) ->
         values = {name: format_fixed(None if math.isnan(tau) else tau, 2) for name, (tau, _) in taus.items()}
         own = f", LEEP n={taus['LEEP'][1]}" if "LEEP" in taus and taus["LEEP"][1] != taus["rank"][1] else ""
         label = f"(tau with tuned, n={taus['rank'][1]}{own})"
-        lines.append([values["rank"], "", *(values.get(name, "-") for name in SHOWN_SCORES), "", "", label])
+        lines.append([values["rank"], "", *(values.get(name, "-") for name in SCORE_NAMES), "", "", label])
     return align_columns(lines)
 
 
@@ -168,7 +173,7 @@ def ranking_json(found: Ranking, taus: Mapping[str, tuple[float, int]], about: M
     rows = [
         {
             "candidate": candidate.name,
-            "overrides": list(candidate.asked.overrides),
+            "overrides": list(candidate.composed.overrides),
             "parameters": candidate.parameters,
             "pretrained": candidate.pretrained,
             "mean_rank": rank,

@@ -1,8 +1,10 @@
-"""What all ranks of a distributed run do together. In a run of one process each returns at once."""
+"""What all ranks of a distributed run do together. In a run of one process each of these returns at once.
+
+Every rank has to call the same functions in the same order.
+"""
 
 import atexit
 import os
-from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -12,29 +14,22 @@ from torch import distributed as dist
 T = TypeVar("T")
 
 
-class Nothing(AbstractContextManager[None]):
-    """A context that does nothing, which takes less than contextlib's."""
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-NOTHING = Nothing()
-
-
 def get_world_size() -> int:
-    """How many processes train this model."""
+    """The number of processes that train this model."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def get_rank() -> int:
-    """Which of them this is, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def local_slice(examples: int, rank: int, world: int) -> tuple[slice, float]:
-    """Where in a batch the examples of process `rank` of `world` are, and what their mean counts in a mean over the
-    processes: more or less than 1 where the shares are not even. Raises ValueError where there is not one for each."""
+    """The part of a batch that belongs to one rank, and the weight of its mean in the mean over all ranks.
+
+    examples: number of examples in the batch.  world: world size. The weight differs from 1 where the parts are uneven.
+    Raises ValueError for fewer examples than ranks.
+    """
     if examples < world:
         raise ValueError(f"a batch of {examples} for {world} processes; give data.batch_size, or hardware.processes")
     start, stop = (examples * (rank + n) // world for n in range(2))
@@ -42,32 +37,32 @@ def local_slice(examples: int, rank: int, world: int) -> tuple[slice, float]:
 
 
 def leave_process_group() -> None:
-    """Have no more to do with the others, at the end of this process."""
+    """Leave the process group before the process exits."""
     dist.destroy_process_group()
-    # gloo's threads abort a process that is taken apart before they have ended
+    # gloo's threads abort an interpreter that shuts down before they have ended
     atexit.register(os._exit, 0)
 
 
-def broadcast(value: T, first: int = 0) -> T:
-    """The value that rank 0 has, or the rank `first`, in every process."""
+def broadcast(value: T, src: int = 0) -> T:
+    """The value of rank `src`, on every rank."""
     if get_world_size() == 1:
         return value
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=first)
-    return box[0]
+    objects: list[Any] = [value]
+    dist.broadcast_object_list(objects, src=src)
+    return objects[0]
 
 
-def first_reason(value: T | None) -> T | None:
-    """The value of the lowest rank that has one; None where none has."""
+def first_reason(reason: T | None) -> T | None:
+    """The reason of the lowest rank that has one, on every rank; None if no rank has any."""
     if get_world_size() == 1:
-        return value
-    first = torch.tensor(get_world_size() if value is None else get_rank())  # on the CPU: no waiting for a device
-    dist.all_reduce(first, dist.ReduceOp.MIN)
-    return None if int(first) == get_world_size() else broadcast(value, int(first))
+        return reason
+    lowest = torch.tensor(get_world_size() if reason is None else get_rank())  # on the CPU: no waiting for a device
+    dist.all_reduce(lowest, dist.ReduceOp.MIN)
+    return None if int(lowest) == get_world_size() else broadcast(reason, int(lowest))
 
 
 def all_gather(value: T) -> list[T]:
-    """Every rank's value, in order."""
+    """Every rank's value, in order of rank."""
     if get_world_size() == 1:
         return [value]
     values: list[Any] = [None] * get_world_size()
@@ -76,7 +71,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """Over the processes, of one with a device's own kind."""
+    """The mean over all ranks; the tensor may be on the CPU or on a GPU."""
     if get_world_size() == 1:
         return tensor
     total = tensor.detach().clone()
@@ -85,13 +80,13 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
 
 
 def full_tensor(tensor: T) -> T:
-    """A tensor whole that is in shards or parts of a sum; anything else as it is."""
+    """A DTensor gathered or reduced into a full tensor; anything else unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of rank 0: each has running statistics of its own examples."""
+    """Copy the buffers of rank 0 to every rank: each rank has running statistics of its own examples."""
     if get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

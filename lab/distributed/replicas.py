@@ -1,7 +1,10 @@
-"""Data parallelism: one replica of the model in each rank, gradients averaged."""
+"""Data parallelism: one replica of the model on each rank, gradients averaged over the ranks.
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+Source: Li et al. 2020, arXiv:2006.15704.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any
 
@@ -10,26 +13,28 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lab.distributed.collectives import NOTHING, get_world_size
-from lab.distributed.shards import Model, is_sharded
+from lab.distributed.collectives import get_world_size
+from lab.distributed.shards import is_sharded
+
+Forward = Callable[..., Any]  # a model, or a wrapper that is called like it
 
 
-def wrap_for_first_step(model: nn.Module, before: Model) -> Model:
-    """A callable as `model`, whose backward passes, each inside `averaging`, leave the mean of all processes' gradients
-    in the parameters that require one now; `model` itself where it is alone or in shards.
+def wrap_for_first_step(model: nn.Module, previous: Forward) -> Forward:
+    """The model wrapped for the first step of a phase: a backward pass inside `average_gradients` leaves the mean over
+    all ranks in the gradients. `model` itself in a run of one process, or if it is sharded.
 
-    For the first step of a phase, after which `settled` gives one for the others.  before: what either gave last for
-    the model, which is not to be called any more.
+    After that step `wrap_ddp` wraps it for the others, when it is known which parameters get a gradient.
+    previous: the last wrapper of this model, which must not be called any more.
     """
     if get_world_size() == 1 or is_sharded(model):
         return model
-    if isinstance(before, DistributedDataParallel):
-        before._remove_autograd_hooks()  # whether or not Python has collected it
+    if isinstance(previous, DistributedDataParallel):
+        previous._remove_autograd_hooks()  # they act on the parameters until Python has collected the wrapper
     return ManualAverage(model)
 
 
 class ManualAverage:
-    """A replica that averages once a backward pass is over: until then nobody knows which parameters it leaves out."""
+    """A replica that averages gradients after the backward pass, when it is known which parameters have one."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -38,49 +43,55 @@ class ManualAverage:
         return self.model(*args, **kwargs)
 
     @contextmanager
-    def averaging(self) -> Iterator[None]:
+    def average(self) -> Iterator[None]:
         yield
-        training = [p for p in self.model.parameters() if p.requires_grad]
-        used = torch.tensor([p.grad is not None for p in training], dtype=torch.uint8)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        used = torch.tensor([p.grad is not None for p in trainable], dtype=torch.uint8)
         dist.all_reduce(used, dist.ReduceOp.MAX)
-        for parameter, is_used in zip(training, used.tolist(), strict=True):
+        for parameter, is_used in zip(trainable, used.tolist(), strict=True):
             if is_used:
-                if parameter.grad is None:  # another process's examples took another way
+                if parameter.grad is None:  # only the examples of another rank used this parameter
                     parameter.grad = torch.zeros_like(parameter)
                 dist.all_reduce(parameter.grad.div_(get_world_size()))
 
 
-def wrap_ddp(model: Model) -> Model:
-    """What `shared` gave, after its first step, the gradients still there: as a replica that averages while the
-    backward pass is under way (Li et al. 2020, sec. 3.2)."""
+def wrap_ddp(model: Forward) -> Forward:
+    """The model of a `ManualAverage`, after its first step and with that step's gradients, as DistributedDataParallel,
+    which averages during the backward pass (Li et al. 2020, sec. 3.2). Any other model unchanged."""
     if not isinstance(model, ManualAverage):
         return model
-    unused = any(p.requires_grad and p.grad is None for p in model.model.parameters())
-    # buffers go from rank 0 to the others where they are scored; in every step that would be in the way of losses that
-    # call the model twice
-    replica: Any = DistributedDataParallel
-    still = next(
-        name for name in ("forward_sync_buffers", "broadcast_buffers") if name in signature(replica).parameters
-    )
-    return replica(model.model, find_unused_parameters=unused, **{still: False})
+    has_unused = any(p.requires_grad and p.grad is None for p in model.model.parameters())
+    # buffers are broadcast only before scoring: in every step that would fail for losses that call the model twice.
+    # torch has renamed the option
+    options = signature(DistributedDataParallel).parameters
+    sync_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in options)
+    ddp: Any = DistributedDataParallel
+    return ddp(model.model, find_unused_parameters=has_unused, **{sync_buffers: False})
 
 
-def average_gradients(model: Model, last: bool = True) -> AbstractContextManager[None]:
-    """For a backward pass, with its forward pass.  last: of a step, the one that averages what all have added up."""
+def average_gradients(model: Forward, last: bool = True) -> AbstractContextManager[None]:
+    """The context of a forward and backward pass.
+
+    last: the last pass of a step, which averages the gradients that all passes of the step have accumulated.
+    """
     if isinstance(model, ManualAverage) and last:
-        return model.averaging()
+        return model.average()
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
-    return NOTHING
+    return NOTHING_TO_AVERAGE
+
+
+NOTHING_TO_AVERAGE = nullcontext()  # one object: making another costs more than entering this one
 
 
 def convert_sync_batchnorm(model: nn.Module) -> None:
-    """Have batch normalisations on CUDA take their statistics from all processes' examples, as one process would."""
+    """Replace batch normalisations by ones that take their statistics on CUDA from the examples of all ranks, as one
+    process would, in place."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
                 module._modules[name] = nn.SyncBatchNorm.convert_sync_batchnorm(child)
             elif isinstance(child, nn.BatchNorm2d) and type(child).__module__.startswith("timm."):
-                from timm.layers.norm_act import convert_sync_batchnorm  # its own have an activation inside
+                from timm.layers.norm_act import convert_sync_batchnorm  # timm's have an activation inside
 
                 module._modules[name] = convert_sync_batchnorm(child)

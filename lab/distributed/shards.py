@@ -1,10 +1,9 @@
-"""Several processes that train one model, each on its part of every batch. All is as with one where there is only one.
+"""Fully sharded data parallelism: each rank holds a shard of every parameter. Checkpoints hold full tensors.
 
-Source: replicas with averaged gradients are Li et al. 2020, arXiv:2006.15704; one model in shards is Zhao et al. 2023,
-arXiv:2304.11277, as torch's fully_shard.
+Source: Zhao et al. 2023, arXiv:2304.11277, as torch's fully_shard.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,17 +11,7 @@ from torch import Tensor, nn
 
 from lab.distributed.collectives import get_rank, get_world_size
 from lab.models.blocks import block_names
-
-Model = Callable[..., Any]
-
-
-# what all do together: each of these has to be called by every process, in the same order
-
-
-# replicas
-
-
-# shards
+from lab.nest import map_tensors
 
 
 def is_sharded(model: Any) -> bool:
@@ -32,55 +21,55 @@ def is_sharded(model: Any) -> bool:
 
 
 def shard_model(model: nn.Module, groups: Sequence[Mapping[str, Any]], device: str) -> list[dict[str, Any]]:
-    """Leave of each parameter a share in each process, block by block, in place; the groups with the parameters that
-    take the places of theirs.
+    """Replace each parameter by its shard on this rank, block by block, in place; the groups with the new parameters.
 
-    What two blocks share is gathered with the whole model, not with a block.
+    Parameters that two blocks share are gathered with the whole model, not with a block.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     names = {id(p): name for name, p in model.named_parameters()}
-    how: Any = {"mesh": init_device_mesh(device.split(":")[0], (get_world_size(),)), "reshard_after_forward": True}
+    mesh = init_device_mesh(device.split(":")[0], (get_world_size(),))
     blocks = [model.get_submodule(name) for name in block_names(model)]
     owners = [id(p) for block in blocks for p in block.parameters()]
     for block in blocks:
         if block is not model and all(owners.count(id(p)) == 1 for p in block.parameters()):
-            fully_shard(block, **how)
-    fully_shard(model, **how)
-    now = dict(model.named_parameters())
-    return [{**group, "params": [now[names[id(p)]] for p in group["params"]]} for group in groups]
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    shards = dict(model.named_parameters())
+    return [{**group, "params": [shards[names[id(p)]] for p in group["params"]]} for group in groups]
 
 
 def gather_state(state: Any) -> Any:
-    """The same nest of dicts, lists and tuples, its shards as whole tensors: on the CPU of rank 0, None elsewhere."""
-    if isinstance(state, dict):
-        return {key: gather_state(part) for key, part in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(map(gather_state, state))
-    if get_world_size() > 1 and hasattr(state, "full_tensor"):
-        full = state.full_tensor()
-        return full.cpu() if get_rank() == 0 else None
-    return state
+    """The same nest of dicts, lists and tuples with full tensors in place of shards: on the CPU of rank 0, None on the
+    other ranks."""
+    return map_tensors(state, gather_tensor)
+
+
+def gather_tensor(tensor: Tensor) -> Tensor | None:
+    if get_world_size() == 1 or not hasattr(tensor, "full_tensor"):
+        return tensor
+    full = tensor.full_tensor()  # type: ignore[operator]
+    return full.cpu() if get_rank() == 0 else None
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """This process's share of a tensor in shards; any other as it is."""
+    """This rank's shard of a DTensor; any other tensor unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
-def distribute_like(full: Any, like: Tensor) -> Any:
-    """A whole tensor, which every process has, in shards as those of `like`, where that is in any."""
-    if not (isinstance(full, Tensor) and hasattr(like, "placements") and full.shape == like.shape):
-        return full
+def distribute_like(value: Any, like: Tensor) -> Any:
+    """A full tensor, the same on every rank, in shards like those of `like`; unchanged where `like` is not sharded."""
+    if not (isinstance(value, Tensor) and hasattr(like, "placements") and value.shape == like.shape):
+        return value
     from torch.distributed.tensor import distribute_tensor
 
-    placed = full.to(like.device, like.dtype)
+    placed = value.to(like.device, like.dtype)
     return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """`model.load_state_dict`, of whole tensors."""
+    """`model.load_state_dict` with a state of full tensors."""
     if not is_sharded(model):
         model.load_state_dict(state)
         return
@@ -89,16 +78,17 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """`optimizer.load_state_dict`, of whole tensors."""
+    """`optimizer.load_state_dict` with a state of full tensors."""
     optimizer.load_state_dict(shard_optimizer_state(optimizer, state))
 
 
 def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with its tensors in shards like the optimizer's parameters."""
     if inner := getattr(optimizer, "inner", None):  # lab.optim.muon has an optimizer for each kind of weights
         return {**state, "inner": list(map(shard_optimizer_state, inner, state["inner"]))}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    of = {
+    sharded = {
         number: {name: distribute_like(value, parameters[number]) for name, value in values.items()}
         for number, values in state["state"].items()
     }
-    return {**state, "state": of}
+    return {**state, "state": sharded}

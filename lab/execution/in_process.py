@@ -132,12 +132,13 @@ def train_run(
 def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:
     """What a person is told before the first step: where the weights come from, and what is trained."""
     from lab.finetune.groups import format_groups
+    from lab.models.origin import origin_of
 
     manifest = read_json(directory / "manifest.json")
     lines = format_groups(manifest["groups"], manifest["parameters"], run.cadence.epoch(run.cadence.steps))
     lines[0] = f"finetune_strategy={composed.choices.get('finetune_strategy')} {lines[0]}"
-    if loaded := vars(run.model).get("loaded"):
-        lines.insert(0, f"weights: {loaded}")
+    if origin := origin_of(run.model):
+        lines.insert(0, f"weights: {origin}")
     if parameters := frozen_at_random(run):
         lines.append(f"  frozen at a random start: {join_names(parameters)}")
     return lines
@@ -145,6 +146,8 @@ def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[
 
 def frozen_at_random(run: "Run") -> list[str]:
     """Parameters that the weights lack and the strategy does not train: a choice, or a slip."""
+    from lab.models.origin import new_parameters_of
+
     trained = {id(p) for p in run.trainable}
-    new = getattr(run.model, "new_parameters", ())
+    new = new_parameters_of(run.model)
     return [name for name, p in run.model.named_parameters() if name in new and id(p) not in trained]

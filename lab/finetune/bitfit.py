@@ -5,15 +5,15 @@ Source: Ben Zaken et al. 2022, BitFit, arXiv:2106.10199, sec. 3.
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
 from lab.models.blocks import head_name
 
 
-def bitfit(model: nn.Module, head: str | None = None, train_head: bool = True) -> list[dict]:
-    """Two groups: every bias of the model, those of normalisations among them, and the head's parameters.
+def bitfit(model: nn.Module, head: str | None = None, train_head: bool = True) -> ParameterGroups:
+    """Two groups: every bias of the model, including those of normalisations, and the head's parameters.
 
-    head: a submodule's name; None: the model's last block.  train_head: else of the head, too, its bias alone.
-    Raises ValueError that lists the parameters where none is a bias.
+    head: name of a submodule; None: the model's last block.  train_head: train the whole head; False: only its bias.
+    Raises ValueError that lists the parameters if none is a bias.
     """
     names = [name for name, _ in model.named_parameters()]
     biases = [p for name, p in model.named_parameters() if is_bias(name)]
@@ -24,6 +24,6 @@ def bitfit(model: nn.Module, head: str | None = None, train_head: bool = True) -
 
 
 def is_bias(name: str) -> bool:
-    """Of a parameter: `fc.bias`, attention's `in_proj_bias`, an LSTM's `bias_ih_l0`."""
+    """Whether a parameter's name is a bias's: `fc.bias`, attention's `in_proj_bias`, an LSTM's `bias_ih_l0`."""
     last = name.rpartition(".")[2]
     return last.endswith("bias") or last.startswith("bias_")

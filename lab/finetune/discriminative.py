@@ -1,20 +1,20 @@
-"""Train every block at a rate of its own, the lower the further it is from the head.
+"""Train every block at a learning rate of its own, which falls with the distance from the head.
 
 Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.2.
 """
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
 from lab.models.blocks import head_name, merge_normalisations
 
 
-def discriminative(model: nn.Module, factor: float = 2.6, head: str | None = None) -> list[dict]:
-    """A group for the head, at the optimizer's learning rate, and one for each block below, at that of the block above
-    divided by `factor`.
+def discriminative(model: nn.Module, factor: float = 2.6, head: str | None = None) -> ParameterGroups:
+    """A group for the head, at the optimizer's learning rate, and one for each block below, at the rate of the block
+    above divided by `factor`.
 
-    The paper's 2.6 is for four layers; below ten blocks it leaves 7e-5 of the rate, and a deep model wants a factor
-    nearer to 1, or layer_decay.  head: a submodule's name; None: the model's last block.
+    factor: the paper's 2.6 is for four layers. Ten blocks further down it leaves 7e-5 of the rate: a deep model needs a
+    factor nearer to 1, or layer_decay.  head: name of a submodule; None: the model's last block.
     """
     if factor <= 0:
         raise ValueError(f"factor {factor} is not positive; the paper's is 2.6, and 1 gives every block the same rate")

@@ -1,4 +1,4 @@
-"""DoRA: a weight's direction changes by LoRA, its magnitude is trained beside it.
+"""DoRA: LoRA changes the direction of a weight, and its magnitude is trained beside it.
 
 Source: Liu et al. 2024, arXiv:2402.09353, eq. 5, with the norm held constant in the backward pass (sec. 4.3).
 """
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lab.finetune.groups import ParameterGroups
 from lab.finetune.lora import lora
 from lab.finetune.peft import load_adapter
 from lab.models.low_rank import Magnitude, adapt_tensor, adapted_tensors
@@ -20,18 +21,18 @@ def dora(
     head: str | None = None,
     train_head: bool = True,
     adapter: str | None = None,
-) -> list[dict]:
-    """As `lora`, of which the options are, with a third group, `magnitude`: one number m for each output of a weight.
+) -> ParameterGroups:
+    """As `lora`, with the same options and a third group, `magnitude`: one number m for each output of a weight.
 
-    Each weight W becomes m * V / |V| with V = W + alpha / rank * B A, and m = |W| at the start. The norm |V| is that of
-    what makes one output (the column of the paper's W, which multiplies from the right; the row of torch's).
+    Each weight W becomes m * V / |V| with V = W + alpha / rank * B A, and m = |W| at the start. |V| is the norm of the
+    weights that make one output: a column of the paper's W, which multiplies from the right, a row of torch's.
     """
     groups = lora(model, rank, alpha, targets, head, train_head)
     magnitudes = []
     for _, module, name, change in adapted_tensors(model):
-        part = Magnitude(getattr(module, name).detach(), change.transposed is not None)
-        adapt_tensor(module, name, part)
-        magnitudes.append(part.magnitude)
+        magnitude = Magnitude(getattr(module, name).detach(), change.transposed is not None)
+        adapt_tensor(module, name, magnitude)
+        magnitudes.append(magnitude.magnitude)
     if adapter:
         load_adapter(model, Path(adapter))
     return [groups[0], {"name": "magnitude", "params": magnitudes}, *groups[1:]]

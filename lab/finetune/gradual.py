@@ -1,21 +1,21 @@
-"""Train the head first, and thaw one block after the other from above.
+"""Train the head first, then thaw one block after the other from the top.
 
 Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.3.
 """
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
 from lab.models.blocks import head_name, merge_normalisations
 
 
-def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = None) -> list[dict]:
+def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = None) -> ParameterGroups:
     """A group for the head, which trains from the start, and one for each block below, which joins `epochs_per_block`
-    after the one above.
+    after the block above it.
 
-    The paper's one epoch is for four layers. All of a model with n blocks below its head trains after n times
-    `epochs_per_block`, which may be a fraction: 0.25 thaws a ResNet-18's nine in two epochs and a quarter. In a run
-    that is shorter the lowest blocks stay frozen.  head: a submodule's name; None: the model's last block.
+    epochs_per_block: the paper's one epoch is for four layers; a fraction is for deep models. A model with n blocks
+    below its head trains whole after n * epochs_per_block epochs: 0.25 thaws the nine of a ResNet-18 in two and a
+    quarter. In a shorter run the lowest blocks stay frozen.  head: name of a submodule; None: the model's last block.
     """
     if epochs_per_block <= 0:
         raise ValueError(

@@ -1,30 +1,39 @@
-"""Parameter groups: what a fine-tuning strategy gives."""
+"""Parameter groups: what a fine-tuning strategy returns."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+ParameterGroups = list[dict[str, Any]]
 
-class Groups(list[dict[str, Any]]):
-    """Parameter groups as torch's optimizers take them, and beside them what a method has to say while they train.
 
-    A group may hold, beside `params`: `name`; `lr_scale`, a multiplier on the optimizer's learning rate; `from_epoch`,
-    until which it is frozen.  say: as an option of `regularize`; None where the groups are all there is to a method.
+@dataclass(frozen=True)
+class Groups:
+    """Parameter groups, and the regularizer that belongs to them. A strategy without one may return a plain list.
+
+    groups: as torch's optimizers take them. A group may hold, beside `params`: `name`; `lr_scale`, a multiplier on the
+    optimizer's learning rate; `from_epoch`, the epoch until which it is frozen.  regularizer: an object like those of
+    the config group `regularize`, or None.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], say: Any = None):
-        super().__init__(groups)
-        self.say = say
+    groups: ParameterGroups
+    regularizer: Any = None
+
+    @classmethod
+    def of(cls, result: "ParameterGroups | Groups") -> "Groups":
+        """The result of a strategy, with or without a regularizer."""
+        return result if isinstance(result, Groups) else cls(result)
 
 
-def train_only(model: nn.Module, named: Mapping[str, Iterable[nn.Parameter]], **options: Any) -> list[dict[str, Any]]:
-    """A group of each name, with the options; the model's other parameters are frozen.
+def train_only(model: nn.Module, parameters: Mapping[str, Iterable[nn.Parameter]], **options: Any) -> ParameterGroups:
+    """A group of the parameters under each name, with the options; the model's other parameters are frozen.
 
-    A parameter named twice belongs to the later group. Groups without parameters are left out.
+    A parameter under two names belongs to the later group. Groups without parameters are left out.
     """
-    owner = {id(p): name for name, parameters in named.items() for p in parameters}
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in named}
+    owner = {id(p): name for name, members in parameters.items() for p in members}
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in parameters}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in owner)
         if id(parameter) in owner:
@@ -33,7 +42,10 @@ def train_only(model: nn.Module, named: Mapping[str, Iterable[nn.Parameter]], **
 
 
 def group_rows(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str, Any]]:
-    """A row for each of an optimizer's groups: name, tensors, parameters, share (of `total`), lr, from_epoch."""
+    """A row for each of an optimizer's groups: name, tensors, parameters, share (of `total`), lr, from_epoch.
+
+    total: number of parameters of the model.
+    """
     rows = []
     for number, group in enumerate(groups):
         parameters = sum(p.numel() for p in group["params"])
@@ -51,15 +63,17 @@ def group_rows(groups: Sequence[Mapping[str, Any]], total: int) -> list[dict[str
 
 
 def format_groups(rows: Sequence[Mapping[str, Any]], total: int, epochs: float) -> list[str]:
-    """The rows of `described` as lines: what is trained in all, then each group.  epochs: of the run."""
+    """The rows of `group_rows` as lines: the number of trained parameters, then a line for each group.
+
+    total: number of parameters of the model.  epochs: length of the run.
+    """
     trained = sum(row["parameters"] for row in rows)
     lines = [f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"]
-    names = max(len(row["name"]) for row in rows)
-    counts = max(len(f"{row['parameters']:,}") for row in rows)
+    name_width = max(len(row["name"]) for row in rows)
+    count_width = max(len(f"{row['parameters']:,}") for row in rows)
     for row in rows:
-        later = f"  from epoch {row['from_epoch']:g}" if row["from_epoch"] else ""
-        later += f", but the run ends with epoch {epochs:g}" if row["from_epoch"] >= epochs else ""
-        lines.append(
-            f"  {row['name']:<{names}}  {row['parameters']:>{counts},}  {row['share']:>7.2%}  lr {row['lr']:.3g}{later}"
-        )
+        phase = f"  from epoch {row['from_epoch']:g}" if row["from_epoch"] else ""
+        phase += f", but the run ends with epoch {epochs:g}" if row["from_epoch"] >= epochs else ""
+        count = f"{row['parameters']:>{count_width},}"
+        lines.append(f"  {row['name']:<{name_width}}  {count}  {row['share']:>7.2%}  lr {row['lr']:.3g}{phase}")
     return lines

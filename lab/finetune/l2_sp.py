@@ -1,4 +1,4 @@
-"""Train everything, drawn towards the pretrained weights instead of to zero.
+"""Train everything, with a penalty that pulls the weights towards their pretrained values instead of to zero.
 
 Source: Li et al. 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv:1802.01483,
 sec. 3.
@@ -11,35 +11,36 @@ from torch import Tensor, nn
 
 from lab.finetune.groups import Groups, train_only
 from lab.models.blocks import head_name
+from lab.models.origin import origin_of
 
 
 def l2_sp(model: nn.Module, alpha: float, beta: float, head: str | None = None) -> Groups:
     """Two groups, `pretrained` (S) and `new`, with the penalty alpha/2 |w_S - w_S^0|^2 + beta/2 |w_new|^2.
 
-    w^0: what the model holds now.  head: a submodule's name, what is new; None: the parameters which the model says no
-    pretrained weight was for (`new_parameters`), or where it does not say the model's last block.
-    The penalty takes the place of weight decay: that of the optimizer is off in both groups. It is in the gradients,
-    not in the loss that is shown.
+    w^0: the model's current weights.  head: name of a submodule whose parameters are the new ones; None: the parameters
+    that the pretrained weights lack (see lab.models.origin), or for a random start the model's last block.
+    The penalty replaces weight decay: the optimizer's is off in both groups. It is added to the gradients, not to the
+    loss that is shown.
     """
     if alpha < 0 or beta < 0:
-        raise ValueError(f"alpha {alpha} and beta {beta} must not be negative; the penalty is to draw the weights")
-    listed = getattr(model, "new_parameters", None) if head is None else None
-    if listed is None:
+        raise ValueError(f"alpha {alpha} and beta {beta} must not be negative; the penalty is to pull the weights")
+    origin = origin_of(model) if head is None else None
+    if origin is None:
         new = {id(p) for p in model.get_submodule(head_name(model, head)).parameters()}
     else:
-        new = {id(p) for name, p in model.named_parameters() if name in listed}
-    parts = {
+        new = {id(p) for name, p in model.named_parameters() if name in origin.new}
+    parameters = {
         "pretrained": [p for p in model.parameters() if id(p) not in new],
         "new": [p for p in model.parameters() if id(p) in new],
     }
-    penalty = L2SP(parts["pretrained"], parts["new"], alpha, beta)
-    return Groups(train_only(model, parts, weight_decay=0.0), say=penalty)
+    penalty = L2SP(parameters["pretrained"], parameters["new"], alpha, beta)
+    return Groups(train_only(model, parameters, weight_decay=0.0), regularizer=penalty)
 
 
 class L2SP:
-    """The penalty's gradient, alpha (w - w^0) and beta w, added to that of the loss.
+    """The penalty's gradient, alpha (w - w^0) and beta w, added to the loss's.
 
-    Nothing of it is saved: a run that resumes is made with the same start again.
+    Nothing of it is saved: a resumed run builds the same start again.
     """
 
     def __init__(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter], alpha: float, beta: float):
@@ -50,11 +51,11 @@ class L2SP:
     def add_to_gradients(self, model: nn.Module) -> None:
         if self.start and self.start[0].device != self.pretrained[0].device:  # the model has moved since
             self.start = [w0.to(w.device) for w0, w in zip(self.start, self.pretrained, strict=True)]
-        drawn = [(w.grad, w, w0) for w, w0 in zip(self.pretrained, self.start, strict=True) if w.grad is not None]
-        if drawn:
-            grads, weights, start = map(list, zip(*drawn, strict=True))
-            away = torch._foreach_sub(weights, start)  # pyright: ignore[reportPrivateImportUsage]
-            torch._foreach_add_(grads, away, alpha=self.alpha)  # pyright: ignore[reportPrivateImportUsage]
+        pulled = [(w.grad, w, w0) for w, w0 in zip(self.pretrained, self.start, strict=True) if w.grad is not None]
+        if pulled:
+            grads, weights, start = map(list, zip(*pulled, strict=True))
+            distances = torch._foreach_sub(weights, start)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(grads, distances, alpha=self.alpha)  # pyright: ignore[reportPrivateImportUsage]
         decayed = [(w.grad, w) for w in self.new if w.grad is not None]
         if decayed:
             grads, weights = map(list, zip(*decayed, strict=True))

@@ -1,22 +1,22 @@
-"""Train every layer at a rate of its own, which decays from the head down to the embeddings.
+"""Train every layer at a learning rate of its own, which decays from the head down to the embeddings.
 
-Source: Clark et al. 2020, ELECTRA, arXiv:2003.10555; the numbers of the layers are those of BEiT, Bao et al. 2022,
-arXiv:2106.08254, which MAE, He et al. 2022, arXiv:2111.06377, takes over.
+Source: Clark et al. 2020, ELECTRA, arXiv:2003.10555. The layers are numbered as in BEiT, Bao et al. 2022,
+arXiv:2106.08254, and MAE, He et al. 2022, arXiv:2111.06377.
 """
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
 from lab.models.blocks import body_and_head, repeated_blocks
 
 
-def layer_decay(model: nn.Module, decay: float = 0.75, head: str | None = None) -> list[dict]:
-    """A group for each layer n, at the optimizer's learning rate times decay ** (L + 1 - n), the uppermost first.
+def layer_decay(model: nn.Module, decay: float = 0.75, head: str | None = None) -> ParameterGroups:
+    """A group for each layer n, at the optimizer's learning rate times decay ** (L + 1 - n), the uppermost layer first.
 
-    What comes before the L blocks that the model repeats is layer 0, the blocks are 1 to L, what comes after (the last
-    normalisation, the head) is L + 1. Where nothing is repeated, every block below the head is a layer.
-    head: a submodule's name; None: the model's last block.  BEiT spares biases and normalisations of weight decay, too;
-    here that is not the strategy's business.
+    Layer 0 is everything before the L blocks that the model repeats, layers 1 to L are those blocks, layer L + 1 is
+    everything after them (the last normalisation, the head). If the model repeats no block, every block below the head
+    is a layer. BEiT also spares biases and normalisations of weight decay; that is weight_decay_on=matrices here.
+    head: name of a submodule; None: the model's last block.
     """
     if not 0 < decay <= 1:
         raise ValueError(

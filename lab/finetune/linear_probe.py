@@ -5,15 +5,17 @@ Source: Alain & Bengio 2017, arXiv:1610.01644; as a measure of features, Kornbli
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
 from lab.models.blocks import head_name
+from lab.models.running_statistics import set_moving_statistics
 
 
-def linear_probe(model: nn.Module, head: str | None = None, freeze_statistics: bool = True) -> list[dict]:
-    """One group: the parameters of the head, the submodule of that name or the model's last block.
+def linear_probe(model: nn.Module, head: str | None = None, freeze_statistics: bool = True) -> ParameterGroups:
+    """One group: the parameters of the head.
 
-    freeze_statistics: batch normalisations keep their running statistics and normalise by them; else they take each
-    batch's, and their running statistics follow the new data, though nothing else of the body moves.
+    head: name of a submodule; None: the model's last block.  freeze_statistics: batch normalisations keep their running
+    statistics and normalise by them; False: they normalise by each batch, and their running statistics follow the new
+    data, although nothing else of the body changes.
     """
-    vars(model)["moving_statistics"] = not freeze_statistics
+    set_moving_statistics(model, not freeze_statistics)
     return train_only(model, {"head": model.get_submodule(head_name(model, head)).parameters()})

@@ -1,4 +1,4 @@
-"""Train the head alone, then everything from where that has led.
+"""Train the head alone, then everything from there.
 
 Source: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution,
 arXiv:2202.10054.
@@ -6,16 +6,18 @@ arXiv:2202.10054.
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
 from lab.models.blocks import body_and_head
 
 
-def lp_ft(model: nn.Module, probe_epochs: float, head: str | None = None, body_lr_scale: float = 1.0) -> list[dict]:
-    """Two groups: the head's parameters, and from `probe_epochs` on those of the body.
+def lp_ft(
+    model: nn.Module, probe_epochs: float, head: str | None = None, body_lr_scale: float = 1.0
+) -> ParameterGroups:
+    """Two groups: the head's parameters, and from epoch `probe_epochs` on the body's.
 
-    head: a submodule's name; None: the model's last block.  body_lr_scale: of the body's learning rate. The paper
-    fits the probe to its end and tunes the second phase's rate for itself; here one schedule spans both phases, and
-    the head keeps the optimizer's rate.
+    head: name of a submodule; None: the model's last block.  body_lr_scale: multiplier on the body's learning rate.
+    The paper trains the probe to convergence and tunes the second phase's rate separately; here one schedule spans both
+    phases, and the head keeps the optimizer's rate.
     """
     if probe_epochs <= 0:
         raise ValueError(f"probe_epochs {probe_epochs} is not positive; without a probe it is finetune_strategy=full")
@@ -25,5 +27,5 @@ def lp_ft(model: nn.Module, probe_epochs: float, head: str | None = None, body_l
         )
     body, top = body_and_head(model, head)
     groups = train_only(model, {"head": top, "body": [p for parameters in body.values() for p in parameters]})
-    later = {"head": {}, "body": {"from_epoch": probe_epochs, "lr_scale": body_lr_scale}}
-    return [{**group, **later[group["name"]]} for group in groups]
+    options = {"head": {}, "body": {"from_epoch": probe_epochs, "lr_scale": body_lr_scale}}
+    return [{**group, **options[group["name"]]} for group in groups]

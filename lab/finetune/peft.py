@@ -1,4 +1,4 @@
-"""What `lora` or `dora` trained, in a folder as Hugging Face's peft keeps it: the weights, and their settings."""
+"""The adapters that `lora` and `dora` train, as folders of Hugging Face's peft: the weights, and their settings."""
 
 import json
 import math
@@ -11,85 +11,90 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from lab.models.low_rank import adapted_tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
+SETTINGS_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every key in an adapter's file
 
 
 def save_adapter(model: nn.Module, folder: Path, base: str | None = None) -> None:
-    """Write what `lora` or `dora` trained of `model` to `folder`, as peft 0.21 reads it.
+    """Write the adapter that `lora` or `dora` trained in `model` to `folder`, as peft 0.21 reads it.
 
-    Modules trained beside the adapter, such as the head, go in whole. A Hugging Face model inside of another module is
-    what the names are of.  base: the name of the pretrained model, for those who load the adapter.
-    Raises ValueError where there is no adapter, or one of weights that peft cannot express, which are named.
+    Modules that were trained beside the adapter, such as the head, are written whole. The names are those inside the
+    Hugging Face model, if the model wraps one.
+    base: name of the pretrained model, for those who load the adapter.
+    Raises ValueError for a model without an adapter, and with the names of adapted weights that peft cannot express.
     """
     settings, prefix = peft_settings(model), wrapper_prefix(model)
-    tensors = {key: value.reshape(shape) for key, (value, shape) in low_rank_factors(model).items()}
-    beside = {
+    tensors = {key: value.reshape(shape) for key, (value, shape) in adapter_tensors(model).items()}
+    trained_modules = {
         name.rpartition(".")[0]
         for name, p in model.named_parameters()
         if p.requires_grad and not is_parametrized_key(name)
     }
-    for name in sorted(beside):
+    for name in sorted(trained_modules):
         state = model.get_submodule(name).state_dict(prefix=f"{PREFIX}{name.removeprefix(prefix)}.")
         tensors |= {key: value for key, value in state.items() if not is_parametrized_key(key)}
-    settings["modules_to_save"] = sorted(name.removeprefix(prefix) for name in beside) or None
+    settings["modules_to_save"] = sorted(name.removeprefix(prefix) for name in trained_modules) or None
     settings["base_model_name_or_path"] = base
     folder.mkdir(parents=True, exist_ok=True)
-    # safetensors takes no tensors that share memory
-    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    import_safetensors().save_file(plain, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    # safetensors accepts no tensors that share memory
+    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    import_safetensors().save_file(copies, folder / WEIGHTS_FILE, {"format": "pt"})
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
-    """Load an adapter that peft or `save_adapter` wrote into a model to which `lora`, or `dora`, was applied as it was
-    to the adapter's. No code in the folder is run: weights as pickles are not read.
+    """Load an adapter that peft or `save_adapter` wrote into a model that `lora` or `dora` has prepared with the same
+    options. No code in the folder is run: pickled weights are not read.
 
-    Raises FileNotFoundError, or ValueError that says what differs.
+    Raises FileNotFoundError, or ValueError that names the differences.
     """
-    for name in (CONFIG, WEIGHTS):
+    for name in (SETTINGS_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}; an adapter is a folder with {CONFIG} and {WEIGHTS}")
-    theirs, prefix = json.loads((folder / CONFIG).read_text()), wrapper_prefix(model)
-    if said := describe_mismatch(theirs, peft_settings(model)):
-        raise ValueError(f"the adapter in {folder} {said}")
-    with _disable_current_modes():  # safetensors cannot give tensors without values, by which a step's cost is found
-        saved = import_safetensors().load_file(folder / WEIGHTS)
-    needed = {key: value for key, (value, _) in low_rank_factors(model).items()}
+            raise FileNotFoundError(
+                f"no {name} in {folder}; an adapter is a folder with {SETTINGS_FILE} and {WEIGHTS_FILE}"
+            )
+    settings, prefix = json.loads((folder / SETTINGS_FILE).read_text()), wrapper_prefix(model)
+    if mismatch := describe_mismatch(settings, peft_settings(model)):
+        raise ValueError(f"the adapter in {folder} {mismatch}")
+    with _disable_current_modes():  # safetensors cannot make the valueless tensors by which a step's cost is estimated
+        saved = import_safetensors().load_file(folder / WEIGHTS_FILE)
+    needed = {key: value for key, (value, _) in adapter_tensors(model).items()}
     known = {
         PREFIX + key.removeprefix(prefix): value
         for key, value in model.state_dict().items()
         if not is_parametrized_key(key)
     }
     known |= needed
-    wrong = {
+    differences = {
         "missing": needed.keys() - saved.keys(),
         "unknown": saved.keys() - known.keys(),
         "of another size": {key for key in saved.keys() & known.keys() if saved[key].numel() != known[key].numel()},
     }
-    if any(wrong.values()):
-        said = "; ".join(f"{what}: {', '.join(sorted(keys))}" for what, keys in wrong.items() if keys)
-        raise ValueError(f"the adapter in {folder} does not fit; {said}. Its targets: {theirs['target_modules']}")
+    if any(differences.values()):
+        lists = "; ".join(f"{kind}: {', '.join(sorted(keys))}" for kind, keys in differences.items() if keys)
+        raise ValueError(f"the adapter in {folder} does not fit; {lists}. Its targets: {settings['target_modules']}")
     with torch.no_grad():
         for key, value in saved.items():
             known[key].copy_(value.reshape(known[key].shape))
 
 
 def peft_settings(model: nn.Module) -> dict[str, Any]:
-    """peft's settings for the adapter of a model."""
-    found, prefix = adapted_tensors(model), wrapper_prefix(model)
-    if not found:
+    """peft's settings for the adapter of a model. Raises ValueError for a model without one."""
+    adapted, prefix = adapted_tensors(model), wrapper_prefix(model)
+    if not adapted:
         raise ValueError(f"{type(model).__name__} has no adapter; finetune_strategy=lora or dora trains one")
-    part = found[0][-1]
-    rank = part.down.shape[0]
+    first = adapted[0][-1]
+    rank = first.down.shape[0]
     return {
         "peft_type": "LORA",
         "task_type": None,
         "r": rank,
-        "lora_alpha": round(float(part.scale) * rank, 6),
+        "lora_alpha": round(float(first.scale) * rank, 6),
         "use_dora": any(key.endswith(".1.magnitude") for key in model.state_dict()),
-        "target_modules": [name.removeprefix(prefix) for name, *_ in found],
-        "fan_in_fan_out": any(part.transposed is not None and not is_embedding(module) for _, module, _, part in found),
+        "target_modules": [name.removeprefix(prefix) for name, *_ in adapted],
+        "fan_in_fan_out": any(
+            change.transposed is not None and not is_embedding(module) for _, module, _, change in adapted
+        ),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
@@ -97,11 +102,11 @@ def peft_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def describe_mismatch(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """How the settings of an adapter differ from those of the model that is to take it; empty where they agree."""
+    """The difference between an adapter's settings and those of the model that loads it; empty if they agree."""
     if theirs.get("peft_type") != "LORA":
         return f"is of the kind {theirs.get('peft_type')}, not LORA"
     if theirs.get("rank_pattern") or theirs.get("alpha_pattern"):
-        return "has ranks or alphas that differ from module to module, which lora and dora here have not"
+        return "has ranks or alphas that differ between modules, which lora and dora here do not support"
     if bool(theirs.get("use_dora")) != ours["use_dora"]:
         return f"is one of finetune_strategy={'dora' if theirs.get('use_dora') else 'lora'}"
     rank, alpha = theirs["r"], theirs["lora_alpha"] * (math.sqrt(theirs["r"]) if theirs.get("use_rslora") else 1)
@@ -110,30 +115,33 @@ def describe_mismatch(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ""
 
 
-def low_rank_factors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """The adapter's own tensors by peft's names, each with peft's shape. Raises ValueError for what peft cannot do."""
-    found, refused, prefix = {}, [], wrapper_prefix(model)
-    for name, module, tensor, part in adapted_tensors(model):
-        if why := why_inexpressible(model, name, module):
-            refused.append(f"{name}.{tensor} ({why})")
+def adapter_tensors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """The adapter's tensors by peft's keys, each with the shape that peft gives it.
+
+    Raises ValueError that names the adapted weights which peft cannot express.
+    """
+    tensors, refused, prefix = {}, [], wrapper_prefix(model)
+    for name, module, tensor, change in adapted_tensors(model):
+        if reason := why_inexpressible(model, name, module):
+            refused.append(f"{name}.{tensor} ({reason})")
             continue
-        parts: Any = module.parametrizations[tensor]  # type: ignore[index,operator]
-        kernel = parts.original.shape[2:]
+        changes: Any = module.parametrizations[tensor]  # type: ignore[index,operator]
+        kernel = changes.original.shape[2:]
         ones, path = (1,) * len(kernel), f"{PREFIX}{name.removeprefix(prefix)}."
         a, b = ("lora_embedding_A", "lora_embedding_B") if is_embedding(module) else ("lora_A.weight", "lora_B.weight")
-        inputs = (parts.original.shape[1], *kernel) if kernel else part.down.shape[1:]
-        found[path + a] = (part.down, (part.down.shape[0], *inputs))
-        found[path + b] = (part.up, (*part.up.shape, *ones))
-        if len(parts) > 1:
-            magnitude = parts[1].magnitude
-            found[path + "lora_magnitude_vector"] = (magnitude, (1, -1, *ones) if kernel else magnitude.shape)
+        inputs = (changes.original.shape[1], *kernel) if kernel else change.down.shape[1:]
+        tensors[path + a] = (change.down, (change.down.shape[0], *inputs))
+        tensors[path + b] = (change.up, (*change.up.shape, *ones))
+        if len(changes) > 1:
+            magnitude = changes[1].magnitude
+            tensors[path + "lora_magnitude_vector"] = (magnitude, (1, -1, *ones) if kernel else magnitude.shape)
     if refused:
         raise ValueError(f"peft has no adapter for {', '.join(refused)}; train one with other targets")
-    return found
+    return tensors
 
 
 def why_inexpressible(model: nn.Module, name: str, module: nn.Module) -> str:
-    """Why peft cannot adapt a module as it is adapted here; empty where it can."""
+    """The reason why peft cannot adapt a module as it is adapted here; empty if it can."""
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "a recurrent layer"
     parent = model.get_submodule(name.rpartition(".")[0])
@@ -147,7 +155,7 @@ def why_inexpressible(model: nn.Module, name: str, module: nn.Module) -> str:
 
 
 def wrapper_prefix(model: nn.Module) -> str:
-    """What comes before the names inside of the Hugging Face model that a model is made around; else nothing."""
+    """The prefix of names inside the Hugging Face model that a model wraps; empty if it wraps none."""
     name = next((name for name, module in model.named_modules() if hasattr(module, "save_pretrained")), "")
     return f"{name}." if name else ""
 
@@ -164,5 +172,5 @@ def import_safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ValueError("adapters are files of safetensors, which is not here: pip install -e '.[peft]'") from error
+        raise ValueError("adapters need safetensors: pip install -e '.[peft]'") from error
     return safetensors.torch

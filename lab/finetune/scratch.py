@@ -2,15 +2,16 @@
 
 from torch import nn
 
-from lab.finetune.groups import train_only
+from lab.finetune.groups import ParameterGroups, train_only
+from lab.models.origin import origin_of
 
 
-def scratch(model: nn.Module) -> list[dict]:
-    """One group of all parameters. In a run the model is made without its `weights`, though they be given.
+def scratch(model: nn.Module) -> ParameterGroups:
+    """One group of all parameters. In a run the model is built without its `weights`, even if the config has some.
 
-    Raises ValueError for a model that carries pretrained weights: what they replaced is gone.
+    Raises ValueError for a model with pretrained weights: the random start that they replaced is lost.
     """
-    if getattr(model, "pretrained", False):
+    if origin_of(model):
         raise ValueError(
             f"{type(model).__name__} carries pretrained weights, no random start to train from; make it without "
             "(weights=null), or train from where it is with finetune_strategy=full"
@@ -18,5 +19,5 @@ def scratch(model: nn.Module) -> list[dict]:
     return train_only(model, {"all": model.parameters()})
 
 
-# who makes the model reads this, and leaves its weights out
+# lab.build.build reads this, and builds the model without its weights
 vars(scratch)["from_random_start"] = True

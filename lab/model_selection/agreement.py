@@ -1,4 +1,4 @@
-"""Whether scores put models in the same order."""
+"""How far scores agree on the order of models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def mean_ranks(columns: Sequence[Sequence[float]]) -> list[float]:
-    """The mean over the columns of each model's rank, 1 for the highest score; equal scores share the mean of theirs.
+    """Each model's mean rank over the columns. The highest score has rank 1; equal scores share their mean rank.
 
-    columns: one score each, of the same models in the same order. No one score is best on all tasks (Agostinelli et
-    al. 2022, arXiv:2204.01403), and their units do not compare, but ranks do.
+    columns: the values of one score each, for the same models in the same order. No single score is best on all tasks
+    (Agostinelli et al. 2022, arXiv:2204.01403), and their units cannot be compared, but their ranks can.
     """
     from scipy.stats import rankdata
 
@@ -18,12 +18,12 @@ def mean_ranks(columns: Sequence[Sequence[float]]) -> list[float]:
 
 
 def weighted_tau(scores: Sequence[float], truth: Sequence[float]) -> float:
-    """Kendall's tau with more weight on the best ones, from -1 to 1; nan where either is all the same.
+    """Kendall's tau with more weight on the best models, from -1 to 1; nan if all scores or all truths are equal.
 
-    Source: Vigna 2015, arXiv:1404.3325, with its hyperbolic weights, as LogME's evaluation has it (arXiv:2102.11005,
+    Source: Vigna 2015, arXiv:1404.3325, with its hyperbolic weights, as in LogME's evaluation (arXiv:2102.11005,
     sec. 5).
     """
     from scipy.stats import weightedtau
 
-    found: Any = weightedtau(scores, truth)
-    return float(found.statistic)
+    result: Any = weightedtau(scores, truth)
+    return float(result.statistic)

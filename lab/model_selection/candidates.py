@@ -11,17 +11,21 @@ from lab.config.overrides import split_override, swept_keys
 from lab.config.redact import redact_text
 from lab.errors import ConfigError
 
-SHARED_GROUPS = ("seed", "data", "hardware")  # what the sample is made of and read with
+SHARED_KEYS = ("seed", "data", "hardware")  # of a config: they decide about the sample and how it is read
 
 
 @dataclass
 class Candidate:
-    """A model to start from.  name: how it differs from the others.  pretrained: None until it is made.  seconds: that
-    each score took, and `features`.  tuned: what fine-tuning it came to (lab.model_selection.finetuned_results).  error: why there is none.
+    """A model to start from.
+
+    name: the overrides in which it differs from the other candidates.  parameters, pretrained: number of parameters,
+    and whether it has pretrained weights; None until the model is built.  scores: by name; None for a score that the
+    model cannot have.  seconds: time of each score, and of `features`.  tuned, runs: result of fine-tuning, and number
+    of runs that it comes from (lab.model_selection.finetuned_results).  error: reason why there is no score.
     """
 
     name: str
-    asked: ComposedConfig
+    composed: ComposedConfig
     parameters: int | None = None
     pretrained: bool | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
@@ -31,47 +35,53 @@ class Candidate:
     error: str | None = None
 
 
-def make_candidates(asked: Sequence[ComposedConfig]) -> list[Candidate]:
-    """A candidate for each model that is asked for; where only other things differ, they are one.
+def make_candidates(configs: Sequence[ComposedConfig]) -> list[Candidate]:
+    """A candidate for each distinct model; configs that differ in other things only are one candidate.
 
-    Raises ConfigError with every problem of the configs, and where they are not all of one sample.
+    Raises ConfigError with every problem of the configs, or if they do not share one sample.
     """
     problems: dict[str, None] = {}
-    for one in asked:
+    for composed in configs:
         try:
-            check_config(one.config, str(one.source))
+            check_config(composed.config, str(composed.source))
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise ConfigError(*problems)
-    first = asked[0].config
-    for name in SHARED_GROUPS:
-        if any(one.config[name] != first[name] for one in asked):
-            keys = [key for key in swept_keys([one.overrides for one in asked]) if key.split(".")[0] == name] or [name]
+    check_shared_sample(configs)
+    distinct = {str(model_and_weights(composed.config)): composed for composed in reversed(configs)}
+    kept = list(reversed(distinct.values()))
+    return [Candidate(name, composed) for name, composed in zip(candidate_names(kept), kept, strict=True)]
+
+
+def check_shared_sample(configs: Sequence[ComposedConfig]) -> None:
+    """Raises ConfigError if the configs do not read the same sample in the same way."""
+    overridden = swept_keys([composed.overrides for composed in configs])
+    for name in SHARED_KEYS:
+        if any(composed.config[name] != configs[0].config[name] for composed in configs):
+            keys = [key for key in overridden if key.split(".")[0] == name] or [name]
             raise ConfigError(
                 f"lab rank compares models on one sample, and {', '.join(keys)} is not the same for all of them; give "
                 f"{keys[0]} one value, and a command for each"
             )
-    distinct = {str(weights_origin(one.config)): one for one in reversed(asked)}
-    kept = list(reversed(distinct.values()))
-    return [Candidate(name, one) for name, one in zip(candidate_names(kept), kept, strict=True)]
 
 
-def weights_origin(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's node, with the `weights` that are loaded into a model which takes none itself."""
+def model_and_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's node, completed by the top-level `weights` if the model takes none itself."""
     return {"weights": config.get("weights"), **config["model"]}
 
 
-def candidate_names(asked: Sequence[ComposedConfig]) -> list[str]:
-    """`resnet20 a.th`: the model, and what else differs; of a path the last part, where that tells them apart."""
-    keys = [key for key in swept_keys([one.overrides for one in asked]) if key != "model"]
-    found = []
-    for one in asked:
-        given = dict(split_override(redact_text(override)) for override in one.overrides)
-        shown = [describe_override(key, given[key].strip("'\"")) for key in keys if key in given]
-        found.append([str(one.choices.get("model")), *shown])
-    short = [" ".join(word if "/" not in word else Path(word).name for word in words) for words in found]
-    return short if len(set(short)) == len(short) else [" ".join(words) for words in found]
+def candidate_names(configs: Sequence[ComposedConfig]) -> list[str]:
+    """`resnet20 a.th`: the model, and the other overrides that differ. Paths are cut to their last part if the names
+    stay distinct."""
+    keys = [key for key in swept_keys([composed.overrides for composed in configs]) if key != "model"]
+    names = []
+    for composed in configs:
+        values = dict(split_override(redact_text(override)) for override in composed.overrides)
+        words = [describe_override(key, values[key].strip("'\"")) for key in keys if key in values]
+        names.append([str(composed.choices.get("model")), *words])
+    short = [" ".join(word if "/" not in word else Path(word).name for word in words) for words in names]
+    return short if len(set(short)) == len(short) else [" ".join(words) for words in names]
 
 
 def describe_override(key: str, value: str) -> str:
@@ -81,13 +91,14 @@ def describe_override(key: str, value: str) -> str:
     return value if last in ("weights", "name") else f"{key.removeprefix('model.')}={value}"
 
 
-def sort_by_size(found: Sequence[Candidate]) -> list[Candidate]:
-    """The cheapest first. What cannot be counted without its weights comes last."""
-    return sorted(found, key=lambda candidate: count_parameters(candidate.asked.config["model"]))
+def sort_by_size(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates by number of parameters, the smallest first. Models that need their weights to be built, and
+    cannot be counted without, come last."""
+    return sorted(candidates, key=lambda candidate: count_parameters(candidate.composed.config["model"]))
 
 
 def count_parameters(model: Mapping[str, Any]) -> float:
-    """Of a model's node, counted without memory for them."""
+    """The number of parameters of a model's node, without memory for them; infinity if they cannot be counted."""
     import torch
 
     from lab.build.build import instantiate
@@ -96,5 +107,5 @@ def count_parameters(model: Mapping[str, Any]) -> float:
     try:
         with torch.device("meta"):
             return float(sum(p.numel() for p in instantiate({"model": node}, "model").parameters()))
-    except (ConfigError, AttributeError):  # if the model itself is wrong, making it will say so
+    except (ConfigError, AttributeError):  # an error of the model itself is raised when the model is built
         return float("inf")

@@ -1,4 +1,4 @@
-"""What a model's head is given: the features that every score here looks at."""
+"""The features that scores look at: the inputs of a model's head."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,45 +14,48 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @torch.no_grad()
 def head_inputs(model: nn.Module, inputs: Iterable[Any], head: str | None = None) -> np.ndarray:
-    """The features (N, D), float64, that the last linear layer or convolution of the head reads, in evaluation mode.
+    """The features (N, D), float64, that the head's last linear layer or convolution reads, in evaluation mode.
 
-    inputs: batches as the model takes them, on its device.  head: a submodule's name; None: the model's last block.
-    Which layer is last, the forward pass tells. Tokens (B, T, D) and maps (B, D, H, W) are averaged to (B, D).
-    Raises ValueError where the head calls no such layer.
+    inputs: batches as the model takes them, on its device.  head: name of a submodule; None: the model's last block.
+    The last layer is the one that the forward pass calls last. Tokens (B, T, D) and maps (B, D, H, W) are averaged to
+    (B, D).
+    Raises ValueError if the head calls no such layer.
     """
     name = head_name(model, head)
-    read: list[Tensor] = []
+    calls: list[Tensor] = []
     layers = [m for m in model.get_submodule(name).modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))]
     hooks = [
-        layer.register_forward_pre_hook(lambda m, given: read.append(average_positions(m, given[0])))
+        layer.register_forward_pre_hook(lambda layer, args: calls.append(average_positions(layer, args[0])))
         for layer in layers
     ]
-    training, found = model.training, []
+    training, features = model.training, []
     try:
         model.eval()
         for batch in inputs:
-            read.clear()
+            calls.clear()
             model(batch)
-            if not read:
-                said = f"{name!r}, the head of {type(model).__name__},"
-                raise ValueError(f"{said} calls no linear layer and no convolution whose inputs could be scored")
-            found.append(read[-1].float().cpu())
+            if not calls:
+                raise ValueError(
+                    f"{name!r}, the head of {type(model).__name__}, calls no linear layer and no convolution whose "
+                    "inputs could be scored"
+                )
+            features.append(calls[-1].float().cpu())
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return torch.cat(found).double().numpy()
+    return torch.cat(features).double().numpy()
 
 
-def average_positions(layer: nn.Module, given: Tensor) -> Tensor:
-    """(B, D) of what a layer is given, its features in the dimension in which the layer looks for them."""
+def average_positions(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """The inputs of a layer, averaged over all dimensions but the first and that of the features: (B, D)."""
     if isinstance(layer, CONVOLUTIONS):
-        return given.flatten(2).mean(2)
-    return given.flatten(1, -2).mean(1) if given.dim() > 2 else given
+        return inputs.flatten(2).mean(2)
+    return inputs.flatten(1, -2).mean(1) if inputs.dim() > 2 else inputs
 
 
 def check_features(features: np.ndarray, labels: np.ndarray) -> None:
-    """Raises ValueError for features (N, D) and labels (N,) that no score can be made of."""
+    """Raises ValueError for features (N, D) and labels (N,) that cannot be scored."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"features {features.shape} and labels {labels.shape} are not (N, D) and (N,)")
     if broken := int((~np.isfinite(features).all(1)).sum()):

@@ -1,52 +1,49 @@
-"""What fine-tuning the candidates of a ranking came to, in the runs that there are."""
+"""The results of fine-tuning the candidates of a ranking, from the runs on disk."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from lab.errors import DamagedRun
 from lab.identity.identity import Identifier
-from lab.model_selection.candidates import Candidate, weights_origin
-from lab.record.files import read_json
-from lab.record.status import is_done
-from lab.runs.diff import read_config
+from lab.model_selection.candidates import Candidate, model_and_weights
 from lab.runs.ledger import find_runs
+from lab.runs.saved_run import SavedRun
 
 SCRATCH_TARGET = "lab.finetune.scratch.scratch"
 FINETUNED_METRIC = "test/accuracy"
 
 
-def attach_finetuned(found: Sequence[Candidate], outputs: Path, identify: Identifier) -> None:
-    """Put on the candidates what fine-tuning them came to: TRUTH of the best recipe, the mean over its seeds.
+def attach_finetuned(candidates: Sequence[Candidate], outputs: Path, identify: Identifier) -> None:
+    """Put on the candidates what fine-tuning achieved: FINETUNED_METRIC of the best recipe, the mean over its seeds.
 
-    Looks at the runs below `outputs` that are done, of the same data but for seed and batch size, and of the same model
-    and weights. A recipe is all of the config but the seed.
+    outputs: folder of the runs. Runs count if they are done, on the same data but for seed and batch size, and from the
+    same model and weights. A recipe is the config without the seed.
     """
-    wanted = {start_key(candidate.asked.config, identify): candidate for candidate in found}
+    by_start = {start_key(candidate.composed.config, identify): candidate for candidate in candidates}
     recipes: dict[tuple[str, str], list[float]] = {}
-    for run in find_runs(outputs):
-        config = read_config(run)
-        if not is_done(run) or not {"data", "model", "finetune_strategy"} <= config.keys():
-            continue
-        result = read_json(run / "results.json", {}).get(FINETUNED_METRIC)
-        if result is None or config["finetune_strategy"].get("_target_") == SCRATCH_TARGET:
-            continue
-        if (key := start_key(config, identify)) in wanted:
-            recipes.setdefault((key, config_key(config, identify, {"seed"})), []).append(result)
-    for (key, _), results in recipes.items():
-        candidate = wanted[key]
+    for directory in find_runs(outputs):
+        with suppress(DamagedRun):  # costs its own result alone
+            run = SavedRun(directory)
+            config, result = run.config, run.results.get(FINETUNED_METRIC)
+            if not run.is_done or result is None or not {"data", "model", "finetune_strategy"} <= config.keys():
+                continue
+            if config["finetune_strategy"].get("_target_") == SCRATCH_TARGET:
+                continue
+            if (start := start_key(config, identify)) in by_start:
+                recipes.setdefault((start, str(run.manifest.get("recipe"))), []).append(result)
+    for (start, _), results in recipes.items():
+        candidate = by_start[start]
         candidate.tuned = max(mean(results), candidate.tuned if candidate.tuned is not None else float("-inf"))
         candidate.runs += len(results)
 
 
 def start_key(config: Mapping[str, Any], identify: Identifier) -> str:
-    """Equal for configs that start from the same weights on the same data."""
-    return config_key({"data": config["data"], "model": weights_origin(config)}, identify, {"seed", "batch_size"})
-
-
-def config_key(config: Mapping[str, Any], identify: Identifier, without: Collection[str]) -> str:
-    """The config as identities see it: what lies at a path for the path, no bookkeeping, and no null."""
-    return str(prune_keys(identify.stripped(config, (), {}), without))
+    """A key that is equal for configs that start from the same weights on the same data."""
+    start = {"data": config["data"], "model": model_and_weights(config), "paths": config["paths"]}
+    return str(prune_keys(identify.strip(start, {}), {"seed", "batch_size"}))
 
 
 def prune_keys(value: Any, without: Collection[str]) -> Any:

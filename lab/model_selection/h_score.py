@@ -1,7 +1,7 @@
-"""H-score: the variance of the features between the classes, against all of their variance.
+"""H-score: the variance of the features between classes, relative to their whole variance.
 
 Source: Bao et al. 2019, An Information-Theoretic Approach to Transferability in Task Transfer Learning,
-arXiv:2212.10082; the shrinkage that keeps it stable where features outnumber examples is Ibrahim et al. 2021,
+arXiv:2212.10082; the shrinkage that keeps it stable if features outnumber examples is Ibrahim et al. 2021,
 arXiv:2110.06893.
 """
 
@@ -11,32 +11,33 @@ from lab.model_selection.features import check_features
 
 
 def h_score(features: np.ndarray, labels: np.ndarray, shrinkage: float | None = None) -> float:
-    """tr(C_a^-1 (1 - a) C_z), from 0 to at most the number of classes less one; higher is better.
+    """tr(C_a^-1 (1 - a) C_z), from 0 to the number of classes minus one; higher is better.
 
-    features: (N, D).  labels: (N,) whole numbers.  C: the features' covariance.  C_z: that of their classes' means.
-    C_a = (1 - a) C + a tr(C)/D 1.  shrinkage: a; None: Ledoit & Wolf's (2004) estimate, as Ibrahim et al. have it; 0:
-    Bao's own score, with a pseudo-inverse, which grows with D whatever the features are. Constant features score 0.
+    C is the covariance of the features, C_z that of the means of their classes, and C_a = (1 - a) C + a tr(C)/D 1.
+    features: (N, D).  labels: (N,) whole numbers.  shrinkage: a; None: the estimate of Ledoit & Wolf (2004), as in
+    Ibrahim et al.; 0: Bao's own score, with a pseudo-inverse, which grows with D whatever the features are. Constant
+    features score 0.
     """
     check_features(features, labels)
     n, d = features.shape
     u, s, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
-    scale = np.abs(features).max() * np.sqrt(n * d)  # of what rounding leaves of constant features
+    scale = np.abs(features).max() * np.sqrt(n * d)  # bounds what rounding leaves of constant features
     real = s > max(scale, s.max()) * max(n, d) * np.finfo(features.dtype).eps
     u, s = u[:, real], s[real]
     a = ledoit_wolf(u, s, d) if shrinkage is None else shrinkage
     spread = (1 - a) * s**2 / n + a * (s**2).sum() / n / d
     y = labels[:, None] == np.unique(labels)
-    means = (u.T @ y) * s[:, None] / y.sum(0)  # (rank, K), of the classes, in the singular vectors
+    means = (u.T @ y) * s[:, None] / y.sum(0)  # (rank, K): each class's mean in the singular vectors
     return float((1 - a) * (y.mean(0) * means**2 / spread[:, None]).sum())
 
 
 def ledoit_wolf(u: np.ndarray, s: np.ndarray, d: int) -> float:
-    """The shrinkage of a covariance of centred examples u * s in d dimensions, without that d x d matrix.
+    """The shrinkage for the covariance of centred examples u * s in d dimensions, without that d x d matrix.
 
     Source: Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices, eq. 14.
     """
     n = len(u)
-    squared = (s**4).sum() / n**2  # |C|^2
-    away = squared - (s**2).sum() ** 2 / n**2 / d  # |C - tr(C)/D 1|^2
-    error = (((u * s) ** 2).sum(1) ** 2).sum() / n**2 - squared / n
-    return min(error / away, 1.0) if away > 0 else 0.0
+    squared_norm = (s**4).sum() / n**2  # |C|^2
+    distance = squared_norm - (s**2).sum() ** 2 / n**2 / d  # |C - tr(C)/D 1|^2
+    error = (((u * s) ** 2).sum(1) ** 2).sum() / n**2 - squared_norm / n
+    return min(error / distance, 1.0) if distance > 0 else 0.0

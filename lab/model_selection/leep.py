@@ -1,4 +1,4 @@
-"""LEEP: how well the source head's own classes, as they are, predict the labels.
+"""LEEP: how well the classes of the source head, without any training, predict the labels.
 
 Source: Nguyen et al. 2020, arXiv:2002.12462, eq. 1 and 2.
 """
@@ -11,9 +11,9 @@ from lab.model_selection.features import check_features
 def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean log-likelihood of the labels, in nats, at most 0; higher is better.
 
-    probabilities: theta (N, Z), of the source's classes.  labels: (N,) whole numbers.
-    P(y, z) = 1/N sum over y_i = y of theta(x_i)_z, and LEEP = 1/N sum_i log sum_z P(y_i | z) theta(x_i)_z. A source
-    class that is probable nowhere counts for nothing.
+    P(y, z) = 1/N sum over y_i = y of theta(x_i)_z, and LEEP = 1/N sum_i log sum_z P(y_i | z) theta(x_i)_z.
+    probabilities: theta, (N, Z), those of the source classes.  labels: (N,) whole numbers. A source class that has
+    probability 0 for every example adds nothing.
     """
     check_features(probabilities, labels)
     classes, y = np.unique(labels, return_inverse=True)
@@ -24,9 +24,10 @@ def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def source_probabilities(features: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """The softmax (N, Z) of a source head on features (N, D).  weight: (Z, D), or of a 1x1 convolution.  bias: (Z,).
+    """The softmax (N, Z) of a source head on features (N, D).
 
-    Raises ValueError for a head that reads other features.
+    weight: (Z, D), or that of a 1x1 convolution, (Z, D, 1, 1).  bias: (Z,). Raises ValueError for a head that reads
+    another number of features.
     """
     weight = weight.reshape(len(weight), -1)
     if weight.shape[1] != features.shape[1]:

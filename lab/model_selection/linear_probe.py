@@ -1,4 +1,4 @@
-"""Accuracy of a linear classifier on the features.
+"""Cross-validated accuracy of a linear classifier on the features.
 
 Source: Alain & Bengio 2017, arXiv:1610.01644; Kornblith et al. 2019, arXiv:1805.08974.
 """
@@ -10,13 +10,13 @@ import numpy as np
 from lab.model_selection.features import check_features
 
 
-def linear_probe(features: np.ndarray, labels: np.ndarray, folds: int = 5, c: float = 1.0) -> float:
-    """The accuracy of multinomial logistic regression on the examples of each fold, fitted to the others', in the mean.
+def linear_probe_accuracy(features: np.ndarray, labels: np.ndarray, folds: int = 5, c: float = 1.0) -> float:
+    """Mean cross-validated accuracy of multinomial logistic regression; higher is better.
 
-    features: (N, D), standardised by those that are fitted to.  labels: (N,) whole numbers.  folds: with classes in
-    even shares, no more than the largest class has examples; in order, so that nothing is drawn.  c: the inverse of
-    the strength of the L2 penalty.
-    Raises ValueError where no class has two examples.
+    features: (N, D), standardised by the examples of the other folds.  labels: (N,) whole numbers.  folds: number of
+    folds, at most the size of the largest class; the classes are evenly spread over them, in order, so that nothing is
+    random.  c: inverse strength of the L2 penalty.
+    Raises ValueError if no class has two examples.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -28,10 +28,11 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, folds: int = 5, c: fl
     largest = np.unique(labels, return_counts=True)[1].max()
     if largest < 2:
         raise ValueError("no class of the sample has two examples to fit and to test with; give more with --examples=")
-    # a rotation changes nothing, as the penalty is round, and in it no more features than examples are left
+    # a rotation does not change the result, as the penalty is isotropic, and leaves no more features than examples
     rotation = [PCA(svd_solver="full")] if features.shape[1] > len(features) else []
     probe = make_pipeline(StandardScaler(), *rotation, LogisticRegression(C=c, max_iter=1000))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # it is told wrong where it is the only one
-        named = cross_val_predict(probe, features, labels, cv=StratifiedKFold(min(folds, int(largest))))
-    return float(np.mean(named == labels))
+        # an example that is the only one of its class is always predicted wrong, as it should be
+        warnings.filterwarnings("ignore", "The least populated class")
+        predicted = cross_val_predict(probe, features, labels, cv=StratifiedKFold(min(folds, int(largest))))
+    return float(np.mean(predicted == labels))

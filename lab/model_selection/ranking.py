@@ -5,152 +5,187 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab.errors import ConfigError
-from lab.model_selection.candidates import (
-    Candidate,
-)
+from lab.model_selection.candidates import Candidate
 
-SCORE_NAMES = ("LEEP", "H-score", "LogME", "kNN", "probe")  # in the order of what they cost
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from lab.hardware import Hardware
+    from lab.models.origin import SourceHead
+    from lab.run import Batch
+
+SCORE_NAMES = ("LogME", "LEEP", "H-score", "kNN", "probe")  # in the order in which they are shown
 
 
 class Sample(NamedTuple):
-    """Training examples, not augmented.  inputs: batches as the models take them.  labels: (N,), a NumPy array."""
+    """Training examples without augmentation.
 
-    inputs: Callable[[], Iterator[Any]]
-    labels: Any
+    inputs: makes the batches of inputs, as the models take them.  labels: (N,).
+    """
+
+    inputs: "Callable[[], Iterator[Tensor]]"
+    labels: "np.ndarray"
 
 
-def read_sample(config: Mapping[str, Any], examples: int) -> tuple[Sample, Any]:
-    """The first `examples` training examples in the seed's order, or all of one epoch, and the hardware to score on.
+class RankedCandidate(NamedTuple):
+    """mean_rank: mean of the candidate's ranks by each score, 1 is best; None for one that could not be scored."""
+
+    candidate: Candidate
+    mean_rank: float | None
+
+
+class Agreement(NamedTuple):
+    """tau: weighted Kendall's tau of a score with the results of fine-tuning.  n: number of candidates with both."""
+
+    tau: float
+    n: int
+
+
+def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hardware]":
+    """The first `examples` training examples in the seed's order, at most one epoch, and the hardware to score on.
 
     Raises ConfigError for data that cannot be read, or that has no class for each example.
     """
-    import numpy
-    import torch
+    import numpy as np
 
-    from lab.build.build import attempt, build_data, instantiate
-    from lab.config.settings import Settings
+    from lab.build.blame import blame
+    from lab.build.build import build_data, instantiate, read_settings
 
-    settings = attempt("", partial(Settings.of, config))
-    hardware = replace(instantiate(config, "hardware"), compile=False, channels_last=False)
-    attempt("hardware", hardware.setup)
-    data: Any = build_data(config, settings, hardware)
-    plain = getattr(data, "plain", data.batches)
-    batches, labels, left = [], [], examples
-    for batch in islice(plain(0), getattr(data, "steps_per_epoch", None)):
-        given, named = attempt("data", partial(inputs_and_labels, batch))
-        batches.append((given[:left], named[:left]))
-        labels.append(named[:left].cpu().numpy())
-        left -= len(named)
-        if left <= 0:
+    settings = read_settings(config)
+    hardware: Hardware = replace(instantiate(config, "hardware"), compile=False, channels_last=False)
+    with blame("hardware"):
+        hardware.setup()
+    data = build_data(config, settings, hardware)
+    plain_batches = getattr(data, "plain", data.batches)
+    batches: list[tuple[Tensor, Tensor]] = []
+    remaining = examples
+    for batch in islice(plain_batches(0), getattr(data, "steps_per_epoch", None)):
+        with blame("data"):
+            inputs, labels = inputs_and_labels(batch)
+        batches.append((inputs[:remaining], labels[:remaining]))
+        remaining -= len(labels)
+        if remaining <= 0:
             break
     if not batches:
         raise ConfigError("data: it has no training batch")
     prepare = getattr(data, "prepare", lambda batch: batch)
 
-    def inputs() -> Iterator[torch.Tensor]:
+    def prepared_inputs() -> "Iterator[Tensor]":
         for batch in batches:
             yield prepare(hardware.move(batch))[0]
 
-    return Sample(inputs, numpy.concatenate(labels)), hardware
+    return Sample(prepared_inputs, np.concatenate([labels.cpu().numpy() for _, labels in batches])), hardware
 
 
-def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
-    """The inputs and labels of a batch."""
+def inputs_and_labels(batch: "Batch") -> "tuple[Tensor, Tensor]":
+    """The inputs and labels of a batch. Raises ValueError for labels that are no classes: the scores are of classes."""
     import torch
 
-    pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, torch.Tensor) for x in batch)
-    if not pair or batch[1].dim() != 1 or batch[1].is_floating_point():
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, torch.Tensor) for x in batch)
+    if not is_pair or batch[1].dim() != 1 or batch[1].is_floating_point():
         raise ValueError("the scores are of classes; batches must be pairs of inputs (B, ...) and whole numbers (B,)")
     return batch[0], batch[1]
 
 
-def score_candidate(candidate: Candidate, sample: Sample, hardware: Any) -> Iterator[str]:
-    """Make the candidate's model, read its features once, and put its scores on it: yields the name of what comes next.
+def score_candidate(candidate: Candidate, sample: Sample, hardware: "Hardware") -> Iterator[str]:
+    """Build the candidate's model, compute its features once, and put its scores on the candidate. Yields the name of
+    each step before it is taken.
 
-    Raises ConfigError where the model cannot be made or scored.
+    Raises ConfigError if the model cannot be built or scored.
     """
-    from lab.build.build import attempt
+    from lab.build.blame import blame
     from lab.model_selection.h_score import h_score
-    from lab.model_selection.knn import knn
-    from lab.model_selection.linear_probe import linear_probe
+    from lab.model_selection.knn import knn_accuracy
+    from lab.model_selection.linear_probe import linear_probe_accuracy
     from lab.model_selection.logme import logme
 
     yield "features"
     started = time.perf_counter()
-    features, head = extract_features(candidate, sample, hardware)
+    features, source_head = extract_features(candidate, sample, hardware)
     candidate.seconds["features"] = time.perf_counter() - started
-    functions: dict[str, Callable[[Any, Any], float | None]] = {
-        "LEEP": partial(leep_from_head, head),
+    # in the order of their cost
+    scores: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
+        "LEEP": partial(score_source_head, source_head),
         "H-score": h_score,
         "LogME": logme,
-        "kNN": knn,
-        "probe": linear_probe,
+        "kNN": knn_accuracy,
+        "probe": linear_probe_accuracy,
     }
-    for name in SCORE_NAMES:
+    for name, score in scores.items():
         yield name
         started = time.perf_counter()
-        candidate.scores[name] = attempt(name, partial(functions[name], features, sample.labels))
+        with blame(name):
+            candidate.scores[name] = score(features, sample.labels)
         candidate.seconds[name] = time.perf_counter() - started
 
 
-def extract_features(candidate: Candidate, sample: Sample, hardware: Any) -> tuple[Any, tuple[Any, Any] | None]:
-    """The features of the sample, checked, and the head that the weights came with; the model itself is let go."""
-    from lab.build.build import attempt, create_model
-    from lab.config.settings import Settings
+def extract_features(
+    candidate: Candidate, sample: Sample, hardware: "Hardware"
+) -> "tuple[np.ndarray, SourceHead | None]":
+    """The features of the sample, checked, and the head that the weights came with. The model itself is released."""
+    from lab.build.blame import blame
+    from lab.build.build import create_model, read_settings
     from lab.model_selection.features import check_features, head_inputs
+    from lab.models.origin import origin_of
 
-    config = candidate.asked.config
-    model = create_model(config, attempt("", partial(Settings.of, config)))
+    config = candidate.composed.config
+    model = create_model(config, read_settings(config))
+    origin = origin_of(model)
     candidate.parameters = sum(p.numel() for p in model.parameters())
-    candidate.pretrained = bool(vars(model).get("pretrained"))
-    with hardware.autocast():
-        features = attempt("model", lambda: head_inputs(hardware.place(model), sample.inputs()))
-    attempt("model", partial(check_features, features, sample.labels))
-    return features, vars(model).get("source_head")
+    candidate.pretrained = origin is not None
+    with hardware.autocast(), blame("model"):
+        features = head_inputs(hardware.place(model), sample.inputs())
+        check_features(features, sample.labels)
+    return features, origin.source_head if origin else None
 
 
-def leep_from_head(head: tuple[Any, Any] | None, features: Any, labels: Any) -> float | None:
-    """None where there is no source head, as (weight, bias), or it is one of other features."""
+def score_source_head(head: "SourceHead | None", features: "np.ndarray", labels: "np.ndarray") -> float | None:
+    """LEEP of the source head; None if there is no such head, or it reads other features."""
     from lab.model_selection.leep import leep, source_probabilities
 
-    if head is None or head[0][0].numel() != features.shape[1]:
+    if head is None or head.weight[0].numel() != features.shape[1]:
         return None
-    weight, bias = head
-    plain = None if bias is None else bias.detach().double().cpu().numpy()
-    return leep(source_probabilities(features, weight.detach().double().cpu().numpy(), plain), labels)
+    weight = head.weight.detach().double().cpu().numpy()
+    bias = None if head.bias is None else head.bias.detach().double().cpu().numpy()
+    return leep(source_probabilities(features, weight, bias), labels)
 
 
-def rank_candidates(found: Sequence[Candidate]) -> list[tuple[Candidate, float | None]]:
-    """The candidates with the mean of their ranks, best first; what could not be scored, without one, last.
+def rank_candidates(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
+    """The candidates by the mean of their ranks, best first; those that could not be scored come last.
 
-    Ranks are those of the scores that all have: LEEP counts where each has a source head.
+    Only scores that every scored candidate has are ranked: LEEP counts if each has a source head.
     """
     from lab.model_selection.agreement import mean_ranks
 
-    whole = [candidate for candidate in found if not candidate.error and len(candidate.scores) == len(SCORE_NAMES)]
-    columns = [[candidate.scores[name] for candidate in whole] for name in SCORE_NAMES]
-    full = [[value for value in column if value is not None] for column in columns if None not in column]
-    ranks = mean_ranks(full) if whole else []
-    # of equal means the better LogME
-    best = sorted(zip(whole, ranks, strict=True), key=lambda pair: (pair[1], -(pair[0].scores["LogME"] or 0.0)))
-    return [*best, *((candidate, None) for candidate in found if candidate not in whole)]
+    scored = [c for c in candidates if not c.error and len(c.scores) == len(SCORE_NAMES)]
+    columns = [[candidate.scores[name] for candidate in scored] for name in SCORE_NAMES]
+    complete = [[value for value in column if value is not None] for column in columns if None not in column]
+    ranked = list(map(RankedCandidate, scored, mean_ranks(complete) if scored else []))
+    # of equal means the better LogME comes first
+    ranked.sort(key=lambda ranked: (ranked.mean_rank, -(ranked.candidate.scores["LogME"] or 0.0)))
+    return [*ranked, *(RankedCandidate(candidate, None) for candidate in candidates if candidate not in scored)]
 
 
-def measure_agreement(found: Sequence[tuple[Candidate, float | None]]) -> dict[str, tuple[float, int]]:
-    """Weighted tau of each score, and of the mean rank, with what fine-tuning came to, and of how many candidates."""
+def measure_agreement(ranking: Sequence[RankedCandidate]) -> dict[str, Agreement]:
+    """The agreement of each score, and of the mean rank as `rank`, with the results of fine-tuning.
+
+    A score that fewer than two fine-tuned candidates have is left out.
+    """
     from lab.model_selection.agreement import weighted_tau
 
-    taus = {}
+    agreements = {}
     for name in ("rank", *SCORE_NAMES):
-        values = {
-            candidate.name: -rank if name == "rank" else candidate.scores[name]
-            for candidate, rank in found
-            if rank is not None
-        }
-        pairs = [(values[c.name], c.tuned) for c, _ in found if c.tuned is not None and values.get(c.name) is not None]
+        pairs = [
+            (value, candidate.tuned)
+            for candidate, mean_rank in ranking
+            if mean_rank is not None and candidate.tuned is not None
+            if (value := -mean_rank if name == "rank" else candidate.scores[name]) is not None
+        ]
         if len(pairs) > 1:
-            taus[name] = weighted_tau(*zip(*pairs, strict=True)), len(pairs)
-    return taus
+            scores, results = zip(*pairs, strict=True)
+            agreements[name] = Agreement(weighted_tau(scores, results), len(pairs))
+    return agreements

@@ -10,32 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from lab.models.hub import hub_files
-from lab.models.weights import (
-    Head,
-    Loaded,
-    State,
-    check_outside_head,
-    find_source_head,
-    is_counted,
-    note_origin,
-    read_weights,
-    unwrap_state,
-)
-from lab.runs.weights_file import WeightsFile, find_weights
+from lab.models.origin import Origin, set_origin
+from lab.models.state_files import State, read_weights, unwrap_state
+from lab.models.weights import check_outside_heads, find_source_head, is_counted
 from lab.text import suggest
 
 
 class Logits(nn.Module):
-    """A model of transformers, from images (B, C, H, W), or from a dict of input_ids (B, T) and the like, to its
-    logits (B, num_classes).  options: for each call."""
+    """The logits (B, num_classes) of a transformers model, for images (B, C, H, W) or a dict of input_ids (B, T),
+    attention_mask and so on.
+
+    options: keyword arguments of each call of the model.
+    """
 
     def __init__(self, model: nn.Module, **options: Any):
         super().__init__()
         self.model, self.options = model, options
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
-        named = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}
-        return self.model(**named, **self.options).logits
+        by_name = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}
+        return self.model(**by_name, **self.options).logits
 
 
 def huggingface_model(
@@ -46,13 +40,13 @@ def huggingface_model(
     config: dict | None = None,
     download: bool = False,
 ) -> nn.Module:
-    """The model for image classification, or where there is no `shape` for sequence classification, of that name.
+    """The model of that name for image classification or, without a `shape`, for sequence classification.
 
     name: a model type of transformers (`vit`), a folder with a config.json, or a repository of the hub.  shape:
-    (C, H, W) of images.  weights: None for a random start; `DEFAULT` for those of `name`; a folder or a repository; a
-    file; or a run of ours.  config: keys of its configuration to change.  download: whether to ask the hub for what is
-    not in its cache.
-    Raises ValueError, FileNotFoundError or ConnectionError with what there is, or what to place where.
+    (C, H, W) of the images; None for tokens.  weights: None for a random start; `DEFAULT` for those of `name`; a folder
+    or a repository; or a file.  config: keys of the model's configuration to change.  download: fetch files that the
+    hub's cache lacks.
+    Raises ValueError, FileNotFoundError or ConnectionError with the known names, or the place to put the files in.
     """
     try:
         import transformers
@@ -60,107 +54,113 @@ def huggingface_model(
         raise ValueError("model=huggingface needs transformers: pip install transformers") from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    files = None
-    if weights is not None:
-        found = find_weights(weights)
-        files = [found] if found else find_weight_files(name if weights == "DEFAULT" else weights, download)
-    changed = make_config(name, shape, bool(files), {**(config or {})}, download)
-    changed.num_labels = num_classes
-    kind: Any = (
+    source = name if weights == "DEFAULT" else weights
+    files = None if weights is None else find_weight_files(weights, str(source), download)
+    configuration = make_configuration(name, shape, bool(files), {**(config or {})}, download)
+    configuration.num_labels = num_classes
+    auto_class: Any = (
         transformers.AutoModelForImageClassification if shape else transformers.AutoModelForSequenceClassification
     )
     if files is None:
-        made = kind.from_config(changed, dtype=torch.float32, trust_remote_code=False)
-        return Logits(made, **set_image_size(made, shape))
-    made, loaded, head = start_from_weights(kind, changed, files, name if weights == "DEFAULT" else str(weights))
-    model = Logits(made, **set_image_size(made, shape))
-    note_origin(model, loaded, head)
+        inner = auto_class.from_config(configuration, dtype=torch.float32, trust_remote_code=False)
+        return Logits(inner, **image_size_options(inner, shape))
+    inner, origin = load_pretrained(auto_class, configuration, files, str(source))
+    model = Logits(inner, **image_size_options(inner, shape))
+    set_origin(model, origin)
     return model
 
 
-def make_config(name: str, shape: list[int] | None, pretrained: bool, given: dict[str, Any], download: bool) -> Any:
-    """The model's configuration with the keys in `given` changed, and for a random start fitted to the images."""
+def make_configuration(
+    name: str, shape: list[int] | None, pretrained: bool, changes: dict[str, Any], download: bool
+) -> Any:
+    """The model's configuration with `changes`, and for a random start with the size of the images."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if name in CONFIG_MAPPING:
-        known, source = AutoConfig.for_model(name), None
+        known, folder = AutoConfig.for_model(name), None
     else:
         folder = Path(name) if Path(name).is_dir() else None
         if folder is None and "/" not in name:
             raise ValueError(f"{name!r} is no model type of transformers, no folder; {suggest(name, CONFIG_MAPPING)}")
-        source = folder or hub_files(name, ["config.json"], download)[0].parent
-        known = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if unknown := [key for key in given if not hasattr(known, key)]:
-        said = suggest(unknown[0], [key for key in vars(known) if not key.startswith("_")])
-        raise ValueError(f"the configuration of {name} has no key {unknown[0]!r}; {said}")
+        folder = folder or hub_files(name, ["config.json"], download)[0].parent
+        known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if unknown := [key for key in changes if not hasattr(known, key)]:
+        nearest = suggest(unknown[0], [key for key in vars(known) if not key.startswith("_")])
+        raise ValueError(f"the configuration of {name} has no key {unknown[0]!r}; {nearest}")
     if shape is not None:
         fitted: dict[str, Any] = {"num_channels": shape[0]}
-        if source is None or not pretrained:  # else its own configuration knows what it was trained on
+        if folder is None or not pretrained:  # pretrained models know the image size that they were trained on
             fitted["image_size"] = shape[1]
-        given = {key: value for key, value in fitted.items() if hasattr(known, key)} | given
-    if source is None:
-        return AutoConfig.for_model(name, **given)
-    return AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False, **given)
+        changes = {key: value for key, value in fitted.items() if hasattr(known, key)} | changes
+    if folder is None:
+        return AutoConfig.for_model(name, **changes)
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changes)
 
 
-def set_image_size(made: nn.Module, shape: list[int] | None) -> dict[str, Any]:
-    """Options for a model that was trained on images of another size, where it can interpolate its positions."""
-    size = getattr(made.config, "image_size", None)
-    knows = "interpolate_pos_encoding" in inspect.signature(made.forward).parameters
-    other = shape is not None and size not in (None, shape[1], shape[1:], tuple(shape[1:]))
-    return {"interpolate_pos_encoding": True} if other and knows else {}
+def image_size_options(inner: nn.Module, shape: list[int] | None) -> dict[str, Any]:
+    """Call options for images of another size than the model was trained on, where it can interpolate positions."""
+    size = getattr(inner.config, "image_size", None)
+    can_interpolate = "interpolate_pos_encoding" in inspect.signature(inner.forward).parameters
+    differs = shape is not None and size not in (None, shape[1], shape[1:], tuple(shape[1:]))
+    return {"interpolate_pos_encoding": True} if differs and can_interpolate else {}
 
 
-def find_weight_files(name: str, download: bool) -> list[WeightsFile]:
-    """The files of a folder's or a repository's weights."""
+def find_weight_files(weights: str, source: str, download: bool) -> list[Path]:
+    """The files that `weights` means: itself, or the weights in the folder or repository `source`."""
+    if Path(weights).is_file():
+        return [Path(weights)]
     patterns = ["model.safetensors", "model-*-of-*.safetensors"]
-    if not Path(name).is_dir():
-        if "/" not in name:
-            raise ValueError(f"weights={name} is no file, folder or run, and no repository of the hub (owner/name)")
-        return list(map(WeightsFile, hub_files(name, patterns, download)))
-    found = [WeightsFile(file) for pattern in patterns for file in sorted(Path(name).glob(pattern))]
-    if not found:
-        raise FileNotFoundError(f"no model.safetensors in the folder {name}; place it there")
-    return found
+    if not Path(source).is_dir():
+        if "/" not in source:
+            raise ValueError(f"weights={source} is no file, folder or run, and no repository of the hub (owner/name)")
+        return hub_files(source, patterns, download)
+    files = [file for pattern in patterns for file in sorted(Path(source).glob(pattern))]
+    if not files:
+        raise FileNotFoundError(f"no model.safetensors in the folder {source}; place it there")
+    return files
 
 
-# a base model may have been trained without the layer that sums up a sequence
-IGNORED_FILES = re.compile(r"(^|\.)pooler\.")
+# tensors that may differ: a base model may have been trained without the layer that sums up a sequence
+OPTIONAL_TENSORS = re.compile(r"(^|\.)pooler\.")
 
 
-def start_from_weights(
-    kind: Any, config: Any, files: list[WeightsFile], source: str
-) -> tuple[nn.Module, Loaded, Head | None]:
-    """The model with the weights in `files`, where they come from, and the head that they had."""
-    saved, digest = read_weights(files)
-    state = unwrap_logits(unwrap_state(saved))
+def load_pretrained(auto_class: Any, configuration: Any, files: list[Path], source: str) -> tuple[nn.Module, Origin]:
+    """The inner model with the weights in `files`, and their origin with the names of the `Logits` around it."""
+    contents, digest = read_weights(files)
+    state = unwrap_logits(unwrap_state(contents))
     with torch.device("meta"):
-        made = kind.from_config(config, trust_remote_code=False)
-    with torch.device("cpu"):  # it refuses to load below meta, where a sweep's configs are tried
-        model, told = type(made).from_pretrained(
+        empty = auto_class.from_config(configuration, trust_remote_code=False)
+    with torch.device("cpu"):  # from_pretrained refuses to run below torch.device("meta"), where a sweep is checked
+        inner, report = type(empty).from_pretrained(
             None,
-            config=config,
+            config=configuration,
             state_dict=state,
-            dtype=torch.float32,  # not what the file is in: weights are trained
+            dtype=torch.float32,  # whatever the file's: the weights are to be trained
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    own = {key: value.shape for key, value in model.state_dict().items() if is_counted(key)}
-    misshapen = {key: theirs for key, theirs, _ in told["mismatched_keys"]}
-    new = {key: shape for key, shape in own.items() if key in misshapen or key in told["missing_keys"]}
-    left = {**dict.fromkeys(filter(is_counted, sorted(told["unexpected_keys"])), ()), **misshapen}
-    heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
-    judged = [{key: shape for key, shape in keys.items() if not IGNORED_FILES.search(key)} for keys in (new, left)]
-    check_outside_head(model, source, judged[0], judged[1], heads)
-    ours, theirs = ([f"model.{key}" for key in keys] for keys in (new, left))
-    return (
-        model.train(),
-        Loaded(source, digest, len(own) - len(new), ours, theirs),
-        find_source_head(state, model, heads),
+    own = {key: value.shape for key, value in inner.state_dict().items() if is_counted(key)}
+    misshapen = {key: shape for key, shape, _ in report["mismatched_keys"]}
+    new = {key: shape for key, shape in own.items() if key in misshapen or key in report["missing_keys"]}
+    left = {**dict.fromkeys(filter(is_counted, sorted(report["unexpected_keys"])), ()), **misshapen}
+    heads = [name for name, _ in inner.named_children() if name != inner.base_model_prefix]
+    check_outside_heads(inner, source, without_optional(new), without_optional(left), heads)
+    origin = Origin(
+        source,
+        digest,
+        matched=len(own) - len(new),
+        new=tuple(f"model.{key}" for key in new),
+        left=tuple(f"model.{key}" for key in left),
+        source_head=find_source_head(state, inner, heads),
     )
+    return inner.train(), origin
+
+
+def without_optional(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: shape for key, shape in shapes.items() if not OPTIONAL_TENSORS.search(key)}
 
 
 def unwrap_logits(state: State) -> State:
-    """The state of the model of transformers itself, where it is that of a `Logits`."""
-    ours = all(key.startswith("model.") for key in state)
-    return {key.removeprefix("model."): value for key, value in state.items()} if ours else state
+    """The state of the transformers model itself, where `state` is that of a `Logits` around it."""
+    is_wrapped = all(key.startswith("model.") for key in state)
+    return {key.removeprefix("model."): value for key, value in state.items()} if is_wrapped else state

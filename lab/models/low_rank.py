@@ -1,4 +1,4 @@
-"""Low-rank changes of weights: the modules of LoRA and DoRA, and their place in a model."""
+"""Low-rank changes of weights: the modules of LoRA and DoRA, and how a model takes them in."""
 
 import math
 import re
@@ -10,34 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 
-class Magnitude(nn.Module):
-    """From a weight V to magnitude * V / |V|, a norm and a magnitude for each output.  transposed: V is (in, out)."""
-
-    def __init__(self, weight: Tensor, transposed: bool = False):
-        super().__init__()
-        self.transposed = transposed
-        self.magnitude = nn.Parameter(output_norms(weight, transposed).flatten())
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return rescale_directions(weight, self.magnitude, self.transposed)
-
-
-def rescale_directions(weight: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
-    norm = output_norms(weight.detach(), transposed)
-    # a row of zeros has no direction: it stays, instead of becoming NaN
-    return weight * (magnitude.view_as(norm) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
-
-
-def output_norms(weight: Tensor, transposed: bool) -> Tensor:
-    """Of what makes each output, (out, 1, ...), or (1, out) where the weight is (in, out)."""
-    return torch.linalg.vector_norm(weight, dim=0 if transposed else list(range(1, weight.dim())), keepdim=True)
-
-
 class LoRA(nn.Module):
     """From a weight W to W + scale * up @ down; up is the paper's B, (out, rank), down its A, (rank, in).
 
-    A convolution's weight counts as the matrix (out, in / groups * kernel): down convolves to `rank` channels, up
-    mixes them. As the authors' code, A starts Kaiming-uniform and B at zero; an embedding's A at zero, B normal.
+    The weight of a convolution is seen as the matrix (out, in / groups * kernel): down convolves to `rank` channels,
+    up mixes them. As in the authors' code, A starts Kaiming-uniform and B at zero; an embedding's A starts at zero and
+    its B normal.
     transposed: W is (in, out).
     """
 
@@ -54,7 +32,7 @@ class LoRA(nn.Module):
         self.down = nn.Parameter(weight.new_zeros(rank, fan_in))
         self.up = nn.Parameter(weight.new_zeros(fan_out, rank))
         self.register_buffer("scale", weight.new_tensor(alpha / rank))
-        # there or not there: read from the keys of a state, and without waiting for a GPU
+        # a buffer that exists only where it is true: a state's keys tell, and reading it waits for no GPU
         self.register_buffer("transposed", torch.tensor(True) if transposed else None)
         if embedding:
             nn.init.normal_(self.up)
@@ -71,77 +49,104 @@ def add_low_rank(weight: Tensor, down: Tensor, up: Tensor, scale: Tensor, transp
     return weight + scale * (change.T if transposed else change).reshape(weight.shape)
 
 
-def merge_low_rank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the plain model that computes the same as the one with LoRA's or DoRA's weights in `state`."""
-    from lab.models.low_rank import rescale_directions  # which builds on this module
+class Magnitude(nn.Module):
+    """From a weight V to magnitude * V / |V|, with a norm and a magnitude for each output.
 
-    plain: dict[str, Tensor] = {}
-    for key, value in state.items():
-        found = PARAMETRIZED.fullmatch(key)
-        if found is None or f"{(parts := found['parts'])}.0.down" not in state:
-            plain[key] = value
-        elif found["of"] == "original":
-            down, up, scale = (state[f"{parts}.0.{name}"] for name in ("down", "up", "scale"))
-            turned = f"{parts}.0.transposed" in state
-            weight = add_low_rank(value, down, up, scale, turned)
-            if f"{parts}.1.magnitude" in state:
-                weight = rescale_directions(weight, state[f"{parts}.1.magnitude"], turned)
-            plain[found["module"] + found["tensor"]] = weight
-    return plain
+    transposed: V is (in, out).
+    """
+
+    def __init__(self, weight: Tensor, transposed: bool = False):
+        super().__init__()
+        self.transposed = transposed
+        self.magnitude = nn.Parameter(output_norms(weight, transposed).flatten())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return rescale_directions(weight, self.magnitude, self.transposed)
 
 
-PARAMETRIZED = re.compile(r"(?P<parts>(?P<module>(?:.*\.)?)parametrizations\.(?P<tensor>\w+))\.(?P<of>.+)")
+def rescale_directions(weight: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
+    norm = output_norms(weight.detach(), transposed)
+    # a row of zeros has no direction: it stays as it is instead of becoming NaN
+    return weight * (magnitude.view_as(norm) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
 
 
-def adaptable_tensors(module: nn.Module) -> list[str]:
-    """The names of a module's own tensors that LoRA can adapt. Those that are parametrized already are none."""
-    patterns = [pattern for kinds, pattern in ADAPTED if isinstance(module, kinds)] or ["weight"] * is_transposed(
-        module
-    )
-    own = [name for name, p in module.named_parameters(recurse=False) if p.is_floating_point()]
-    return [name for name in own if any(fnmatchcase(name, pattern) for pattern in patterns)]
+def output_norms(weight: Tensor, transposed: bool) -> Tensor:
+    """The norm of the weights that make each output: (out, 1, ...), or (1, out) where the weight is (in, out)."""
+    return torch.linalg.vector_norm(weight, dim=0 if transposed else list(range(1, weight.dim())), keepdim=True)
 
 
-EMBED = nn.Embedding
-
-
-ADAPTED = (
-    ((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, EMBED), "weight"),
+# the tensors of each kind of module that LoRA can adapt, as a pattern of their names
+ADAPTABLE_TENSORS = (
+    ((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding), "weight"),
     ((nn.MultiheadAttention,), "*proj_weight"),
     ((nn.RNNBase, nn.RNNCellBase), "weight_*"),
 )
 
 
+def adaptable_tensors(module: nn.Module) -> list[str]:
+    """The names of a module's own tensors that LoRA can adapt; none that is parametrized already."""
+    patterns = [pattern for kinds, pattern in ADAPTABLE_TENSORS if isinstance(module, kinds)]
+    if not patterns and is_transposed(module):
+        patterns = ["weight"]
+    own = [name for name, p in module.named_parameters(recurse=False) if p.is_floating_point()]
+    return [name for name in own if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a module's weight is (in, out): an embedding's, or that of Hugging Face's Conv1D, a linear layer."""
-    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__]
-    return isinstance(module, EMBED) or "transformers.pytorch_utils.Conv1D" in kinds
+    """Whether a module's weight is (in, out): an embedding, or Hugging Face's Conv1D, which is a linear layer."""
+    classes = [f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__]
+    return isinstance(module, nn.Embedding) or "transformers.pytorch_utils.Conv1D" in classes
 
 
-def adapt_tensor(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Parametrize the tensor of that name by `part`."""
-    register_parametrization(module, name, part)
+def adapt_tensor(module: nn.Module, name: str, change: nn.Module) -> None:
+    """Parametrize the tensor of that name by `change`, a LoRA or a Magnitude."""
+    register_parametrization(module, name, change)
     if isinstance(module, nn.RNNBase):
-        # it computes with a list of its tensors, gathered once: from now on gathered at each call
-        for attribute, instead in GATHERED.items():
-            setattr(type(module), attribute, instead)  # a class of this module alone, made by register_parametrization
+        for attribute, replacement in UNCACHED_WEIGHTS.items():
+            # the class that register_parametrization has made for this module alone
+            setattr(type(module), attribute, replacement)
         vars(module).pop("_flat_weights", None)
 
 
-def adapted_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str, LoRA]]:
-    """Every weight that LoRA has adapted: the module's name, the module, the tensor's name, and what adapts it."""
-    return [
-        (name, module, tensor, parts[0])
-        for name, module in model.named_modules()
-        if is_parametrized(module)
-        for tensor, parts in module.parametrizations.items()  # type: ignore[union-attr,operator]
-        if isinstance(parts[0], LoRA)
-    ]
-
-
-GATHERED = {
+# a recurrent layer computes with a list of its tensors that it makes once; in place of it, one made at each call
+UNCACHED_WEIGHTS = {
     "_flat_weights": property(
         lambda module: [getattr(module, name) for name in module._flat_weights_names], lambda module, value: None
     ),
     **dict.fromkeys(("_init_flat_weights", "_update_flat_weights", "flatten_parameters"), lambda module: None),
 }
+
+
+def adapted_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str, LoRA]]:
+    """Every tensor that LoRA adapts: the module's name, the module, the tensor's name, and the LoRA."""
+    return [
+        (name, module, tensor, changes[0])
+        for name, module in model.named_modules()
+        if is_parametrized(module)
+        for tensor, changes in module.parametrizations.items()  # type: ignore[union-attr,operator]
+        if isinstance(changes[0], LoRA)
+    ]
+
+
+# the key of a parametrized tensor in a state dict: `layer.parametrizations.weight.original`, `....weight.0.down`
+PARAMETRIZED_KEY = re.compile(r"(?P<parts>(?P<module>(?:.*\.)?)parametrizations\.(?P<tensor>\w+))\.(?P<part>.+)")
+
+
+def merge_low_rank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the plain model that computes the same as the model with LoRA or DoRA whose state this is.
+
+    Other parametrizations stay as they are.
+    """
+    plain: dict[str, Tensor] = {}
+    for key, value in state.items():
+        match = PARAMETRIZED_KEY.fullmatch(key)
+        if match is None or f"{(parts := match['parts'])}.0.down" not in state:
+            plain[key] = value
+        elif match["part"] == "original":
+            down, up, scale = (state[f"{parts}.0.{name}"] for name in ("down", "up", "scale"))
+            transposed = f"{parts}.0.transposed" in state
+            weight = add_low_rank(value, down, up, scale, transposed)
+            if f"{parts}.1.magnitude" in state:
+                weight = rescale_directions(weight, state[f"{parts}.1.magnitude"], transposed)
+            plain[match["module"] + match["tensor"]] = weight
+    return plain

@@ -9,10 +9,11 @@ from lab.models.weights import load_weights
 
 
 class MLP(nn.Module):
-    """Inputs (B, *shape) to logits (B, num_classes): linear layers with ReLU, and dropout where asked, between them.
+    """Inputs (B, *shape) to logits (B, num_classes): linear layers with ReLU and, if its rate is above 0, dropout
+    between them.
 
-    hidden: the widths of the hidden layers, none of them for a linear classifier.  weights: a file of a state dict, or
-    a run of ours, to start from.
+    hidden: widths of the hidden layers; an empty list makes a linear classifier.  weights: file of a state dict to
+    start from.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from lab.models.weights import load_weights
 class SimpleCNN(nn.Module):
     """Images (B, C, H, W) to logits (B, num_classes).
 
-    shape: (C, H, W) of the images.  channels: filters of the one 3x3 convolution, whose padding keeps H and W.
-    weights: a file of a state dict, or a run of ours, to start from.
+    shape: (C, H, W) of the images.  channels: number of filters of the 3x3 convolution, which keeps H and W by
+    padding.  weights: file of a state dict to start from.
     """
 
     def __init__(self, shape: list[int], num_classes: int, channels: int = 32, weights: str | None = None):

@@ -1,15 +1,16 @@
-"""Any classification model of timm, its head fitted to the data's classes, its stem to the data's channels."""
+"""Any classification model of timm, with a head for the data's classes and a stem for the data's channels."""
 
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from lab.models.hub import hub_files
-from lab.models.weights import State, load_matching, load_weights, read_weights, unwrap_state
-from lab.runs.weights_file import WeightsFile, find_weights
+from lab.models.state_files import State, read_weights, unwrap_state
+from lab.models.weights import load_matching, load_weights
 from lab.text import suggest
 
 
@@ -24,12 +25,12 @@ def timm_model(
 ) -> nn.Module:
     """The model that `timm.create_model(name)` builds, from images (B, C, H, W) to logits (B, num_classes).
 
-    weights: None; a tag of timm's (`a1_in1k`), or `DEFAULT` for that in the name or its first; a file of a state dict;
-    or a run of ours. A tag's file is looked for in the hub's cache.  download: whether to fetch it where it is not.
-    dropout, drop_path: before the head, and of the last block (Huang et al. 2016, arXiv:1603.09382), for models that
-    know them.  Models that depend on the images' size are built for that of `shape`.
-    Raises ValueError for a name, weights or an option that do not exist, FileNotFoundError or ConnectionError with what
-    to place where.
+    shape: (C, H, W) of the images; models that depend on the size are built for it.  weights: None for a random start;
+    a tag of timm's (`a1_in1k`); `DEFAULT` for the tag in the name or the first one; or a file of a state dict.
+    dropout: rate before the head.  drop_path: rate of the last block (Huang et al. 2016, arXiv:1603.09382).  download:
+    fetch the file of a tag that the hub's cache lacks.
+    Raises ValueError for an unknown name, tag or option, FileNotFoundError or ConnectionError for missing weights, with
+    the place to put them in.
     """
     try:
         import timm
@@ -40,63 +41,63 @@ def timm_model(
         raise ValueError(f"timm has no model {name!r}; {suggest(name, known)}")
     rates = {"drop_rate": dropout, "drop_path_rate": drop_path}
     options = {option: rate for option, rate in rates.items() if rate is not None}
-    by_name = weights is not None and find_weights(weights) is None
-    tagged = weights_tag(name, str(weights)) if by_name else None
-    files = hub_files(tagged.hf_hub_id, [tagged.hf_hub_filename or "model.safetensors"], download) if tagged else []
+    is_tag = weights is not None and not Path(weights).is_file()
+    tag = find_tag(name, str(weights)) if is_tag else None
+    files = hub_files(tag.hf_hub_id, [tag.hf_hub_filename or "model.safetensors"], download) if tag else []
     model = create_timm(name, shape, {"num_classes": num_classes, "in_chans": shape[0], **options})
-    if tagged:
-        saved, digest = read_weights([*map(WeightsFile, files)])
-        state = convert_state(model, unwrap_state(saved))
-        load_matching(model, state, f"timm {tagged.architecture}.{tagged.tag}", digest, classifier_names(model))
+    if tag:
+        contents, digest = read_weights(files)
+        state = convert_timm_state(model, unwrap_state(contents))
+        load_matching(model, state, f"timm {tag.architecture}.{tag.tag}", digest, classifier_names(model))
     elif weights:
-        load_weights(model, weights, classifier_names(model), partial(convert_state, model))
+        load_weights(model, weights, classifier_names(model), partial(convert_timm_state, model))
     return model
 
 
 def create_timm(name: str, shape: list[int], options: dict[str, Any]) -> nn.Module:
     import timm
 
-    sized: dict[str, Any] = {"img_size": (shape[1], shape[2])}
+    size: dict[str, Any] = {"img_size": (shape[1], shape[2])}
     while True:
         try:
-            return timm.create_model(name, **options, **sized)
+            return timm.create_model(name, **options, **size)
         except TypeError as error:
-            if "img_size" in str(error) and sized:
-                sized = {}
+            if "img_size" in str(error) and size:
+                size = {}
             elif "drop_" in str(error):
                 raise ValueError(f"{name} does not know the option: {error}") from error
             else:
                 raise
 
 
-def weights_tag(name: str, weights: str) -> Any:
-    """timm's description of these weights. Raises ValueError with the tags that there are."""
+def find_tag(name: str, weights: str) -> Any:
+    """timm's description of the weights with this tag. Raises ValueError that lists the model's tags."""
     from timm.models import get_pretrained_cfg, list_pretrained
 
     base = name.partition(".")[0]
     tags = [full.partition(".")[2] for full in list_pretrained(f"{base}.*")]
     if weights != "DEFAULT" and weights not in tags:
-        there = f"it has: DEFAULT, {', '.join(tags)}" if tags else "it has none"
-        raise ValueError(f"{name} has no weights {weights!r}, nor is that a file or a run; {there}")
-    found: Any = get_pretrained_cfg(name if weights == "DEFAULT" else f"{base}.{weights}")
-    if not (found and found.hf_hub_id):
+        choices = f"it has: DEFAULT, {', '.join(tags)}" if tags else "it has none"
+        raise ValueError(f"{name} has no weights {weights!r}, nor is that a file or a run; {choices}")
+    description: Any = get_pretrained_cfg(name if weights == "DEFAULT" else f"{base}.{weights}")
+    if not (description and description.hf_hub_id):
         raise ValueError(f"{name} has no weights on the hub; of {base} there are: {', '.join(tags) or 'none'}")
-    return found
+    return description
 
 
 def classifier_names(model: Any) -> Sequence[str]:
-    """The classifiers' names, of which models that learn from a teacher have two."""
-    noted = model.pretrained_cfg["classifier"]
-    return [noted] if isinstance(noted, str) else list(noted)
+    """The names of the classifiers; a model distilled from a teacher has two."""
+    names = model.pretrained_cfg["classifier"]
+    return [names] if isinstance(names, str) else list(names)
 
 
-def convert_state(model: Any, state: State) -> State:
-    """The state as timm itself would load it: names and sizes fitted by the module that the model is from, the first
-    convolution's filters by the images' channels."""
+def convert_timm_state(model: Any, state: State) -> State:
+    """The state as timm itself would load it: names and sizes converted by the model's own module, the filters of the
+    first convolution fitted to the channels of the images."""
     from timm.models import adapt_input_conv
 
-    if fitted := getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None):
-        state = fitted(state, model)
+    if convert := getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None):
+        state = convert(state, model)
     first = model.pretrained_cfg.get("first_conv") or ()
     for name in [first] if isinstance(first, str) else first:
         weight, own = state.get(f"{name}.weight"), model.get_submodule(name).weight

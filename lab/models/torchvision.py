@@ -1,4 +1,4 @@
-"""Any classification model of torchvision, its head fitted to the data's classes."""
+"""Any classification model of torchvision, with a head for the data's classes."""
 
 import re
 from copy import deepcopy
@@ -7,17 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lab.models.weights import (
-    Loaded,
-    State,
-    find_source_head,
-    is_counted,
-    load_weights,
-    note_origin,
-    output_layer,
-    read_weights,
-)
-from lab.runs.weights_file import WeightsFile, find_weights
+from lab.models.origin import Origin, set_origin
+from lab.models.state_files import State, read_weights
+from lab.models.weights import find_source_head, is_counted, load_weights, output_layer
 from lab.text import suggest
 
 
@@ -31,12 +23,11 @@ def torchvision_model(
 ) -> nn.Module:
     """The model that `torchvision.models.get_model(name)` builds, from images (B, C, H, W) to logits (B, num_classes).
 
-    weights: None, a name as torchvision spells it (`DEFAULT`, `IMAGENET1K_V1`), a file of a state dict, or a run of
-    ours; a name is downloaded to torch's cache unless it lies there.  dropout: passed on to models that know it.
-    stochastic_depth: the probability with which the last block is left out, falling linearly towards the first (Huang
-    et al. 2016, arXiv:1603.09382, eq. 4), for models that know it.
-    Raises ValueError for a name, weights or an option that do not exist, ConnectionError where a download is needed and
-    fails.
+    shape: (C, H, W) of the images.  weights: None for a random start; a name as torchvision spells it (`DEFAULT`,
+    `IMAGENET1K_V1`), whose file is downloaded to torch's cache unless it is there; or a file of a state dict.
+    dropout: rate, for models with such an option.  stochastic_depth: probability of skipping the last block, falling
+    linearly towards the first (Huang et al. 2016, arXiv:1603.09382, eq. 4), for models that skip blocks.
+    Raises ValueError for an unknown name or an option that the model lacks, ConnectionError for a failed download.
     """
     from torchvision import models
 
@@ -45,18 +36,18 @@ def torchvision_model(
         raise ValueError(
             f"torchvision has no classification model {name!r}; {suggest(name, models.list_models(module=models))}"
         )
-    by_name = weights is not None and find_weights(weights) is None
+    is_name = weights is not None and not Path(weights).is_file()
     options: dict = {} if dropout is None else {"dropout": dropout}
     if name.split("_")[0] in ("googlenet", "inception"):
-        # their auxiliary heads make training return tuples; weights by name are for models that have them
+        # their auxiliary heads make training return tuples; torchvision's own weights need a model that has them
         options |= {} if weights else {"init_weights": True}
-        options |= {} if by_name else {"aux_logits": False}
-    if by_name:
-        model = fit_stem(download_model(name, str(weights), options, num_classes), shape)
+        options |= {} if is_name else {"aux_logits": False}
+    if is_name:
+        model = fit_stem(load_torchvision(name, str(weights), options, num_classes), shape)
     else:
         model = fit_stem(create_torchvision(name, {"num_classes": num_classes, **options}), shape)
         if weights:
-            load_weights(model, weights, convert=lambda state: with_stem_of(model, state))
+            load_weights(model, weights, convert=lambda state: fit_stem_of_state(model, state))
     if stochastic_depth is not None:
         set_stochastic_depth(model, name, stochastic_depth)
     return model
@@ -72,9 +63,10 @@ def create_torchvision(name: str, options: dict) -> nn.Module:
             raise
         model = None
     rate = options.get("dropout")
-    # some swallow options that they do not know
+    # some builders silently ignore options that they do not know
     if model is None or (rate is not None and all(m.p != rate for m in model.modules() if isinstance(m, nn.Dropout))):
-        raise ValueError(f"{name} knows no dropout; of torchvision's models do: {', '.join(WITH_DROPOUT)}")
+        models_with_it = ", ".join(WITH_DROPOUT)
+        raise ValueError(f"{name} has no dropout option; torchvision models that have one: {models_with_it}")
     return model
 
 
@@ -94,22 +86,22 @@ WITH_STOCHASTIC_DEPTH = ("convnext_*", "efficientnet_*", "maxvit_t", "swin_*")
 
 
 def set_stochastic_depth(model: nn.Module, name: str, rate: float) -> None:
-    """Scale the probabilities of its blocks to `rate` at the last one: not every builder takes the option."""
+    """Scale the probabilities of the model's blocks so that the last one has `rate`: not every builder takes it."""
     from torchvision.ops import StochasticDepth
 
-    found = [module for module in model.modules() if isinstance(module, StochasticDepth)]
-    if not found:
-        there = ", ".join(WITH_STOCHASTIC_DEPTH)
-        raise ValueError(f"{name} knows no stochastic depth; of torchvision's models do: {there}")
+    layers = [module for module in model.modules() if isinstance(module, StochasticDepth)]
+    if not layers:
+        models_with_it = ", ".join(WITH_STOCHASTIC_DEPTH)
+        raise ValueError(f"{name} has no stochastic depth; torchvision models that have it: {models_with_it}")
     if not 0 <= rate < 1:
         raise ValueError(f"stochastic_depth {rate} is not in [0, 1)")
-    last = max(module.p for module in found)
-    for module in found:
-        module.p *= rate / last
+    highest = max(layer.p for layer in layers)
+    for layer in layers:
+        layer.p *= rate / highest
 
 
-def download_model(name: str, weights: str, options: dict, num_classes: int) -> nn.Module:
-    """The model with the weights of that name, its head replaced where they are for another number of classes."""
+def load_torchvision(name: str, weights: str, options: dict, num_classes: int) -> nn.Module:
+    """The model with torchvision's weights of that name, and a new head where they have another number of classes."""
     from torchvision import models
 
     known = [member.name for member in models.get_model_weights(name)]
@@ -117,34 +109,33 @@ def download_model(name: str, weights: str, options: dict, num_classes: int) -> 
         raise ValueError(
             f"{name} has no weights {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
         )
-    file = is_cached(models.get_model_weights(name)[weights].url)
-    # torchvision would unpickle whatever lies there: what holds code is refused first
-    digest = read_weights([WeightsFile(file)])[1]
+    # torchvision would unpickle whatever the file holds: read_weights refuses code first
+    _, digest = read_weights([cached_file(models.get_model_weights(name)[weights].url)])
     model = create_torchvision(name, {"weights": weights, **options})
     if hasattr(model, "aux_logits"):
         vars(model)["aux_logits"] = False
-        for head in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(model, head):
-                setattr(model, head, None)
+        for auxiliary in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, auxiliary):
+                setattr(model, auxiliary, None)
     head, layer = output_layer(model)
-    kept = find_source_head(model.state_dict(), model, [head])
-    new = []
+    source_head = find_source_head(model.state_dict(), model, [head])
+    new = ()
     if layer.weight.shape[0] != num_classes:
         fit_head(model, num_classes)
-        new = [f"{head}.{key}" for key in layer.state_dict()]
+        new = tuple(f"{head}.{key}" for key in layer.state_dict())
     matched = sum(map(is_counted, model.state_dict())) - len(new)
-    note_origin(model, Loaded(f"torchvision {name} {weights}", digest, matched, new, new), kept)
+    set_origin(model, Origin(f"torchvision {name} {weights}", digest, matched, new, new, source_head))
     return model
 
 
-def is_cached(url: str) -> Path:
-    """The file of weights in torch's cache, downloaded where it does not lie there."""
+def cached_file(url: str) -> Path:
+    """The file of weights in torch's cache, downloaded if it is not there yet."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        sha256 = re.search(r"-([a-f0-9]+)\.", file.name)  # its first digits
+        hash_prefix = re.search(r"-([a-f0-9]+)\.", file.name)
         try:
-            torch.hub.download_url_to_file(url, str(file), sha256 and sha256[1])
+            torch.hub.download_url_to_file(url, str(file), hash_prefix and hash_prefix[1])
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"the weights {file.name} are not here and could not be downloaded ({error}); fetch {url} where there "
@@ -154,7 +145,7 @@ def is_cached(url: str) -> Path:
 
 
 def fit_head(model: nn.Module, num_classes: int) -> None:
-    """Replace the last layer, a Linear or a Conv2d, by a new one for `num_classes`, in place."""
+    """Replace the output layer, a Linear or a Conv2d, with a new one for `num_classes`, in place."""
     name, last = output_layer(model)
     head = deepcopy(last)
     head.weight = nn.Parameter(last.weight.new_empty(num_classes, *last.weight.shape[1:]))
@@ -166,7 +157,7 @@ def fit_head(model: nn.Module, num_classes: int) -> None:
 
 
 def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
-    """Fit the first convolution to the images' channels: gray images meet the sum of the colours' filters."""
+    """Fit the first convolution to the channels of the images: for gray images the filters are summed over colours."""
     name, stem = first_convolution(model)
     if stem.in_channels == shape[0]:
         return model
@@ -178,8 +169,8 @@ def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
     return model
 
 
-def with_stem_of(model: nn.Module, state: State) -> State:
-    """The state with its first convolution's filters summed over the colours, where the model's sees gray images."""
+def fit_stem_of_state(model: nn.Module, state: State) -> State:
+    """The state with the filters of its first convolution summed over colours, where the model takes gray images."""
     name, stem = first_convolution(model)
     weight = state.get(f"{name}.weight")
     if stem.in_channels != 1 or weight is None or weight.dim() != 4:

@@ -1,7 +1,6 @@
 """What the manifest tells of a live run and of the processes that trained it, whoever described the run."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from lab.distributed.collectives import get_world_size
 from lab.finetune.groups import group_rows
+from lab.models.origin import origin_of
 from lab.record.files import read_json, write_json
 from lab.record.status import SCHEMA as STATUS_SCHEMA
 from lab.run import Run
@@ -29,14 +29,14 @@ SEGMENT_FACTS = ("device", "processes", "threads", "torch", "cpu")  # those that
 def describe_run(run: Run) -> dict[str, Any]:
     """seed and the seeds of its streams, numbers of parameters, the strategy's groups, the weights it started from."""
     total = sum(p.numel() for p in run.model.parameters())
-    loaded = vars(run.model).get("loaded")
+    origin = origin_of(run.model)
     return {
         "seed": run.seed,
         "seeds": {name: stream_seed(run.seed, name) for name in STREAMS},
         "parameters": total,
         "trainable": sum(p.numel() for p in run.trainable),
         "groups": group_rows(run.optimizer.param_groups, total),
-        "weights": asdict(loaded) if loaded else None,
+        "weights": origin.summarize() if origin else None,
     }
 
 

@@ -13,6 +13,7 @@ from lab.distributed import shards
 from lab.distributed.collectives import broadcast, broadcast_buffers
 from lab.metrics.names import is_overall, with_split
 from lab.metrics.scores import Evaluation
+from lab.models.running_statistics import has_moving_statistics
 from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
 from lab.train.batches import first_epoch, prepared_batches, training_subset
@@ -122,9 +123,9 @@ def update_bn_statistics(run: Run, pulse: StopCheck, model: nn.Module) -> None:
 
 def set_training_mode(model: nn.Module) -> None:
     """`model.train()`, but normalisations below a module that is frozen whole keep their running statistics, unless the
-    strategy has set `moving_statistics` on the model."""
+    strategy has called `set_moving_statistics` for the model."""
     model.train()
-    if getattr(model, "moving_statistics", False):
+    if has_moving_statistics(model):
         return
     for module in model.modules():
         parameters = list(module.parameters())
