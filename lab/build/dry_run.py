@@ -9,6 +9,7 @@ from torch import nn
 from lab.distributed import collectives
 from lab.build.build import attempt
 from lab.errors import ConfigError
+from lab.nest import describe_shapes
 from lab.text import suggest
 from lab.run import Batch, Run
 from lab.seeding import temporary_seed, stream_seed
@@ -53,11 +54,3 @@ def dry_run_score(run: Run, model: nn.Module) -> None:
         if run.monitor.name not in (names := [f"val/{name}" for name in scores]):
             said = f"no score {run.monitor.name!r} to monitor; {suggest(run.monitor.name, names)}"
             raise ConfigError(f"{said} Give monitor= and mode=max or min")
-
-
-def describe_shapes(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(describe_shapes, value[:4]))}{', ...' if len(value) > 4 else ''})"
-    return type(value).__name__
