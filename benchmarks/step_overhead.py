@@ -143,16 +143,17 @@ def by_hand(work: Work, clock: Clock, tuned: bool = False) -> tuple[nn.Module, T
 
 
 def batches(data: InMemory, tuned: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """What lab feeds, made without it: the seed of an epoch's order is lab's, and the arithmetic, for the same bits."""
-    (images, labels), standardize, epoch = data.splits["train"], data.standardize, 0
-    assert standardize is not None
+    """The batches that lab feeds, made without its loop: the seed of an epoch's order and the arithmetic are those of
+    lab, for the same bits."""
+    images, labels = data.splits["train"]
+    epoch = 0
     while True:
         permutation = torch.randperm(len(labels), generator=make_generator(SEED, "order", epoch))
         for indices in permutation.split(data.batch_size)[: data.steps_per_epoch]:
             if tuned:
-                yield standardize(images.index_select(0, indices)), labels.index_select(0, indices)
+                yield data.prepare((images.index_select(0, indices), labels.index_select(0, indices)))
             else:
-                yield standardize(images[indices]), labels[indices]
+                yield data.prepare((images[indices], labels[indices]))
         epoch += 1
 
 
