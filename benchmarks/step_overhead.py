@@ -17,7 +17,7 @@ work, trust the ratio of CPU times.
 by hand     uint8 tensors, a permutation an epoch, one index a batch, a fused optimizer, loss.item() every 20 steps.
             tuned: the same with index_select for images[indices] and grad = None for zero_grad, as lab does; the extra
             time of lab over this one is the price of its loop.
-lab         lab.train.loop.execute with a Record: checks what is due after each step, logs to metrics.jsonl every 20 steps.
+lab         lab.train.loop.execute with a Record: checks what is due after each step, writes metrics.jsonl every 20.
 Lightning   self.log at each step, to no logger. In its favour: its batches come from the generator of the loop by hand
             (a DataLoader adds 20 us per step), all its steps are one epoch, and see `train_with_lightning`.
             barebones is Trainer(barebones=True), which cannot log.
