@@ -1,7 +1,6 @@
 """One batch through a run that has been built, before it starts."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
