@@ -2,9 +2,9 @@
 
 python benchmarks/same_bits.py BEFORE AFTER     two folders, each with lab/ and conf/ (a git worktree, say)
 
-Each config is trained by `python -m lab train` of each checkout in a directory of its own. Compared are the model's and
-the scored model's tensors in checkpoints/last.pt and best.pt, metrics.jsonl, and results.json without what steps cost.
-Exits with 1 where anything differs.
+`python -m lab train` of each checkout trains each config in an empty directory. What is compared: the tensors of the
+model and of the scored model in checkpoints/last.pt and best.pt, metrics.jsonl, and results.json without the cost of
+steps. Exits with 1 if anything differs.
 """
 
 import argparse
@@ -52,10 +52,10 @@ def main() -> int:
     for config in CONFIGS:
         with tempfile.TemporaryDirectory(prefix="lab-bits-") as folder:
             runs = [
-                train(checkout.resolve(), config, Path(folder) / name)
+                train_config(checkout.resolve(), config, Path(folder) / name)
                 for checkout, name in ((arguments.before, "before"), (arguments.after, "after"))
             ]
-            differences = list(compare(*map(contents, runs)))
+            differences = list(compare(*map(read_results, runs)))
         num_different += bool(differences)
         print(f"{'differs' if differences else 'same'}  {config or 'the defaults'}", flush=True)
         for difference in differences[:5]:
@@ -64,40 +64,40 @@ def main() -> int:
     return 1 if num_different else 0
 
 
-def train(checkout: Path, config: str, directory: Path) -> Path:
-    """Train a config with the code of a checkout; the run's directory. Raises RuntimeError where it fails."""
+def train_config(checkout: Path, config: str, directory: Path) -> Path:
+    """Train a config with the code of a checkout; returns the directory of the run. Raises RuntimeError if it fails."""
     directory.mkdir()
     command = [sys.executable, "-m", "lab", "train", *SHORT, *config.split(), "logger=none"]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "LAB_OUTPUTS": str(directory), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise RuntimeError(f"{checkout}: {config or 'the defaults'} ended with {ended.returncode}:\n{ended.stderr}")
+    process = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"{checkout}: {config or 'the defaults'} ended with {process.returncode}:\n{process.stderr}")
     (results,) = directory.glob("runs/**/results.json")
     return results.parent
 
 
-def contents(run: Path) -> dict[str, Any]:
-    """What a run computed, by name."""
+def read_results(run: Path) -> dict[str, Any]:
+    """The numbers and digests of tensors that a run computed, by name."""
     results = json.loads((run / "results.json").read_text())
-    found: dict[str, Any] = {name: value for name, value in results.items() if not name.startswith("hardware/")}
-    found["metrics.jsonl"] = (run / "metrics.jsonl").read_text()
+    values: dict[str, Any] = {name: value for name, value in results.items() if not name.startswith("hardware/")}
+    values["metrics.jsonl"] = (run / "metrics.jsonl").read_text()
     for file in sorted((run / "checkpoints").glob("*.pt")):
         state = torch.load(file, map_location="cpu", weights_only=True)
         parts = {"model": state["run"]["model"], "scored": state.get("scored", {})} if "run" in state else state
-        tensors = {name: digest(value) for name, value in leaves(parts) if isinstance(value, Tensor)}
-        found |= {f"{file.name}{name}": value for name, value in tensors.items()}
-    return found
+        tensors = {name: part for name, part in name_leaves(parts) if isinstance(part, Tensor)}
+        values |= {f"{file.name}{name}": hash_tensor(tensor) for name, tensor in tensors.items()}
+    return values
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def name_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from leaves(part, f"{name} {key}")
+            yield from name_leaves(part, f"{name} {key}")
     else:
         yield name, value
 
 
-def digest(tensor: Tensor) -> str:
+def hash_tensor(tensor: Tensor) -> str:
     content = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(content).hexdigest()[:12]
 

@@ -1,10 +1,11 @@
-"""A sweep of 16 small runs (digits MLP, learning rate x seed) through lab's pool and through what else there is.
+"""A sweep of 16 small runs (digits MLP, learning rate x seed) by lab's pool, by other launchers and by a shell loop.
 
     python benchmarks/sweep_throughput.py [--repeats 3] [--steps 200]
 
-Each way takes the same steps to the same results, in turns, in an empty directory each time. Given are the medians of
-the wall time as ratios to lab's, and within lab's sweep the time from one run's end to the next one's first step in the
-same worker. Ray's tasks are measured where ray is installed; they train by lab's own loop, in processes that stay.
+The ways take turns, each in an empty directory, and train the same runs to the same results. This prints the medians of
+the wall time with their ratios to that of lab, and for lab's sweep the time from the end of one run to the first step
+of the next one in the same worker. Ray tasks are measured if ray is installed; they run lab's loop in processes that
+stay alive.
 """
 
 import argparse
@@ -46,66 +47,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
-    given = parser.parse_args()
-    common = ["model=mlp", f"steps={given.steps}", "log_every=1"]
+    options = parser.parse_args()
+    common = ["model=mlp", f"steps={options.steps}", "log_every=1"]
     ways: dict[str, Callable[[Path], None]] = {
-        "lab": lambda folder: call([*LAB, *SWEEP, *common], folder),
-        "basic launcher": lambda folder: call(
+        "lab": lambda folder: run_command([*LAB, *SWEEP, *common], folder),
+        "basic launcher": lambda folder: run_command(
             [*LAB, *SWEEP, *common, "hydra/sweeper=basic", "hydra/launcher=basic"], folder
         ),
-        "joblib launcher, 2 jobs": lambda folder: call(
+        "joblib launcher, 2 jobs": lambda folder: run_command(
             [*LAB, *SWEEP, *common, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], folder
         ),
-        "shell loop": lambda folder: shell_loop(common, folder),
+        "shell loop": lambda folder: run_shell_loop(common, folder),
     }
     if importlib.util.find_spec("ray"):
-        ways["ray tasks"] = lambda folder: call([sys.executable, "-c", RAY, str(folder), *common], folder)
-    took: dict[str, list[float]] = defaultdict(list)
+        ways["ray tasks"] = lambda folder: run_command([sys.executable, "-c", RAY, str(folder), *common], folder)
+    seconds: dict[str, list[float]] = defaultdict(list)
     gaps: list[float] = []
-    for repeat in range(given.repeats):
+    for repeat in range(options.repeats):
         scores = {}
         for name, way in ways.items():
             with tempfile.TemporaryDirectory() as folder:
                 started = time.perf_counter()
                 way(Path(folder))
-                took[name].append(time.perf_counter() - started)
-                scores[name] = results(Path(folder))
+                seconds[name].append(time.perf_counter() - started)
+                scores[name] = read_scores(Path(folder))
                 if name == "lab":
-                    gaps += between(Path(folder))
-            print(f"{repeat + 1}/{given.repeats} {name}: {took[name][-1]:.1f} s", file=sys.stderr)
-        for name, found in scores.items():
-            assert len(found) == len(LRS) * len(SEEDS), f"{name} did {len(found)} runs"
-            if name != "shell loop":  # whose processes use all cores, which adds up in another order
-                assert found.keys() == scores["lab"].keys(), name
-    base = statistics.median(took["lab"])
+                    gaps += measure_gaps(Path(folder))
+            print(f"{repeat + 1}/{options.repeats} {name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
+        for name, by_run in scores.items():
+            assert len(by_run) == len(LRS) * len(SEEDS), f"{name} did {len(by_run)} runs"
+            if name != "shell loop":  # its processes use all cores, which sums in another order
+                assert by_run.keys() == scores["lab"].keys(), name
+    base = statistics.median(seconds["lab"])
     for name in ways:
-        median = statistics.median(took[name])
-        print(f"{name:<24} {median:6.1f} s  {median / base:5.2f} of lab's")
-    print(f"from a run's end to the next one's first step: median {statistics.median(gaps) * 1000:.0f} ms")
+        median = statistics.median(seconds[name])
+        print(f"{name:<24} {median:6.1f} s  {median / base:5.2f} of lab")
+    print(f"from the end of a run to the first step of the next: median {statistics.median(gaps) * 1000:.0f} ms")
 
 
-def call(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command[:6])} ended with {done.returncode}: {done.stderr[-2000:]}")
+def run_command(command: list[str], folder: Path) -> None:
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"{' '.join(command[:6])} ended with {process.returncode}: {process.stderr[-2000:]}")
 
 
-def shell_loop(common: list[str], folder: Path) -> None:
+def run_shell_loop(common: list[str], folder: Path) -> None:
     for lr in LRS:
         for seed in SEEDS:
-            call([*LAB, *common, f"optimizer.lr={lr}", f"seed={seed}"], folder)
+            run_command([*LAB, *common, f"optimizer.lr={lr}", f"seed={seed}"], folder)
 
 
-def results(folder: Path) -> dict[str, float]:
-    """test/accuracy of each run by its identity."""
+def read_scores(folder: Path) -> dict[str, float]:
+    """The test/accuracy of each run, by the id of the run."""
     return {
         path.parent.name[-8:]: json.loads(path.read_text())["test/accuracy"]
         for path in folder.glob("outputs/runs/**/results.json")
     }
 
 
-def between(folder: Path) -> list[float]:
-    """Seconds from the end of each run to the first step of the one after it in the same worker."""
+def measure_gaps(folder: Path) -> list[float]:
+    """Seconds from the end of each run to the first step of the next one in the same worker."""
     from lab.record.tensorboard import read_events
 
     by_worker: dict[int, list[tuple[float, float]]] = defaultdict(list)

@@ -19,9 +19,21 @@ def map_tensors(nest: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def iterate_leaves(nest: Any) -> Iterator[Any]:
-    """What a nest holds, in the order of `map_tensors`. None stands for an absent value and is left out."""
+    """The values in a nest, in the order of `map_tensors`. None stands for an absent value and is left out."""
     if isinstance(nest, tuple | list | dict):
         for part in nest.values() if isinstance(nest, dict) else nest:
             yield from iterate_leaves(part)
     elif nest is not None:
         yield nest
+
+
+def describe_shapes(nest: Any) -> str:
+    """A nest in a message: `(uint8[64, 3, 32, 32], int64[64])`. Of each tuple, list and dict the first four parts."""
+    if isinstance(nest, Tensor):
+        return f"{str(nest.dtype).removeprefix('torch.')}{list(nest.shape)}"
+    if isinstance(nest, tuple | list):
+        return f"({', '.join(map(describe_shapes, nest[:4]))}{', ...' if len(nest) > 4 else ''})"
+    if isinstance(nest, dict):
+        parts = [f"{key}: {describe_shapes(part)}" for key, part in list(nest.items())[:4]]
+        return f"{{{', '.join(parts)}{', ...' if len(nest) > 4 else ''}}}"
+    return type(nest).__name__

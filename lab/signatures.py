@@ -1,4 +1,4 @@
-"""What a callable can be given by name."""
+"""The arguments that a callable takes by name."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def accepted_arguments(make: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """What a callable takes by name of what is offered, and a partial has not been given yet."""
-    takes = inspect.signature(make).parameters
-    given = make.keywords if isinstance(make, partial) else {}
-    return {name: value for name, value in offered.items() if name in takes and name not in given}
+    """Those of the offered arguments that are parameters of the callable and that a partial does not hold yet."""
+    parameters = inspect.signature(make).parameters
+    held = make.keywords if isinstance(make, partial) else {}
+    return {name: value for name, value in offered.items() if name in parameters and name not in held}

@@ -1,4 +1,4 @@
-"""Names that people type and read."""
+"""Names and numbers that people type and read."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """`did you mean X?`, or the list of what there is (its first 20) where nothing is near.
+    """`did you mean X?`, or a list of the known names, the first 20, if none is similar.
 
-    prefix: what goes before the name when it is typed.
+    prefix: text before the name when it is typed.
     """
     names = sorted(known)
     close = get_close_matches(word, names, n=3, cutoff=0.6)
-    # letters swapped are the commonest slip: the same letters in another order come first
+    # swapped letters are the most common slip, so names of the same letters come first
     close.sort(key=lambda name: sorted(name) != sorted(word))
     if close:
         return f"did you mean {prefix + close[0]!r}?"
@@ -20,12 +20,12 @@ def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def join_names(names: Sequence[str], most: int = 8) -> str:
-    """Names for a person to read: the first ones, and how many more there are."""
+    """The first `most` names and the number of the others: `a, b and 3 more`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def format_si(number: float) -> str:
-    """Three digits and the prefix of a unit: `12.3 M`."""
+    """A number with three digits and the prefix of a unit: `12.3 M`."""
     for prefix in ("", "k", "M", "G", "T"):
         if number < 1000:
             return f"{number:.3g} {prefix}"

@@ -49,6 +49,24 @@ def test_a_broken_project_file_is_named(spirals, lab_process):
     assert "importing it failed: No module named 'nothing_of_the_kind'" in ended.err
 
 
+@pytest.mark.parametrize("augmentation", ["flip_crop", "randaugment", "mixup", "cutmix", "chain"])
+def test_masks_are_not_trained_on_with_an_augmentation_that_would_move_the_images_alone(lab, tmp_path, augmentation):
+    shutil.copytree(ROOT / "tests" / "apps" / "masks", tmp_path, dirs_exist_ok=True)
+    arguments = ("data=masks", "model=pixel_classes", "task=segmentation", "monitor=val/pixel_accuracy", "steps=2")
+    ended = lab("train", *arguments, f"augment={augmentation}")
+    assert ended.code == 2, ended.out
+    assert "got int64[16, 8, 8]; give augment=none, or an augmentation of your own that moves both" in ended.err
+    assert not list(tmp_path.glob("outputs/runs/**/metrics.jsonl")), "it trained"
+
+
+def test_masks_are_trained_on_without_augmentation(lab, tmp_path):
+    shutil.copytree(ROOT / "tests" / "apps" / "masks", tmp_path, dirs_exist_ok=True)
+    arguments = ("data=masks", "model=pixel_classes", "task=segmentation", "monitor=val/pixel_accuracy")
+    ended = lab("train", *arguments, "optimizer.lr=0.1", "epochs=5")
+    assert ended.code == 0, ended.err
+    assert json.loads((only_run(tmp_path) / "results.json").read_text())["test/pixel_accuracy"] > 0.95
+
+
 def test_a_wheel_holds_the_configs_and_runs_the_users_project(spirals, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(

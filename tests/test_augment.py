@@ -1,5 +1,7 @@
 """Augmentations: against a loop over single images, and against torchvision's own."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -7,11 +9,17 @@ from torchvision.transforms import v2
 from lab.augment.chain import chain
 from lab.augment.flip_crop import flip_crop
 from lab.augment.mix import cutmix, mixup
-from lab.augment.randaugment import NUM_BINS, operations, randaugment
+from lab.augment.randaugment import NUM_BINS, make_operations, randaugment
 from lab.augment.random_erasing import random_erasing
 from lab.seeding import make_generator
 
 ERASING = {"probability": 0.5, "area": [0.02, 0.4], "aspect": [0.3, 3.33]}
+MOVING = {
+    "flip_crop": partial(flip_crop, padding=2),
+    "randaugment": partial(randaugment, num_ops=2, magnitude=9),
+    "mixup": partial(mixup, num_classes=5, alpha=0.2),
+    "cutmix": partial(cutmix, num_classes=5, alpha=1.0),
+}
 
 
 @pytest.fixture
@@ -24,7 +32,7 @@ def test_flip_crop_gives_each_image_a_crop_of_its_padded_self_or_of_its_mirror(b
     images, labels = batch
     augmented, same = flip_crop(batch, make_generator(0, "augment"), padding=2)
     assert torch.equal(labels, same)
-    found = []
+    drawn = []
     for image, result in zip(images, augmented, strict=True):
         crops = {
             (flipped, top, left): torch.nn.functional.pad(image, (2, 2, 2, 2))[:, top : top + 10, left : left + 8]
@@ -34,19 +42,13 @@ def test_flip_crop_gives_each_image_a_crop_of_its_padded_self_or_of_its_mirror(b
         }
         places = [place for place, crop in crops.items() if torch.equal(crop.flip(2) if place[0] else crop, result)]
         assert len(places) == 1
-        found += places
-    assert {flipped for flipped, _, _ in found} == {False, True}
-    assert len(set(found)) > 6
+        drawn += places
+    assert {flipped for flipped, _, _ in drawn} == {False, True}
+    assert len(set(drawn)) > 6
 
 
 def test_the_same_generator_gives_the_same_augmentation(batch):
-    for augment in (
-        lambda b, g: flip_crop(b, g, padding=2),
-        lambda b, g: randaugment(b, g, num_ops=2, magnitude=9),
-        lambda b, g: mixup(b, g, num_classes=5, alpha=0.2),
-        lambda b, g: cutmix(b, g, num_classes=5, alpha=1.0),
-        lambda b, g: random_erasing(b, g, **ERASING),
-    ):
+    for augment in (*MOVING.values(), partial(random_erasing, **ERASING)):
         before = torch.get_rng_state()
         first, again = (augment(batch, make_generator(1, "augment")) for _ in range(2))
         assert all(map(torch.equal, first, again))
@@ -63,13 +65,13 @@ def test_each_operation_of_randaugment_is_torchvisions(batch, name, magnitude):
         _AUGMENTATION_SPACE = {name: v2.RandAugment._AUGMENTATION_SPACE[name]}
 
     reference = Only(num_ops=1, magnitude=magnitude)
-    operation, scale, signed = operations(width=8, height=10)[name]
+    operation, scale, signed = make_operations(width=8, height=10)[name]
     amount = scale * magnitude / (NUM_BINS - 1)
     ours = [operation(images, sign * amount) for sign in ((1, -1) if signed else (1,))]
     for _ in range(4):  # the sign is drawn
         theirs = reference(images)
         # one level of gray: torchvision rounds the same amount through float32
-        assert any((one.int() - theirs.int()).abs().max() <= 1 for one in ours)
+        assert any((images.int() - theirs.int()).abs().max() <= 1 for images in ours)
 
 
 def test_randaugment_gives_images_of_one_batch_different_operations(batch):
@@ -93,7 +95,7 @@ def test_mixed_labels_are_the_shares_of_the_mixed_images(batch):
 
 
 def test_a_chain_applies_one_after_the_other(batch):
-    parts = [lambda b, g: flip_crop(b, g, padding=2), lambda b, g: mixup(b, g, num_classes=5, alpha=0.2)]
+    parts = [MOVING["flip_crop"], MOVING["mixup"]]
     whole = chain(batch, make_generator(0, "augment"), augmentations=parts)
     draw = make_generator(0, "augment")
     assert torch.equal(whole[0], parts[1](parts[0](batch, draw), draw)[0])
@@ -129,10 +131,10 @@ def test_random_erasing_fills_with_a_value_or_with_noise_of_each_pixel():
     always = {**ERASING, "probability": 1.0}
     noisy, _ = random_erasing((images, None), make_generator(0, "augment"), **always)
     changed = (noisy != 7).any(1)
-    found = noisy.permute(0, 2, 3, 1)[changed]
+    filled = noisy.permute(0, 2, 3, 1)[changed]
     assert noisy.dtype == torch.uint8
-    assert found.float().mean() == pytest.approx(127.5, abs=5)
-    assert len(found.unique(dim=0)) > 0.99 * len(found)
+    assert filled.float().mean() == pytest.approx(127.5, abs=5)
+    assert len(filled.unique(dim=0)) > 0.99 * len(filled)
     assert torch.equal(images, torch.full_like(images, 7)), "the batch itself was changed"
     never, _ = random_erasing((images, None), make_generator(0, "augment"), **{**ERASING, "probability": 0.0})
     assert torch.equal(never, images)
@@ -147,3 +149,58 @@ def test_random_erasing_takes_what_mixing_made_and_refuses_what_is_no_range(batc
     for wrong in ({"area": [0.4, 0.02]}, {"probability": 2}, {"aspect": [0, 1]}, {"value": 256}):
         with pytest.raises(ValueError, match=r"area|probability|value"):
             random_erasing(batch, make_generator(0, "augment"), **{**ERASING, **wrong})
+
+
+DENSE_TARGETS = {
+    "masks": (torch.zeros(12, 10, 8, dtype=torch.int64), r"int64\[12, 10, 8\]"),
+    "depth maps": (torch.zeros(12, 1, 10, 8), r"float32\[12, 1, 10, 8\]"),
+    "boxes": ([torch.zeros(2, 4)] * 12, r"\(float32\[2, 4\], .*\.\.\.\)"),
+    "boxes by name": (
+        {"boxes": torch.zeros(12, 4), "labels": torch.zeros(12)},
+        r"\{boxes: float32\[12, 4\], labels: .*\}",
+    ),
+    "labels of another batch": (torch.zeros(11), r"float32\[11\]"),
+    "no targets": (None, "NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize("kind", DENSE_TARGETS)
+def test_what_moves_images_but_not_their_targets_takes_labels_alone(batch, name, kind):
+    targets, shapes = DENSE_TARGETS[kind]
+    message = (
+        rf"{name} changes the images and not their targets.*\(12,\) or \(12, C\); got {shapes}; give augment=none, or"
+    )
+    for augment in (MOVING[name], partial(chain, augmentations=[partial(random_erasing, **ERASING), MOVING[name]])):
+        with pytest.raises(ValueError, match=message):
+            augment((batch[0], targets), make_generator(0, "augment"))
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_labels_may_be_mixed_already_and_a_batch_a_list_as_loaders_give_it(batch, name):
+    mixed = list(mixup(batch, make_generator(0, "augment"), num_classes=5, alpha=1.0))
+    images = mixed[0].round().to(torch.uint8)
+    augmented, probabilities = MOVING[name]([images, mixed[1]], make_generator(1, "augment"))
+    assert augmented.shape == images.shape
+    assert torch.allclose(probabilities.sum(1), torch.ones(12))
+
+
+def test_random_erasing_moves_nothing_and_so_leaves_targets_of_any_kind_as_they_are(batch):
+    for targets, _ in DENSE_TARGETS.values():
+        _, same = random_erasing((batch[0], targets), make_generator(0, "augment"), **ERASING)
+        assert same is targets
+
+
+@pytest.mark.parametrize("augment", [*MOVING.values(), partial(random_erasing, **ERASING)])
+@pytest.mark.parametrize(
+    ("other", "shapes"),
+    [
+        ((torch.zeros(12, 2), torch.zeros(12)), r"\(float32\[12, 2\], float32\[12\]\)"),
+        ({"image": torch.zeros(12, 3, 10, 8)}, r"\{image: float32\[12, 3, 10, 8\]\}"),
+        ((torch.zeros(12, 3, 10, 8), torch.zeros(12), torch.zeros(12)), r"\(float32\[12, 3, 10, 8\], .*\)"),
+        (torch.zeros(2, 3, 10, 8), r"float32\[2, 3, 10, 8\]"),
+    ],
+)
+def test_a_batch_that_is_not_images_and_targets_is_refused(augment, other, shapes):
+    with pytest.raises(ValueError, match=rf"batches of two parts, images .*; got {shapes}; give augment=none"):
+        augment(other, make_generator(0, "augment"))

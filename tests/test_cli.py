@@ -91,7 +91,7 @@ def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
         ("regularize=early_stop data.val_share=0", "there is no validation set to watch"),
         ("paths.outputs=/dev/null", "cannot write /dev/null"),
         ("model._target_=lab.config.targets.locate", "is not one to be run from a config"),
-        ("model._target_=lab.record.environment.command_output", "is not one to be run from a config"),
+        ("model._target_=lab.record.environment.run_command", "is not one to be run from a config"),
         ("model._target_=subprocess.run", "is not one to be run from a config"),
         ("model._target_=lab.models.mlp.MPL", "no 'MPL' in lab.models.mlp; did you mean 'MLP'?"),
         ("model._target_=lab.modles.mlp.MLP", "no 'modles' in lab; did you mean 'models'?"),
@@ -380,7 +380,7 @@ def test_doctor_says_what_there_is(lab):
     assert ended.code == 0
     assert re.search(r"^torch +\d", ended.out, re.MULTILINE)
     assert re.search(r"^devices .*cpu", ended.out, re.MULTILINE)
-    assert re.search(r"^timm +(\d|not there; only model=timm needs it: pip install timm)", ended.out, re.MULTILINE)
+    assert re.search(r"^timm +(\d|not installed; only model=timm needs it: pip install timm)", ended.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

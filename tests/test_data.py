@@ -13,17 +13,18 @@ from lab.data.bccd import CLASSES, bccd_cells
 from lab.data.cifar10 import cifar10
 from lab.data.digits import digits
 from lab.data.image_folder import image_folder
-from lab.data.in_memory import Examples, InMemory
+from lab.data.in_memory import Examples, InMemory, split_examples
 from lab.data.order import balanced_indices, split_indices
 from lab.data.streamed import Streamed
 from lab.data.synthetic import synthetic
 from lab.metrics.classification import ClassificationCounts
 
 
-def numbered(num: int, **options) -> InMemory:
+def numbered(num: int, val_share: float = 0.1) -> InMemory:
     """Examples whose input and label are their own index."""
-    train = Examples(torch.arange(num)[:, None].float(), torch.arange(num))
-    return InMemory(train, train, batch_size=8, seed=0, **options)
+    examples = Examples(torch.arange(num)[:, None].float(), torch.arange(num))
+    train, val = split_examples(examples, val_share, seed=0)
+    return InMemory(train, val, examples, batch_size=8, seed=0)
 
 
 def test_train_and_validation_are_disjoint_and_drawn_from_the_seed():
@@ -157,6 +158,24 @@ def test_prepare_standardises_each_channel():
     images, _ = data.prepare((data.splits["train"].inputs, data.splits["train"].labels))
     raw = data.splits["train"].inputs.float() / 255
     assert torch.allclose(images, (raw - 0.5) / 0.125, atol=1e-5)
+
+
+def test_a_data_set_that_is_not_of_images_brings_its_own_prepare():
+    tokens = Examples(torch.tensor([[5, 7, 0, 0], [3, 0, 0, 0], [4, 0, 0, 0]]), torch.arange(3))
+
+    def cut_padding(batch):
+        inputs, labels = batch
+        return inputs[:, : int((inputs != 0).sum(1).max())], labels
+
+    held = InMemory(tokens, tokens, tokens, batch_size=2, seed=0, prepare=cut_padding)
+    streamed = Streamed(*[list(zip(*tokens, strict=True))] * 3, batch_size=3, seed=0, workers=0, prepare=cut_padding)
+    assert [held.prepare(batch)[0].tolist() for batch in held.val()] == [[[5, 7], [3, 0], [4, 0]]]
+    assert [streamed.prepare(batch)[0].tolist() for batch in streamed.test()] == [[[5, 7], [3, 0], [4, 0]]]
+
+
+def test_without_a_prepare_the_model_takes_the_examples_as_they_are():
+    batch = next(numbered(20).batches())
+    assert numbered(20).prepare(batch) is batch
 
 
 def test_cifar10_reads_the_parquet_files(real_data):

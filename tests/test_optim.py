@@ -19,12 +19,12 @@ STEPS = 50
 def rates(make) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedule = make(optimizer)
-    found = []
+    lrs = []
     for _ in range(STEPS):
-        found.append(optimizer.param_groups[0]["lr"])
+        lrs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    return found
+    return lrs
 
 
 @pytest.mark.parametrize(
@@ -50,16 +50,16 @@ def test_a_schedule_is_torchs(ours, theirs):
 
 
 def test_warmup_is_linear_and_meets_the_cosine_at_its_top():
-    found = rates(lambda o: schedules.cosine(o, STEPS, warmup_share=0.2))
-    assert found[:10] == pytest.approx([0.01 * n for n in range(1, 11)])
-    assert found[10] == pytest.approx(0.1)
-    assert found[-1] < 0.001
+    lrs = rates(lambda o: schedules.cosine(o, STEPS, warmup_share=0.2))
+    assert lrs[:10] == pytest.approx([0.01 * n for n in range(1, 11)])
+    assert lrs[10] == pytest.approx(0.1)
+    assert lrs[-1] < 0.001
 
 
 def test_wsd_is_flat_between_its_warmup_and_its_linear_decay():
-    found = rates(lambda o: schedules.wsd(o, STEPS, warmup_share=0.1, decay_share=0.2))
-    assert found[5:40] == pytest.approx([0.1] * 35)
-    assert found[40:] == pytest.approx([0.01 * n for n in range(10, 0, -1)])
+    lrs = rates(lambda o: schedules.wsd(o, STEPS, warmup_share=0.1, decay_share=0.2))
+    assert lrs[5:40] == pytest.approx([0.1] * 35)
+    assert lrs[40:] == pytest.approx([0.01 * n for n in range(10, 0, -1)])
     with pytest.raises(ValueError, match="more than the whole run"):
         rates(lambda o: schedules.wsd(o, STEPS, warmup_share=0.6, decay_share=0.6))
 
@@ -108,7 +108,7 @@ def test_muon_resumes_in_the_same_bits_and_follows_a_schedule():
     optimizer = Muon(unbroken.parameters())
     schedule = schedules.cosine(optimizer, 10)
     schedule.step()
-    assert {group["lr"] for inner in optimizer.inner for group in inner.param_groups} == {
+    assert {group["lr"] for part in optimizer.optimizers for group in part.param_groups} == {
         group["lr"] for group in optimizer.param_groups
     }
     before = Muon(first.parameters())
@@ -125,7 +125,7 @@ def test_muon_resumes_in_the_same_bits_and_follows_a_schedule():
     assert all(map(torch.equal, unbroken.parameters(), second.parameters()))
 
 
-def test_clipping_bounds_the_norm_and_tells_it():
+def test_clipping_bounds_the_norm_and_returns_what_it_was():
     parameter = nn.Parameter(torch.zeros(4))
     parameter.grad = torch.full((4,), 3.0)
     assert make_clip(1.5)([parameter]) == pytest.approx(6.0)
@@ -139,19 +139,19 @@ def test_what_is_spared_from_decay_has_less_than_two_dimensions_and_keeps_all_ot
     model = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), "head": nn.Linear(8, 2)})
     (filters, *others), (weight, bias) = model["body"].parameters(), model["head"].parameters()
     options = {"lr_scale": 0.1, "from_epoch": 2, "weight_decay": 0.3}
-    given = [
+    groups = [
         {"params": [filters, *others], "name": "body", **options},
         {"params": [weight, bias], "name": "head"},
         {"params": others[:1], "name": "a norm"},
     ]
-    assert no_decay_groups(given) == [
+    assert no_decay_groups(groups) == [
         {"params": [filters], "name": "body", **options},
         {"params": others, "name": "body (no decay)", **options, "weight_decay": 0.0},
         {"params": [weight], "name": "head"},
         {"params": [bias], "name": "head (no decay)", "weight_decay": 0.0},
         {"params": others[:1], "name": "a norm (no decay)", "weight_decay": 0.0},
     ]
-    assert given[0]["params"] == [filters, *others], "the strategy's own groups were changed"
+    assert groups[0]["params"] == [filters, *others], "the strategy's own groups were changed"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-Augmentation = Callable[[Any, torch.Generator], Any]
 
-
-def chain(batch: Any, generator: torch.Generator, *, augmentations: Sequence[Augmentation]) -> Any:
-    """Apply each of `augmentations` in turn, all drawing from one generator."""
+def chain(
+    batch: Any, generator: torch.Generator, *, augmentations: Sequence[Callable[[Any, torch.Generator], Any]]
+) -> Any:
+    """Apply each of `augmentations` in turn, all drawing from one generator. Each checks the batch that reaches it."""
     for augment in augmentations:
         batch = augment(batch, generator)
     return batch

@@ -1,21 +1,24 @@
-"""Random horizontal flips and padded crops, each image its own, a batch at a time.
+"""Random horizontal flips and padded crops, drawn for each image, done for a batch at a time.
 
 Source: He et al. 2016, arXiv:1512.03385, sec. 4.2, after Lee et al. 2015, arXiv:1409.5185.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from lab.augment.batch_check import LabelledImages, require_labels
 
 
-def flip_crop(batch: Batch, generator: torch.Generator, *, padding: int, flip: bool = True) -> Batch:
-    """Pad by `padding` zeros (black) on each side, crop back at a random place, and flip half of them.
+def flip_crop(batch: Any, generator: torch.Generator, *, padding: int, flip: bool = True) -> LabelledImages:
+    """Pad images (B, C, H, W) by `padding` zeros (black) on each side, crop (H, W) at a random place, and flip half of
+    the images.
 
-    images: (B, C, H, W).  Draws from `generator` on the CPU, works where the images are.
+    Draws from `generator` on the CPU, works on the images' own device.
+    Raises ValueError unless the batch is images and labels.
     """
-    images, labels = batch
+    images, labels = require_labels(batch, "flip_crop")
     num, _, height, width = images.shape
     top, left = torch.randint(0, 2 * padding + 1, (2, num), generator=generator)
     rows = top[:, None] + torch.arange(height)  # (B, H)
@@ -29,4 +32,4 @@ def flip_crop(batch: Batch, generator: torch.Generator, *, padding: int, flip: b
     cropped = padded[
         example, rows.to(device, non_blocking=True)[:, :, None], columns.to(device, non_blocking=True)[:, None, :]
     ]
-    return cropped.permute(0, 3, 1, 2).contiguous(), labels  # the memory format is the hardware's to choose
+    return cropped.permute(0, 3, 1, 2).contiguous(), labels  # the hardware chooses the memory format

@@ -3,31 +3,33 @@
 Sources: Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from lab.augment.batch_check import LabelledImages, require_labels
 from lab.seeding import temporary_seed
 
-Batch = tuple[Tensor, Tensor]
 
-
-def mixup(batch: Batch, generator: torch.Generator, *, num_classes: int, alpha: float) -> Batch:
-    """Each image is lam of itself and 1 - lam of another, lam ~ Beta(alpha, alpha) for the batch."""
+def mixup(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: float) -> LabelledImages:
+    """Replace each image x_i by lam x_i + (1 - lam) x_j, and its label alike; lam ~ Beta(alpha, alpha), one for the
+    batch. Raises ValueError unless the batch is images and labels."""
     from torchvision.transforms import v2
 
-    return mixed_batch(batch, generator, v2.MixUp(alpha=alpha, num_classes=num_classes))
+    return mix_examples(*require_labels(batch, "mixup"), generator, v2.MixUp(alpha=alpha, num_classes=num_classes))
 
 
-def cutmix(batch: Batch, generator: torch.Generator, *, num_classes: int, alpha: float) -> Batch:
-    """A box of 1 - lam of each image's area comes from another, lam ~ Beta(alpha, alpha) for the batch."""
+def cutmix(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: float) -> LabelledImages:
+    """Paste a box of another image, a share 1 - lam of the area, into each image, and mix the labels by lam;
+    lam ~ Beta(alpha, alpha), one for the batch. Raises ValueError unless the batch is images and labels."""
     from torchvision.transforms import v2
 
-    return mixed_batch(batch, generator, v2.CutMix(alpha=alpha, num_classes=num_classes))
+    return mix_examples(*require_labels(batch, "cutmix"), generator, v2.CutMix(alpha=alpha, num_classes=num_classes))
 
 
-def mixed_batch(batch: Batch, generator: torch.Generator, transform: nn.Module) -> Batch:
-    """(B, C, H, W) images and (B,) labels to float32 images, still in the images' units, and (B, num_classes)
-    probabilities. torchvision draws from the global generator; here, from one seeded by `generator`."""
-    images, labels = batch
+def mix_examples(images: Tensor, labels: Tensor, generator: torch.Generator, transform: nn.Module) -> LabelledImages:
+    """Images (B, C, H, W) and labels (B,) to float32 images, in the images' own units, and probabilities
+    (B, num_classes). torchvision draws from the global generator, here seeded by `generator` for the time being."""
     with temporary_seed(int(torch.randint(2**62, (), generator=generator))):
         return transform(images.float(), labels)

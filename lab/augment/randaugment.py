@@ -1,35 +1,38 @@
 """RandAugment on a batch: images that drew the same operation go through it together.
 
 Source: Cubuk et al. 2020, arXiv:1909.13719, with the operations and magnitudes of torchvision's v2.RandAugment.
-One operation at one magnitude costs a few kernels however many images it serves; image by image costs them each time.
+An operation at one magnitude costs a few kernels for a whole group of images; one by one, each image costs as many.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from lab.augment.batch_check import LabelledImages, require_labels
+
 Operation = Callable[[Tensor, float], Tensor]
 NUM_BINS = 31
 
 
-def randaugment(batch: Batch, generator: torch.Generator, *, num_ops: int, magnitude: int) -> Batch:
-    """`num_ops` random operations on each image, in sequence.
+def randaugment(batch: Any, generator: torch.Generator, *, num_ops: int, magnitude: int) -> LabelledImages:
+    """Apply `num_ops` random operations in sequence to each image of (B, 1 or 3, H, W) uint8.
 
-    images: (B, 1 or 3, H, W) uint8.  magnitude: 0 to 30, the strength of every operation that has one.
+    magnitude: strength from 0 to 30 of every operation that has one.
+    Raises ValueError unless the batch is images and labels: shears, shifts and rotations move pixels.
     """
     if not 0 <= magnitude < NUM_BINS:
         raise ValueError(f"magnitude {magnitude} is not in [0, {NUM_BINS - 1}]")
-    images, labels = batch
+    images, labels = require_labels(batch, "randaugment")
     strength = magnitude / (NUM_BINS - 1)
-    table = operations(images.shape[-1], images.shape[-2])
+    operations = make_operations(images.shape[-1], images.shape[-2])
     images = images.clone()
     for _ in range(num_ops):
-        chosen = torch.randint(len(table), (len(images),), generator=generator)
+        chosen = torch.randint(len(operations), (len(images),), generator=generator)
         sign = torch.randint(2, (len(images),), generator=generator)
-        for number, (operation, scale, signed) in enumerate(table.values()):
+        for number, (operation, scale, signed) in enumerate(operations.values()):
             for negative in (0, 1) if signed else (None,):
                 mask = chosen == number if negative is None else (chosen == number) & (sign == negative)
                 members = mask.nonzero().flatten().to(images.device)
@@ -39,8 +42,8 @@ def randaugment(batch: Batch, generator: torch.Generator, *, num_ops: int, magni
     return images, labels
 
 
-def operations(width: int, height: int) -> dict[str, tuple[Operation, float, bool]]:
-    """name: (operation on images and an amount, the amount at full strength, whether its sign is drawn)."""
+def make_operations(width: int, height: int) -> dict[str, tuple[Operation, float, bool]]:
+    """By name: an operation on images and an amount, its amount at full strength, and whether the sign is drawn."""
     from torchvision.transforms.v2 import functional as F
 
     def shear(images: Tensor, x: float, y: float) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from lab.build.blame import blame
 from lab.distributed import collectives
 from lab.errors import ConfigError
 from lab.metrics.scores import ResolvedMonitor
+from lab.nest import describe_shapes
 from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
 from lab.train.batches import prepared_batches, training_batches
@@ -100,12 +100,3 @@ def dry_run_score(run: Run, model: nn.Module) -> ResolvedMonitor | None:
         )
     with blame(""):
         return run.monitor.resolve(scores)
-
-
-def describe_shapes(value: Any) -> str:
-    """A batch's dtypes and shapes, for a message."""
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(describe_shapes, value[:4]))}{', ...' if len(value) > 4 else ''})"
-    return type(value).__name__

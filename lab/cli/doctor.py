@@ -1,4 +1,4 @@
-"""lab doctor: what this machine has, and what is missing."""
+"""lab doctor: the versions and devices of this machine, and what is missing."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from lab import __version__
 from lab.cli.output import align_columns
 
-NEEDED = (
+REQUIRED = (
     "torch",
     "torchvision",
     "hydra-core",
@@ -25,7 +25,7 @@ NEEDED = (
     "safetensors",
     "scikit-learn",
 )
-# and what asks for it
+# with the option that needs it
 OPTIONAL = {
     "timm": "model=timm",
     "transformers": "model=huggingface",
@@ -38,46 +38,47 @@ OPTIONAL = {
 
 def main(arguments: list[str]) -> int:
     argparse.ArgumentParser("lab doctor", description="Versions, devices, and what is missing.").parse_args(arguments)
-    lines = [["lab", __version__], ["python", f"{platform.python_version()} ({sys.executable})"]]
+    rows = [["lab", __version__], ["python", f"{platform.python_version()} ({sys.executable})"]]
     problems = []
-    for name in NEEDED:
+    for name in REQUIRED:
         try:
-            lines.append([name, metadata.version(name)])
+            rows.append([name, metadata.version(name)])
         except metadata.PackageNotFoundError:
-            lines.append([name, "missing"])
+            rows.append([name, "missing"])
             problems.append(f"{name} is missing; pip install {name}")
-    for name, use in OPTIONAL.items():
+    for name, option in OPTIONAL.items():
         try:
-            lines.append([name, metadata.version(name)])
+            rows.append([name, metadata.version(name)])
         except metadata.PackageNotFoundError:
-            lines.append([name, f"not there; only {use} needs it: pip install {name}"])
+            rows.append([name, f"not installed; only {option} needs it: pip install {name}"])
     for module in ("torch", "torchvision"):
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever a broken build raises
-            problems.append(f"import {module} fails: {error}; the two must be built for each other")
+            problems.append(f"import {module} fails: {error}; torch and torchvision must be built for each other")
     if not problems:
-        lines += device_rows()
+        rows += device_rows()
     for variable, default in (("LAB_DATA", "data"), ("LAB_OUTPUTS", "outputs")):
         path = Path(os.environ.get(variable, default))
-        lines.append([variable, f"{path} ({'there' if path.is_dir() else 'not there'})"])
-    lines.append(["disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"])
-    print(align_columns(lines))
+        rows.append([variable, f"{path} ({'exists' if path.is_dir() else 'does not exist'})"])
+    rows.append(["disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"])
+    print(align_columns(rows))
     for problem in problems:
         print(f"lab: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
 def device_rows() -> list[list[str]]:
+    """Rows for the devices that torch sees."""
     import torch
 
     from lab.hardware import available_devices
 
-    lines = [
+    rows = [
         ["devices", ", ".join(available_devices())],
         ["cores", f"{os.cpu_count()} ({torch.get_num_threads()} threads)"],
     ]
     for number in range(torch.cuda.device_count()):
-        of = torch.cuda.get_device_properties(number)
-        lines.append([f"cuda:{number}", f"{of.name}, {of.total_memory / 2**30:.0f} GiB"])
-    return lines
+        device = torch.cuda.get_device_properties(number)
+        rows.append([f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"])
+    return rows

@@ -12,17 +12,18 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-from lab.data.decode import decode_image, with_progress
+from lab.data.decode import decode_image
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import balanced_indices
-from lab.data.standardize import check_channels
+from lab.data.progress import show_progress
+from lab.data.standardize import Standardize, check_channels
 from lab.text import suggest
 
 CLASSES = ("RBC", "WBC", "Platelets")
 
 
 class Cell(NamedTuple):
-    """box: left, top, right, bottom in pixels."""
+    """A cell in a smear image.  box: left, top, right, bottom in pixels."""
 
     image: Path
     box: tuple[int, int, int, int]
@@ -42,14 +43,16 @@ def bccd_cells(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
 ) -> InMemory:
-    """Square crops around the boxes in `folder`, resized to shape (C, H, W), in the official splits: cells of one image
-    lie in one split.
+    """Square crops around the boxes in `folder`, resized to shape (C, H, W). The splits are the official ones; all
+    cells of an image lie in one split.
 
-    train_examples: train on so many, balanced over the classes (`order.balanced`), of which RBC has 85 %; validation
-    and test stay as they are, so monitor `val/balanced_accuracy`.  margin: around a box, in shares of its longer side.
+    train_examples: number of cells to train on, balanced over the classes (`order.balanced_indices`), 85 % of which are
+    RBC; None for all. Validation and test sets keep their size and their imbalance, so monitor
+    `val/balanced_accuracy`.
+    margin: space around a box, as a share of its longer side.
     Two boxes have no area and are left out, an RBC of BloodImage_00343 (train) and one of BloodImage_00338 (val).
-    Raises FileNotFoundError that says what to place where; ValueError for facts that are not BCCD's, for files that are
-    not annotations, for paths in place of images' names, and for a box that lies outside its image.
+    Raises FileNotFoundError that says what to place where; ValueError for facts that are not those of BCCD, for files
+    that are not annotations, for paths in place of names of images, and for a box that lies outside its image.
     """
     if num_classes != len(CLASSES) or list(classes) != list(CLASSES):
         raise ValueError(f"BCCD's cells are {list(CLASSES)}, not {num_classes} classes {list(classes)}")
@@ -57,39 +60,40 @@ def bccd_cells(
     if margin < 0:
         raise ValueError(f"margin {margin} is negative; give a share of a box's side, such as 0.1")
     root = Path(folder)
-    train, val, test = (annotated_cells(root, part) for part in ("train", "val", "test"))
+    train, val, test = (read_cells(root, split) for split in ("train", "val", "test"))
     if train_examples is not None:
-        chosen = balanced_indices(torch.tensor([cell.label for cell in train]), train_examples, seed)
-        train = [train[index] for index in chosen]
-    train, val, test = (crop_cell(cells, shape, margin) for cells in (train, val, test))
-    return InMemory(train, test, val=val, batch_size=batch_size, seed=seed, mean=mean, std=std, classes=classes)
+        indices = balanced_indices(torch.tensor([cell.label for cell in train]), train_examples, seed)
+        train = [train[index] for index in indices]
+    train, val, test = (crop_cells(cells, shape, margin) for cells in (train, val, test))
+    prepare = Standardize(mean, std)
+    return InMemory(train, val, test, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes)
 
 
-def annotated_cells(root: Path, part: str) -> list[Cell]:
-    """The cells of one split, those of an image together. Boxes without area are none."""
-    names = root / "ImageSets" / "Main" / f"{part}.txt"
-    if not names.is_file():
+def read_cells(root: Path, split: str) -> list[Cell]:
+    """The cells of one split, image by image, without the boxes that have no area."""
+    names_file = root / "ImageSets" / "Main" / f"{split}.txt"
+    if not names_file.is_file():
         raise FileNotFoundError(
-            f"no {names.name} in {names.parent.resolve()}: place JPEGImages, Annotations and ImageSets of BCCD "
-            f"(Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}; data.folder= or LAB_DATA= looks elsewhere"
+            f"no {names_file.name} in {names_file.parent.resolve()}: place JPEGImages, Annotations and ImageSets of "
+            f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}; data.folder= or LAB_DATA= looks elsewhere"
         )
-    listed = names.read_text().split()
-    if outside := [name for name in listed if Path(name).name != name]:
-        raise ValueError(f"{names} lists {outside[0]!r}, which is a path, not the name of an image; take it out")
+    names = names_file.read_text().split()
+    if paths := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{names_file} lists {paths[0]!r}, which is a path, not the name of an image; take it out")
     return [
         Cell(root / "JPEGImages" / f"{name}.jpg", box, label)
-        for name in listed
+        for name in names
         for box, label in read_objects(root / "Annotations" / f"{name}.xml")
         if box[0] < box[2] and box[1] < box[3]
     ]
 
 
 def read_objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
-    """The boxes and labels in a file of Pascal VOC's format."""
-    # decoded here, so that no encoding hides a DOCTYPE, without which XML has no entities to expand
+    """Boxes and labels in an annotation file in the format of Pascal VOC."""
+    # decoded here, so that no encoding hides a DOCTYPE; without one, XML has no entities to expand
     text = path.read_text(encoding="utf-8")
     if "<!DOCTYPE" in text:
-        raise ValueError(f"{path} has a DOCTYPE, which annotations have not; take it out if you trust the file")
+        raise ValueError(f"{path} has a DOCTYPE, which no annotation needs; take it out if you trust the file")
     try:
         return [read_object(element) for element in ElementTree.fromstring(text).iter("object")]
     except (ElementTree.ParseError, ValueError) as error:
@@ -106,24 +110,25 @@ def read_object(element: ElementTree.Element) -> tuple[tuple[int, int, int, int]
     return (left, top, right, bottom), CLASSES.index(name)
 
 
-def crop_cell(cells: list[Cell], shape: Sequence[int], margin: float) -> Examples:
-    """The crops of the cells, each image decoded once."""
+def crop_cells(cells: list[Cell], shape: Sequence[int], margin: float) -> Examples:
+    """The cells as images of shape (C, H, W). Decodes each smear image once."""
     from torchvision.transforms.v2 import functional as F
 
     crops = torch.empty(len(cells), *shape, dtype=torch.uint8)
-    images = [(path, list(group)) for path, group in groupby(enumerate(cells), key=lambda numbered: numbered[1].image)]
-    for path, numbered in with_progress(images, len(images)):
+    by_image = groupby(enumerate(cells), key=lambda numbered: numbered[1].image)
+    images = [(path, list(group)) for path, group in by_image]
+    for path, numbered_cells in show_progress(images, len(images)):
         image = decode_image(path)
-        for number, cell in numbered:
-            top, left, side = square_box(cell, image, margin)
+        for number, cell in numbered_cells:
+            top, left, side = fit_square(cell, image, margin)
             crop = F.resized_crop(image, top, left, side, side, list(shape[1:]), antialias=True)
             crops[number] = F.rgb_to_grayscale(crop) if shape[0] == 1 else crop
     return Examples(crops, torch.tensor([cell.label for cell in cells]))
 
 
-def square_box(cell: Cell, image: Tensor, margin: float) -> tuple[int, int, int]:
-    """Top, left and side in pixels of the square around a cell's box with its margin, moved into the image (3, H, W)
-    where it would stick out, and no larger than that."""
+def fit_square(cell: Cell, image: Tensor, margin: float) -> tuple[int, int, int]:
+    """Top, left and side, in pixels, of the square around a cell's box and its margin. A square that sticks out of the
+    image (3, H, W) is moved inside; one that is larger than the image shrinks to it."""
     height, width = image.shape[1:]
     left, top, right, bottom = cell.box
     if min(left, top) < 0 or right > width or bottom > height:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from lab.data.decode import decode_image, with_progress
-from lab.data.in_memory import Examples, InMemory
+from lab.data.decode import decode_image
+from lab.data.in_memory import Examples, InMemory, split_examples
+from lab.data.progress import show_progress
+from lab.data.standardize import Standardize
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -30,45 +32,41 @@ def cifar10(
     mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
     std: Sequence[float] = (0.2470, 0.2435, 0.2616),
 ) -> InMemory:
-    """Read from `folder`: `train.parquet` and `test.parquet` (columns `img: struct<bytes, path>`, `label: int64`)
-    where they are, else torchvision's `cifar-10-batches-py`, fetched into `folder` only with `download`.
+    """Images from `folder`: from `train.parquet` and `test.parquet` (columns `img: struct<bytes, path>`,
+    `label: int64`) if they exist, else from torchvision's `cifar-10-batches-py`.
 
-    limit: read only so many examples from the head of either file.  train_examples: see `InMemory`.
-    Raises FileNotFoundError that says what to place where; ConnectionError where a download fails; ValueError for
-    facts that are not CIFAR-10's.
+    val_share, train_examples: split of the training images; see `split_examples`.
+    limit: number of examples to read from the head of either file; None for all.
+    download: fetch torchvision's archive into `folder` if nothing is there.
+    Raises FileNotFoundError that says what to place where; ConnectionError if a download fails; ValueError for facts
+    that are not those of CIFAR-10.
     """
     if list(shape) != [3, 32, 32] or num_classes != 10:
         raise ValueError(f"CIFAR-10 is 10 classes of shape [3, 32, 32], not {num_classes} of {list(shape)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is not a positive number; null reads all images")
     read = read_parquet if (Path(folder) / "train.parquet").is_file() else read_archive
-    train, test = (read(Path(folder), split, limit, download) for split in ("train", "test"))
-    return InMemory(
-        train,
-        test,
-        val_share=val_share,
-        train_examples=train_examples,
-        batch_size=batch_size,
-        seed=seed,
-        mean=mean,
-        std=std,
-        classes=classes,
-    )
+    train, val = split_examples(read(Path(folder), "train", limit, download), val_share, seed, train_examples)
+    test = read(Path(folder), "test", limit, download)
+    prepare = Standardize(mean, std)
+    return InMemory(train, val, test, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes)
 
 
 def read_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+    """One split from Parquet files, which are never downloaded."""
     from pyarrow import parquet
 
     path = folder / f"{split}.parquet"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing beside {folder / 'train.parquet'}; place it there")
+        raise FileNotFoundError(f"{path} is missing; place it beside {folder / 'train.parquet'}")
     table = parquet.read_table(path).slice(0, limit)
     encoded = table.column("img").combine_chunks().field("bytes").to_pylist()
-    images = torch.stack([decode_image(io.BytesIO(image)) for image in with_progress(encoded, len(encoded))])
+    images = torch.stack([decode_image(io.BytesIO(image)) for image in show_progress(encoded, len(encoded))])
     return Examples(images, torch.from_numpy(table.column("label").to_numpy().copy()).long())
 
 
 def read_archive(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+    """One split from torchvision's archive."""
     from torchvision.datasets import CIFAR10
 
     try:
@@ -76,7 +74,7 @@ def read_archive(folder: Path, split: str, limit: int | None, download: bool) ->
     except RuntimeError as error:
         raise FileNotFoundError(
             f"no CIFAR-10 in {folder.resolve()}: place train.parquet and test.parquet there, or the unpacked "
-            f"cifar-10-batches-py, or fetch that with data.download=true; data.folder= or LAB_DATA= looks elsewhere"
+            f"cifar-10-batches-py, or download that with data.download=true; data.folder= or LAB_DATA= looks elsewhere"
         ) from error
     except OSError as error:
         raise ConnectionError(

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from lab.data.in_memory import Examples, InMemory
+from lab.data.in_memory import Examples, InMemory, split_examples
 from lab.data.order import split_indices
-from lab.data.standardize import check_channels
+from lab.data.standardize import Standardize, check_channels
 
 
 def digits(
@@ -28,11 +28,11 @@ def digits(
     mean: Sequence[float] = (0.305,),
     std: Sequence[float] = (0.376,),
 ) -> InMemory:
-    """The test set is the same for every seed; what is left is split by the seed's split stream.
+    """Digits of shape (C, H, W), resized by bilinear interpolation, with the gray repeated over 1 or 3 channels.
 
-    shape: (C, H, W), the size to which they are resized (bilinear), with the gray repeated over 1 or 3 channels.
-    train_examples: of what is left after validation, balanced over the classes; see `InMemory`.
-    num_classes: a fact that a config's other nodes read; ValueError where it is not 10.
+    test_share: share of the images in the test set, which is the same for every seed.
+    val_share, train_examples: split of the other images; see `split_examples`.
+    num_classes: 10, a fact for other nodes of a config to read; ValueError for any other number.
     """
     if num_classes != 10:
         raise ValueError(f"the digits are 10 classes, not {num_classes}; leave data.num_classes out")
@@ -41,16 +41,10 @@ def digits(
     gray = torch.from_numpy(raw.images).unsqueeze(1)  # 17 levels, 0 to 16, to be spread over uint8
     resized = F.interpolate(gray, list(shape[1:]), mode="bilinear", antialias=True)
     images = resized.mul(255 / 16).round().to(torch.uint8).repeat(1, shape[0], 1, 1)
-    everything = Examples(images, torch.from_numpy(raw.target).long())
-    kept, test = split_indices(len(images), test_share, seed=0)
+    examples = Examples(images, torch.from_numpy(raw.target).long())
+    kept, held_out = split_indices(len(images), test_share, seed=0)
+    train, val = split_examples(examples.take(kept), val_share, seed, train_examples)
+    prepare = Standardize(mean, std)
     return InMemory(
-        everything.take(kept),
-        everything.take(test),
-        val_share=val_share,
-        train_examples=train_examples,
-        batch_size=batch_size,
-        seed=seed,
-        mean=mean,
-        std=std,
-        classes=classes,
+        train, val, examples.take(held_out), batch_size=batch_size, seed=seed, prepare=prepare, classes=classes
     )

@@ -1,4 +1,4 @@
-"""Your own images: one folder a class, below `train`, `test` and, where you have it, `val`."""
+"""Your own images: a folder for each class, in `train`, `test` and, if you have it, `val`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lab.data.decode import decode_image, with_progress
+from lab.data.decode import decode_image
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import balanced_indices, split_indices
-from lab.data.standardize import check_channels
+from lab.data.progress import show_progress
+from lab.data.standardize import Standardize, check_channels
 from lab.data.streamed import Indexable, Streamed
 from lab.text import suggest
 
@@ -32,35 +33,43 @@ def image_folder(
     in_memory_mb: int = 2000,
     workers: int = 2,
 ) -> InMemory | Streamed:
-    """Images in `folder/<split>/<class>/`, their shorter side resized and their middle cropped to shape (C, H, W).
+    """Images in `folder/<split>/<class>/`, resized and cropped in the middle to shape (C, H, W).
 
-    val_share: of `train`, held out where there is no `folder/val`.  train_examples: train on so many of what is left,
-    balanced over the classes (`order.balanced`).  random_crop: training images are random resized crops (Szegedy et al.
-    2015, arXiv:1409.4842) instead.  in_memory_mb: sets up to so many megabytes are decoded once and held in memory;
-    larger ones, and those with random crops, stream through `workers` processes.
-    Raises FileNotFoundError for a missing folder, ValueError where the classes are not those of the folders.
+    val_share: share of `train` to hold out if there is no `folder/val`.
+    train_examples: number of the other images to train on, balanced over the classes (`order.balanced_indices`); None
+    for all.
+    random_crop: train on random resized crops (Szegedy et al. 2015, arXiv:1409.4842) instead of the middles.
+    in_memory_mb: largest size in megabytes of a set that is decoded once and held in memory; larger sets, and those
+    with random crops, stream through `workers` processes.
+    Raises FileNotFoundError for a missing folder, ValueError if the classes are not those of the folders.
     """
-    check_facts(Path(folder), num_classes, shape, mean, std, classes)
-    train, val, test = make_splits(Path(folder), classes, shape, val_share, train_examples, seed)
-    facts = {"batch_size": batch_size, "seed": seed, "mean": mean, "std": std, "classes": classes}
-    if random_crop:
-        cropped = Subset(ImageFolder(Path(folder) / "train", classes, RandomCrop(shape)), train.indices)
-        return Streamed(cropped, val, test, plain=train, workers=workers, **facts)
-    megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
-    if megabytes > in_memory_mb:
-        return Streamed(train, val, test, workers=workers, **facts)
-    return InMemory(load_examples(train, shape), load_examples(test, shape), val=load_examples(val, shape), **facts)
-
-
-def check_facts(
-    root: Path, num_classes: int, shape: list[int], mean: list[float], std: list[float], classes: list[str]
-):
     if len(classes) != num_classes:
-        raise ValueError(f"num_classes is {num_classes}, but {root / 'train'} has {len(classes)}: {', '.join(classes)}")
+        train_folder = Path(folder) / "train"
+        raise ValueError(f"num_classes is {num_classes}, but {train_folder} has {len(classes)}: {', '.join(classes)}")
     check_channels(shape, mean, std)
+    prepare = Standardize(mean, std)
+    train, val, test = read_splits(Path(folder), classes, shape, val_share, train_examples, seed)
+    megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
+    if not random_crop and megabytes <= in_memory_mb:
+        splits = (load_examples(split, shape) for split in (train, val, test))
+        return InMemory(*splits, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes)
+    plain = train
+    if random_crop:
+        train = Subset(ImageFolder(Path(folder) / "train", classes, RandomCrop(shape)), plain.indices)
+    return Streamed(
+        train,
+        val,
+        test,
+        batch_size=batch_size,
+        seed=seed,
+        prepare=prepare,
+        plain=plain,
+        workers=workers,
+        classes=classes,
+    )
 
 
-def make_splits(
+def read_splits(
     root: Path,
     classes: list[str],
     shape: list[int],
@@ -68,12 +77,12 @@ def make_splits(
     train_examples: int | None,
     seed: int,
 ) -> tuple[Subset, Indexable, Indexable]:
-    """Training, validation and test images, of all their middle."""
-    middle = CenterCrop(shape)
-    train = ImageFolder(root / "train", classes, middle)
-    test = ImageFolder(root / "test", classes, middle)
+    """Training, validation and test images, each cropped in the middle."""
+    crop = CenterCrop(shape)
+    train = ImageFolder(root / "train", classes, crop)
+    test = ImageFolder(root / "test", classes, crop)
     if (root / "val").is_dir():
-        kept, val = torch.arange(len(train)), ImageFolder(root / "val", classes, middle)
+        kept, val = torch.arange(len(train)), ImageFolder(root / "val", classes, crop)
     else:
         kept, held_out = split_indices(len(train), val_share, seed)
         val = Subset(train, held_out.tolist())
@@ -84,13 +93,12 @@ def make_splits(
 
 
 class ImageFolder(Dataset):
-    """(image uint8 (C, H, W), label) by index, of the files in `folder/<class>/`, sorted by name."""
+    """Pairs (image uint8 (C, H, W), label) by index: the files in `folder/<class>/`, sorted by class and name."""
 
     def __init__(self, folder: Path, classes: list[str], transform: Callable[[Tensor], Tensor]):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}; expected is {folder}/<class>/<image>")
-        here = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
-        for name in here:
+        for name in (entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()):
             if name not in classes:
                 raise ValueError(f"{folder / name} is not a class of the training set; {suggest(name, classes)}")
         self.files = [
@@ -112,7 +120,7 @@ class ImageFolder(Dataset):
 
 
 class CenterCrop:
-    """Resize the shorter side, then crop the middle, to (C, H, W)."""
+    """Resizes an image until it covers (H, W), then crops its middle to (C, H, W)."""
 
     def __init__(self, shape: list[int]):
         self.channels, self.height, self.width = shape
@@ -120,14 +128,14 @@ class CenterCrop:
     def __call__(self, image: Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional as F
 
-        grow = max(self.height / image.shape[1], self.width / image.shape[2])
-        size = [max(self.height, round(image.shape[1] * grow)), max(self.width, round(image.shape[2] * grow))]
+        factor = max(self.height / image.shape[1], self.width / image.shape[2])
+        size = [max(self.height, round(image.shape[1] * factor)), max(self.width, round(image.shape[2] * factor))]
         image = F.center_crop(F.resize(image, size), [self.height, self.width])
         return F.rgb_to_grayscale(image) if self.channels == 1 else image
 
 
 class RandomCrop:
-    """A random part of the image, of 35 to 100 % of its area, resized to (C, H, W)."""
+    """Crops a random part of an image, 35 to 100 % of its area, and resizes it to (C, H, W)."""
 
     def __init__(self, shape: list[int]):
         from torchvision.transforms import v2
@@ -143,8 +151,9 @@ class RandomCrop:
 
 
 def load_examples(examples: Indexable, shape: list[int]) -> Examples:
+    """All examples, decoded into two tensors."""
     images = torch.empty(len(examples), *shape, dtype=torch.uint8)
     labels = torch.empty(len(examples), dtype=torch.int64)
-    for index in with_progress(range(len(examples)), len(examples)):
+    for index in show_progress(range(len(examples)), len(examples)):
         images[index], labels[index] = examples[index]
     return Examples(images, labels)

@@ -1,13 +1,12 @@
 """A data set that fits into memory: tensors on the device, a batch is one index into them."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lab.data import order
-from lab.data.standardize import Standardize
+from lab.data.standardize import leave_as_is
 
 EVAL_BATCH = 512
 
@@ -22,49 +21,54 @@ class Examples(NamedTuple):
         return Examples(self.inputs[indices], self.labels[indices])
 
 
-class InMemory:
-    """Train, validation and test examples as tensors, shuffled and batched by position.
+def split_examples(
+    examples: Examples, val_share: float, seed: int, train_examples: int | None = None
+) -> tuple[Examples, Examples]:
+    """Training and validation examples, drawn from the seed's split stream.
 
-    train: split into training and validation by `val_share` and the seed's split stream, unless `val` is given.
-    train_examples: train on so many of what is then left, balanced over the classes (`order.balanced`). Validation and
-    test stay as they are, so that settings compare: a validation set may then be larger than what is trained on, and
-    what is chosen by it has seen that many labels more. `val_share` makes it small.
-    mean, std: of each channel, in units where the largest uint8 is 1; `prepare` takes uint8 inputs to float32 with
-    them. Inputs that are not uint8 are left as they are.
+    val_share: share of the examples that validate, in [0, 1).
+    train_examples: number of the other examples to train on, balanced over the classes (`order.balanced_indices`); None
+    for all of them. Validation and test sets keep their size, so that runs compare. A validation set larger than the
+    training set gives the choice of weights and settings by validation more labels than are trained on; lower
+    `val_share` to avoid that.
+    """
+    kept, held_out = order.split_indices(len(examples.labels), val_share, seed)
+    train, val = examples.take(kept), examples.take(held_out)
+    if train_examples is not None:
+        train = train.take(order.balanced_indices(train.labels, train_examples, seed))
+    return train, val
+
+
+class InMemory:
+    """Training, validation and test examples as tensors, shuffled and batched by position.
+
+    prepare: function from a batch (inputs, labels), augmented if it is of training, to the batch that the model takes;
+    `lab.data.standardize.Standardize` for uint8 images.
+    classes: names of the classes, for pictures.
+    Raises ValueError for an empty training set.
     """
 
     def __init__(
         self,
         train: Examples,
+        val: Examples,
         test: Examples,
         *,
         batch_size: int,
         seed: int,
-        val: Examples | None = None,
-        val_share: float = 0.1,
-        train_examples: int | None = None,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        prepare: Callable[[Any], Any] = leave_as_is,
         classes: Sequence[str] | None = None,
     ):
-        if val is None:
-            kept, held_out = order.split_indices(len(train.labels), val_share, seed)
-            train, val = train.take(kept), train.take(held_out)
         if not len(train.labels):
             raise ValueError("no training examples")
-        if train_examples is not None:
-            train = train.take(order.balanced_indices(train.labels, train_examples, seed))
         self.splits = {"train": train, "val": val, "test": test}
         self.val_examples = len(val.labels)
-        self.batch_size, self.seed, self.classes = batch_size, seed, classes
-        self.steps_per_epoch = order.steps_per_epoch(len(train.labels), batch_size)
-        self.standardize = Standardize(mean, std) if train.inputs.dtype == torch.uint8 else None
+        self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
+        self.steps_per_epoch = order.count_steps(len(train.labels), batch_size)
 
     def to(self, device: str) -> None:
-        """Move everything to `device`, so that no batch has to travel."""
+        """Move all examples to `device`, so that no batch has to travel."""
         self.splits = {name: Examples(*(t.to(device) for t in split)) for name, split in self.splits.items()}
-        if self.standardize:
-            self.standardize.to(device)
 
     def batches(self, after: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits["train"]
@@ -72,18 +76,13 @@ class InMemory:
             yield inputs.index_select(0, indices), labels.index_select(0, indices)
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.in_order("val")
+        return self.batches_in_order("val")
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.in_order("test")
+        return self.batches_in_order("test")
 
-    def in_order(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_in_order(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits[split]
-        # scoring keeps no activations, so its batches may be larger than training's
+        # scoring keeps no activations, so its batches may be larger than those of training
         size = max(self.batch_size, EVAL_BATCH)
         return zip(inputs.split(size), labels.split(size), strict=True) if len(labels) else iter(())
-
-    def prepare(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Images as the model takes them: float32, each channel standardised."""
-        inputs, labels = batch
-        return (self.standardize(inputs) if self.standardize else inputs), labels

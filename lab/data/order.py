@@ -18,28 +18,30 @@ def split_indices(num_examples: int, val_share: float, seed: int) -> tuple[Tenso
 
 
 def balanced_indices(labels: Tensor, num_examples: int, seed: int) -> Tensor:
-    """Indices of `num_examples` of the labels (N,), sorted: as many of each class as of any other, or one fewer, and
-    all of a class that has not so many.
+    """Sorted indices of `num_examples` of the labels (N,), with equal numbers of each class, give or take one; a class
+    that is too small gives all it has.
 
     Drawn from the seed's split stream; a smaller draw is part of a larger one.
-    Raises ValueError where there are not so many labels.
+    Raises ValueError unless 1 <= num_examples <= N.
     """
     if not 1 <= num_examples <= len(labels):
         raise ValueError(
-            f"train_examples={num_examples} is not from 1 to {len(labels)}, which is how many there are to train on; "
+            f"train_examples={num_examples} is not from 1 to {len(labels)}, the number of examples to train on; "
             f"null takes them all"
         )
     shuffled = torch.randperm(len(labels), generator=make_generator(seed, "split", 1))
     by_class = labels[shuffled].argsort(stable=True)
-    sizes = labels.bincount()
-    # how many of the same class come before each: the first of every class are drawn, then the second of every class
-    before = torch.empty_like(by_class)
-    before[by_class] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return shuffled[before.argsort(stable=True)[:num_examples]].sort().values
+    class_sizes = labels.bincount()
+    # the number of examples of the same class that come before each: the first of every class are drawn, then the
+    # second of every class, and so on
+    earlier = torch.empty_like(by_class)
+    class_starts = class_sizes.cumsum(0) - class_sizes
+    earlier[by_class] = torch.arange(len(labels)) - class_starts.repeat_interleave(class_sizes)
+    return shuffled[earlier.argsort(stable=True)[:num_examples]].sort().values
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Full batches in one pass; a set smaller than one batch is one batch."""
+def count_steps(num_examples: int, batch_size: int) -> int:
+    """Full batches in one epoch; a set smaller than one batch is one batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is not a positive number")
     return max(1, num_examples // batch_size)
@@ -50,12 +52,13 @@ def batch_indices(
 ) -> Iterator[Tensor]:
     """Indices (batch_size,) on `device` of the batches that follow the first `after`, without end.
 
-    Each epoch is a new permutation from the order stream. What an epoch leaves over after its last full batch is left
-    out of it: every step sees as many examples, batch statistics and compiled code see one shape.
+    Each epoch is a new permutation from the order stream. The examples left over after its last full batch are skipped:
+    every step sees equally many examples, and batch statistics and compiled code see one shape.
     """
-    per_epoch = steps_per_epoch(num_examples, batch_size)
-    epoch, first = divmod(after, per_epoch)
+    steps_per_epoch = count_steps(num_examples, batch_size)
+    epoch, first = divmod(after, steps_per_epoch)
     while True:
         permutation = torch.randperm(num_examples, generator=make_generator(seed, "order", epoch))
-        yield from permutation.to(device).split(batch_size)[first:per_epoch]  # one transfer an epoch, not one a batch
+        # one transfer to the device for each epoch, not for each batch
+        yield from permutation.to(device).split(batch_size)[first:steps_per_epoch]
         epoch, first = epoch + 1, 0

@@ -1,6 +1,6 @@
-"""A data set too large for memory: loader workers read it, each example by an integer position."""
+"""A data set too large for memory: loader workers read its examples while the model trains."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
-from lab.data.standardize import Standardize
+from lab.data.standardize import leave_as_is
 from lab.distributed.collectives import local_slice
 from lab.seeding import stream_seed, temporary_seed
 
@@ -21,11 +21,17 @@ class Indexable(Protocol):
 
 
 class Streamed:
-    """Training, validation and test sets whose examples are read by `workers` processes while the model trains.
+    """Training, validation and test sets whose examples, pairs (input, label), are read by loader workers.
 
-    Examples are pairs (image uint8 (C, H, W), label).  plain: the training examples without what is drawn for them,
-    where something is. Whatever a training example draws from torch's generator, it
-    draws from the augment stream at its epoch and index, so that the number of workers changes nothing.
+    prepare: function from a batch [inputs, labels], augmented if it is of training, to the batch that the model takes;
+    `lab.data.standardize.Standardize` for uint8 images.
+    plain: the training examples without random crops and the like; None where `train` draws nothing.
+    workers: number of loader processes; 0 reads in this one.
+    classes: names of the classes, for pictures.
+
+    What a training example draws from torch's generator comes from the augment stream at its epoch and index, so that
+    any number of workers gives the same batches.
+    Raises ValueError for an empty training set.
     """
 
     def __init__(
@@ -36,68 +42,62 @@ class Streamed:
         *,
         batch_size: int,
         seed: int,
+        prepare: Callable[[Any], Any] = leave_as_is,
         plain: Indexable | None = None,
         workers: int = 2,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
         classes: Sequence[str] | None = None,
     ):
         if not len(train):
             raise ValueError("no training examples")
         self.splits = {"train": train, "plain": train if plain is None else plain, "val": val, "test": test}
         self.val_examples = len(val)
-        self.batch_size, self.seed, self.workers, self.classes = batch_size, seed, workers, classes
-        self.steps_per_epoch = order.steps_per_epoch(len(train), batch_size)
-        self.standardize = Standardize(mean, std)
-
-    def to(self, device: str) -> None:
-        self.standardize.to(device)
+        self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
+        self.workers = workers
+        self.steps_per_epoch = order.count_steps(len(train), batch_size)
 
     def batches(self, after: int = 0) -> Iterator[list[Tensor]]:
-        return self.load(Seeded(self.splits["train"], self.seed), self.keys(after))
+        return self.load("train", self.batch_keys(after))
 
     def part(self, after: int, rank: int, world: int) -> Iterator[tuple[list[Tensor], float]]:
-        """Of each batch the examples that process `rank` of `world` trains on, which alone it reads; their weight."""
-        where, weight = local_slice(min(self.batch_size, len(self.splits["train"])), rank, world)
-        keys = (batch[where] for batch in self.keys(after))
-        return ((batch, weight) for batch in self.load(Seeded(self.splits["train"], self.seed), keys))
+        """The local shard of each batch for `rank` of `world` ranks, and its weight; a rank reads no more than that."""
+        shard, weight = local_slice(min(self.batch_size, len(self.splits["train"])), rank, world)
+        keys = (batch[shard] for batch in self.batch_keys(after))
+        return ((batch, weight) for batch in self.load("train", keys))
 
     def plain(self, after: int = 0) -> Iterator[list[Tensor]]:
-        return self.load(Seeded(self.splits["plain"], self.seed), self.keys(after))
+        """As `batches`, without random crops and the like."""
+        return self.load("plain", self.batch_keys(after))
 
-    def keys(self, after: int) -> Iterator[list[tuple[int, int]]]:
-        """(epoch, index) of the examples of each batch after position `after`, without end: no epoch starts cold."""
+    def val(self) -> Iterator[list[Tensor]]:
+        return self.batches_in_order("val")
+
+    def test(self) -> Iterator[list[Tensor]]:
+        return self.batches_in_order("test")
+
+    def batches_in_order(self, split: str) -> Iterator[list[Tensor]]:
+        indices = torch.arange(len(self.splits[split])).split(self.batch_size)
+        return self.load(split, [[(0, index) for index in batch.tolist()] for batch in indices if len(batch)])
+
+    def batch_keys(self, after: int) -> Iterator[list[tuple[int, int]]]:
+        """(epoch, index) of the training examples of each batch that follows the first `after`, without end: loader
+        workers live on from epoch to epoch."""
         indices = order.batch_indices(len(self.splits["train"]), self.batch_size, self.seed, after)
         for position, batch in enumerate(indices, start=after):
             yield [(position // self.steps_per_epoch, index) for index in batch.tolist()]
 
-    def val(self) -> Iterator[list[Tensor]]:
-        return self.in_order("val")
-
-    def test(self) -> Iterator[list[Tensor]]:
-        return self.in_order("test")
-
-    def in_order(self, split: str) -> Iterator[list[Tensor]]:
-        keys = torch.arange(len(self.splits[split])).split(self.batch_size)
-        seeded_keys = [[(0, index) for index in indices.tolist()] for indices in keys if len(indices)]
-        return self.load(Seeded(self.splits[split], self.seed), seeded_keys)
-
-    def load(self, examples: Any, keys: Iterable[list[Any]]) -> Iterator[list[Tensor]]:
+    def load(self, split: str, keys: Iterable[list[tuple[int, int]]]) -> Iterator[list[Tensor]]:
+        """Batches of the examples of a split that have these keys (epoch, index)."""
+        examples: Any = SeededExamples(self.splits[split], self.seed)  # DataLoader's type has no such batch_sampler
         pinned = torch.cuda.is_available()
         # a generator of its own: the loader draws its workers' base seed, which would shift the dropout stream
-        own = torch.Generator()
+        generator = torch.Generator()
         return iter(
-            DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=own)
+            DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=generator)
         )
 
-    def prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images as the model takes them: float32, each channel standardised."""
-        inputs, labels = batch
-        return self.standardize(inputs), labels
 
-
-class Seeded(Dataset):
-    """Examples by (epoch, index), each with a generator of its own."""
+class SeededExamples(Dataset):
+    """Examples by (epoch, index). Reading one draws from the augment stream at that place."""
 
     def __init__(self, examples: Indexable, seed: int):
         self.examples, self.seed = examples, seed

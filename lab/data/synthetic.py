@@ -1,8 +1,9 @@
-"""Made-up images for trying things out: one random prototype a class, seen through noise."""
+"""Generated images for trying things out: one random prototype for each class, seen through noise."""
 
 import torch
 
-from lab.data.in_memory import Examples, InMemory
+from lab.data.in_memory import Examples, InMemory, split_examples
+from lab.data.standardize import Standardize
 from lab.seeding import make_generator
 
 
@@ -16,31 +17,24 @@ def synthetic(
     val_share: float = 0.1,
     train_examples: int | None = None,
 ) -> InMemory:
-    """num_examples: of training, and a quarter as many of test.  noise: its standard deviation beside the
-    prototypes' of 1; at 0.5 a linear classifier gets nearly all right, at 10 hardly any.
+    """The same images for every seed, so that seeds compare; labels are balanced.
 
-    train_examples: see `InMemory`.
-
-    The same images for every seed, so that seeds compare; labels are balanced.
+    num_examples: size of the training set before validation is split off; the test set has a quarter as many.
+    noise: its standard deviation, where that of the prototypes is 1. At 0.5 a linear classifier gets nearly all right,
+    at 10 hardly any.
+    val_share, train_examples: see `split_examples`.
     """
-    draw = make_generator(0, "synthetic")
-    prototypes = torch.randn(num_classes, *shape, generator=draw)
+    generator = make_generator(0, "synthetic")
+    prototypes = torch.randn(num_classes, *shape, generator=generator)
 
-    def examples(num: int) -> Examples:
+    def draw_examples(num: int) -> Examples:
         labels = torch.arange(num) % num_classes
-        inputs = prototypes[labels] + noise * torch.randn(num, *shape, generator=draw)
+        inputs = prototypes[labels] + noise * torch.randn(num, *shape, generator=generator)
         # four standard deviations to either side of gray fill uint8
         spread = 127.5 / (4 * (1 + noise**2) ** 0.5)
         return Examples((127.5 + spread * inputs).round().clamp(0, 255).to(torch.uint8), labels)
 
-    train, test = examples(num_examples), examples(max(num_classes, num_examples // 4))
-    return InMemory(
-        train,
-        test,
-        val_share=val_share,
-        train_examples=train_examples,
-        batch_size=batch_size,
-        seed=seed,
-        mean=[0.5] * shape[0],
-        std=[0.125] * shape[0],
-    )
+    train, val = split_examples(draw_examples(num_examples), val_share, seed, train_examples)
+    test = draw_examples(max(num_classes, num_examples // 4))
+    prepare = Standardize([0.5] * shape[0], [0.125] * shape[0])
+    return InMemory(train, val, test, batch_size=batch_size, seed=seed, prepare=prepare)

@@ -3,21 +3,24 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 Clip = Callable[[Iterable[Tensor]], Tensor | None]
 
 
 def make_clip(max_norm: float | None) -> Clip:
-    """A function of parameters that clips their gradients in place and gives the norm before (Pascanu et al. 2013,
-    arXiv:1211.5063); with None, one that does neither."""
+    """A function that scales the gradients of its parameters in place, g <- g min(1, max_norm / |g|) with |g| the norm
+    of all gradients together, and returns |g| before that. With None it does nothing and returns None.
+
+    Source: Pascanu et al. 2013, arXiv:1211.5063, Alg. 1. torch adds 1e-6 to the denominator.
+    """
     if max_norm is None:
         return no_clip
     if max_norm <= 0:
-        raise ValueError(f"max_norm {max_norm} is not positive; leave it null not to clip")
+        raise ValueError(f"max_norm {max_norm} is not positive; give null for no clipping")
     return partial(nn.utils.clip_grad_norm_, max_norm=max_norm)
 
 
-def no_clip(parameters: Iterable[torch.Tensor]) -> None:
+def no_clip(parameters: Iterable[Tensor]) -> None:
+    """Leave the gradients as they are."""
     return None

@@ -1,4 +1,4 @@
-"""Weight decay for the matrices alone: norms and biases are spared.
+"""Weight decay for matrices alone, not for biases and the parameters of normalisations.
 
 Source: He et al. 2019, arXiv:1812.01187, sec. 3.1, "no bias decay", after Jia et al. 2018, arXiv:1807.11205.
 """
@@ -8,19 +8,19 @@ from typing import Any
 
 
 def no_decay_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each parameter group in two, with all its options: tensors of two dimensions or more as they were, the others
-    without weight decay, their group named `name (no decay)`.
+    """Split each parameter group in two that keep its options: tensors of two or more dimensions as they were, and the
+    others without weight decay, in a group named `name (no decay)`.
 
-    Scales and shifts of normalisations, biases and layer scales have one dimension; embeddings, of positions too, have
+    Scales and shifts of normalisations, biases and layer scales have one dimension. Embeddings, of positions too, have
     two or more and keep their decay.
     """
-    parts: list[dict[str, Any]] = []
+    split: list[dict[str, Any]] = []
     for number, group in enumerate(groups):
         matrices = [p for p in group["params"] if p.dim() >= 2]
         others = [p for p in group["params"] if p.dim() < 2]
         name = group.get("name", number)
         if matrices or not others:
-            parts.append({**group, "params": matrices})
+            split.append({**group, "params": matrices})
         if others:
-            parts.append({**group, "params": others, "name": f"{name} (no decay)", "weight_decay": 0.0})
-    return parts
+            split.append({**group, "params": others, "name": f"{name} (no decay)", "weight_decay": 0.0})
+    return split

@@ -3,7 +3,7 @@
 Source: Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks; Liu et al. 2025, arXiv:2502.16982.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,10 +12,17 @@ from torch.optim import Optimizer
 
 
 class Muon(Optimizer):
-    """torch.optim.Muon takes matrices (2-D) alone; filters, biases and norms go to torch.optim.AdamW.
+    """torch.optim.Muon for matrices (2-D), torch.optim.AdamW for everything else: filters, biases, normalisations.
 
-    params: as for any torch optimizer. A group is divided in two, and both keep its options.
-    lr, momentum, weight_decay: Muon's; adamw_lr and betas: AdamW's, with the same weight decay.
+    For the gradient G of a matrix W (rows, columns) and its buffer B, with NS five Newton-Schulz iterations towards the
+    nearest semi-orthogonal matrix, torch's Muon does
+        B <- momentum B + (1 - momentum) G,
+        W <- (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) NS(momentum B + (1 - momentum) G).
+
+    params: parameters or groups of them, as for any torch optimizer. Each group is split in two that keep its options.
+    lr, momentum: of Muon.  adamw_lr, betas: of AdamW. A group with its own lr has AdamW's scaled by the same factor.
+    weight_decay: of both.
+    Raises ValueError if no parameter is a matrix.
     """
 
     def __init__(
@@ -27,42 +34,46 @@ class Muon(Optimizer):
         adamw_lr: float = 3e-4,
         betas: tuple[float, float] = (0.9, 0.95),
     ):
-        given = [group if isinstance(group, dict) else {"params": [group]} for group in params]
-        matrices = split_groups(given, lambda p: p.dim() == 2, 1.0)
-        others = split_groups(given, lambda p: p.dim() != 2, adamw_lr / lr)
+        groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
+        matrices = select_parameters(groups, lambda p: p.dim() == 2, 1.0)
+        others = select_parameters(groups, lambda p: p.dim() != 2, adamw_lr / lr)
         if not matrices:
             raise ValueError("no 2-D parameter for muon; use optimizer=adamw")
-        inner: list[Optimizer] = [torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)]
+        optimizers: list[Optimizer] = [torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)]
         if others:
-            both = (betas[0], betas[1])
-            inner.append(torch.optim.AdamW(others, lr=adamw_lr, betas=both, weight_decay=weight_decay, fused=True))
-        # the same dicts are groups here and there: a schedule that sets a group's lr sets the inner optimizer's
-        super().__init__([group for part in inner for group in part.param_groups], {})
-        self.inner = inner
+            beta1, beta2 = betas  # a list in a config
+            adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
+            optimizers.append(adamw)
+        # both have the very same dicts as groups: a schedule that sets the lr of a group here sets it there
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+        self.optimizers = optimizers
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for inner in self.inner:
-            inner.step(closure)
+        for optimizer in self.optimizers:
+            optimizer.step(closure)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inner": [inner.state_dict() for inner in self.inner]}
+        return {"inner": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         groups: list[dict[str, Any]] = []
-        for inner, state in zip(self.inner, state_dict["inner"], strict=True):
-            inner.load_state_dict(state)
-            groups += inner.param_groups
-        # in place: the schedule holds this list
+        for optimizer, state in zip(self.optimizers, state_dict["inner"], strict=True):
+            optimizer.load_state_dict(state)
+            groups += optimizer.param_groups
+        # in place, because the schedule holds this list
         self.param_groups[:] = groups
 
 
-def split_groups(groups: list[dict[str, Any]], belongs: Any, scale: float) -> list[dict[str, Any]]:
-    """The groups with only the parameters that belong; a group's own lr is scaled as the base rates are."""
-    parts: list[dict[str, Any]] = []
+def select_parameters(
+    groups: list[dict[str, Any]], belongs: Callable[[Tensor], bool], lr_scale: float
+) -> list[dict[str, Any]]:
+    """The groups with those of their parameters that belong, without groups that have none. Multiplies the lr of a
+    group, if it has its own, by `lr_scale`."""
+    selected: list[dict[str, Any]] = []
     for group in groups:
-        chosen: list[Tensor] = [p for p in group["params"] if belongs(p)]
-        if chosen:
-            own = {"lr": group["lr"] * scale} if "lr" in group else {}
-            parts.append({**group, **own, "params": chosen})
-    return parts
+        parameters = [p for p in group["params"] if belongs(p)]
+        if parameters:
+            own_lr = {"lr": group["lr"] * lr_scale} if "lr" in group else {}
+            selected.append({**group, **own_lr, "params": parameters})
+    return selected

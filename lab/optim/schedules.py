@@ -1,4 +1,4 @@
-"""Learning-rate schedules: multipliers on each parameter group's base rate, functions of the share of the run done.
+"""Learning-rate schedules: a multiplier on the base lr of each parameter group, a function of the steps taken.
 
 All lengths are shares of the run, so that one schedule serves runs of any length.
 """
@@ -11,40 +11,44 @@ from torch.optim import Optimizer
 
 
 class LambdaSchedule:
-    """Before step n + 1, every group's lr is its base lr times multiplier(n), n = 0 ... steps - 1.
+    """Sets the lr of every group to its base lr times multiplier(n) before step n + 1, n = 0 ... steps - 1.
 
-    torch's LambdaLR does the same at ten times the cost a step, which shows on small models.
+    torch's LambdaLR does the same, but each step costs ten times as much, which shows on small models.
+
+    taken: number of optimizer steps taken.
     """
 
     def __init__(self, optimizer: Optimizer, multiplier: Callable[[int], float]):
         self.optimizer, self.multiplier = optimizer, multiplier
-        self.base = [group["lr"] for group in optimizer.param_groups]
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.taken = 0
-        self.apply()
+        self.set_lrs()
 
     def step(self) -> None:
         self.taken += 1
-        self.apply()
+        self.set_lrs()
 
-    def apply(self) -> None:
+    def set_lrs(self) -> None:
         factor = self.multiplier(self.taken)
-        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
-            group["lr"] = base * factor
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.taken = state["taken"]
-        self.apply()
+        self.set_lrs()
 
 
 def constant(optimizer: Optimizer) -> LambdaSchedule:
+    """The base lr throughout."""
     return LambdaSchedule(optimizer, lambda taken: 1.0)
 
 
 def cosine(optimizer: Optimizer, steps: int, warmup_share: float = 0.0, final: float = 0.0) -> LambdaSchedule:
-    """Linear from 0 to 1 over `warmup_share` of the run, then half a cosine to `final`.
+    """Linear from 0 to 1 over `warmup_share` of the run, then half a cosine to `final`:
+    final + (1 - final) (1 + cos(pi done)) / 2, with `done` the share of the steps after the warmup that are taken.
 
     Source: SGDR, Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5 with one period; the linear warmup is Goyal et al.
     2017, arXiv:1706.02677, sec. 2.2.
@@ -61,15 +65,19 @@ def cosine(optimizer: Optimizer, steps: int, warmup_share: float = 0.0, final: f
 
 
 def step(optimizer: Optimizer, steps: int, milestones: Sequence[float], factor: float = 0.1) -> LambdaSchedule:
-    """Times `factor` at each milestone, a share of the run (He et al. 2016, arXiv:1512.03385: 1/2 and 3/4)."""
-    at = [to_steps(share, steps) for share in milestones]
-    return LambdaSchedule(optimizer, lambda taken: factor ** sum(taken >= milestone for milestone in at))
+    """factor^k after the first k milestones, which are shares of the run (He et al. 2016, arXiv:1512.03385, sec. 4.2:
+    1/2 and 3/4)."""
+    milestone_steps = [to_steps(share, steps) for share in milestones]
+    return LambdaSchedule(optimizer, lambda taken: factor ** sum(taken >= milestone for milestone in milestone_steps))
 
 
 def wsd(
     optimizer: Optimizer, steps: int, warmup_share: float, decay_share: float, final: float = 0.0
 ) -> LambdaSchedule:
-    """Warmup, stable, decay: linear to 1, flat, then linear to `final` over the last `decay_share` of the run.
+    """Warmup, stable, decay: linear from 0 to 1 over `warmup_share` of the run, flat, then linear to `final` over the
+    last `decay_share` of the run.
+
+    Raises ValueError if the two shares are more than the run.
 
     Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, sec. 4, with the linear decay of Hägele et al. 2024,
     arXiv:2405.18392.
@@ -79,9 +87,9 @@ def wsd(
         raise ValueError(f"warmup_share {warmup_share} and decay_share {decay_share} are more than the whole run")
 
     def multiplier(taken: int) -> float:
-        up = (taken + 1) / warmup if taken < warmup else 1.0
-        left = max(0, steps - taken) / max(1, decay)
-        return min(up, final + (1 - final) * left, 1.0) if left < 1 else up
+        rising = (taken + 1) / warmup if taken < warmup else 1.0
+        remaining = max(0, steps - taken) / max(1, decay)  # in lengths of the decay
+        return min(rising, final + (1 - final) * remaining, 1.0) if remaining < 1 else rising
 
     return LambdaSchedule(optimizer, multiplier)
 
@@ -89,12 +97,13 @@ def wsd(
 def one_cycle(
     optimizer: Optimizer, steps: int, warmup_share: float = 0.3, start: float = 0.04, final: float = 4e-6
 ) -> LambdaSchedule:
-    """One cosine up from `start` to 1, one down to `final`; the learning rate alone, momentum stays.
+    """Half a cosine up from `start` to 1 over `warmup_share` of the run, half a cosine down to `final`. Only the
+    lr changes, momentum stays as it is.
 
-    Source: Smith & Topin 2019, arXiv:1708.07120; the numbers are torch's OneCycleLR's, div_factor 25 and
-    final_div_factor 1e4, there of the initial rate.
+    Source: Smith & Topin 2019, arXiv:1708.07120; the numbers are those of torch's OneCycleLR, where
+    div_factor is 25 and final_div_factor, which divides the initial lr, 1e4.
     """
-    to_steps(warmup_share, steps)  # refuses what is no share
+    to_steps(warmup_share, steps)  # raises ValueError unless it is a share
     peak = max(1.0, warmup_share * steps - 1)
 
     def multiplier(taken: int) -> float:
@@ -107,6 +116,7 @@ def one_cycle(
 
 
 def to_steps(share: float, steps: int) -> int:
+    """A share of the run in steps."""
     if not 0 <= share <= 1:
         raise ValueError(f"{share} is not a share of the run; give a number from 0 to 1")
     return round(share * steps)

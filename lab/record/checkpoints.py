@@ -13,16 +13,16 @@ from lab.record.files import replace_file
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Write `state` to `path`.  keep: where the file that was there before stays."""
+    """Write `state` to `path`.  keep: path for the checkpoint that `path` held before; None replaces it."""
     path.parent.mkdir(exist_ok=True)
     with replace_file(path, keep) as file:
         torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU. Raises Corrupt where the file is torn or a bit of it has changed."""
+    """The state in `path`, on the CPU. Raises CorruptCheckpoint if the file is torn or a bit of it has changed."""
     try:
-        # torch.load takes a flipped bit for a weight; the archive's own CRC does not
+        # torch.load would read a flipped bit as another weight; the CRC of the archive finds it
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
@@ -41,12 +41,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_newest_checkpoint(paths: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The first of `paths` that is there and sound, and what was wrong with those before it."""
-    wrong: list[str] = []
+    """The state in the first of `paths` that exists and is sound, or None, and the problems of those before it.
+
+    paths: newest first.
+    """
+    problems: list[str] = []
     for path in paths:
         if path.exists():
             try:
-                return load_checkpoint(path), wrong
+                return load_checkpoint(path), problems
             except CorruptCheckpoint as error:
-                wrong.append(str(error))
-    return None, wrong
+                problems.append(str(error))
+    return None, problems

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a run: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run on standard error: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from contextlib import suppress
@@ -9,23 +9,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Console:
-    """Progress on standard error.  quiet: show nothing."""
+    """Shows the progress of a run.
+
+    steps: number of optimizer steps of the whole run.  quiet: show nothing.
+    """
 
     def __init__(self, steps: int, quiet: bool = False):
-        self.steps, self.printed = steps, 0.0
+        self.steps, self.last_line_at = steps, 0.0
         self.rich = Rich(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps"),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=self.rich,
             disable=quiet or not self.rich.is_terminal,
             transient=True,
         )
-        self.bar = self.progress.add_task("training", total=steps, said="")
+        self.bar = self.progress.add_task("training", total=steps, values="")
 
     def __enter__(self) -> "Console":
         self.progress.start()
@@ -35,20 +38,24 @@ class Console:
         self.progress.stop()
 
     def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", said=format_values(values))
+        """Move the bar to a step, with a few values beside it."""
+        self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", values=format_values(values))
 
     def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        """A line of scores, at most one a second before the last step."""
+        """Print a line of scores, at most one per second before the last step."""
         now = time.monotonic()
-        if step < self.steps and now - self.printed < 1:
+        if step < self.steps and now - self.last_line_at < 1:
             return
-        self.printed = now
+        self.last_line_at = now
         self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {format_values(values)}")
 
     def note(self, text: str) -> None:
-        with suppress(OSError, SystemExit):  # as rich says that who reads has gone; the run goes on
+        """Print a line."""
+        # rich raises SystemExit when the reader of standard error has closed it; the run must not stop for that
+        with suppress(OSError, SystemExit):
             self.rich.print(text, markup=False, soft_wrap=True)
 
 
 def format_values(values: dict[str, Any]) -> str:
+    """Names and numbers on one line: `val/accuracy 0.9812  val/cross_entropy 0.0613`."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""Where a result comes from: everything about a run that is not its config."""
+"""The environment that a result comes from: everything about a run that is not its config."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-LONGEST_DIFF = 200_000  # characters
+MAX_DIFF_LENGTH = 200_000  # characters
 
 
 def describe_environment() -> dict[str, Any]:
@@ -16,9 +16,9 @@ def describe_environment() -> dict[str, Any]:
     return {
         "command": list(sys.argv),
         "directory": os.getcwd(),
-        "git": git_state(),
+        "git": read_git_state(),
         "python": platform.python_version(),
-        "packages": installed_packages(),
+        "packages": list_packages(),
         "host": platform.node(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
@@ -26,27 +26,29 @@ def describe_environment() -> dict[str, Any]:
 
 
 @cache
-def git_state() -> dict[str, str] | None:
+def read_git_state() -> dict[str, str] | None:
     """The commit and the uncommitted changes of the working directory; None outside a repository."""
-    commit = command_output("git", "rev-parse", "HEAD")
+    commit = run_command("git", "rev-parse", "HEAD")
     if commit is None:
         return None
-    diff = command_output("git", "diff", "HEAD") or ""
+    diff = run_command("git", "diff", "HEAD") or ""
     return {
         "commit": commit.strip(),
-        "diff": diff[:LONGEST_DIFF],
-        "untracked": command_output("git", "status", "-s") or "",
+        "diff": diff[:MAX_DIFF_LENGTH],
+        "untracked": run_command("git", "status", "-s") or "",
     }
 
 
-def command_output(*command: str) -> str | None:
+def run_command(*command: str) -> str | None:
+    """What a command prints on standard output; None if it fails or takes more than 10 seconds."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None
 
 
 @cache
-def installed_packages() -> dict[str, str]:
+def list_packages() -> dict[str, str]:
+    """The version of each installed package, by name."""
     return dict(sorted((dist.name, dist.version) for dist in metadata.distributions() if dist.name))

@@ -1,6 +1,6 @@
-"""TensorBoard event files, without the summary writer's cost: one event holds all of a step's scalars."""
+"""TensorBoard event files, cheaper than by torch's SummaryWriter: one event holds all scalars of a step."""
 
-# protobuf makes its classes at import, where no type checker sees them
+# protobuf creates its classes at import, where no type checker sees them
 # pyright: reportAttributeAccessIssue=false
 
 import struct
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lab.metrics.names import split_of
 from lab.record.files import write_atomically
 
 
 class TensorBoard:
-    """Writes `directory`/events.out.tfevents.*."""
+    """Writes to `directory`/events.out.tfevents.*."""
 
     def __init__(self, directory: Path):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -26,22 +27,22 @@ class TensorBoard:
         self.add(step, Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]))
 
     def image(self, step: int, tag: str, png: bytes, size: tuple[int, int]) -> None:
-        """png: an encoded image of `size` (width, height)."""
+        """Write a picture.  png: the encoded picture, of `size` (width, height) in pixels."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         self.add(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def hparams(self, trial: str, values: dict[str, Any]) -> None:
-        """This run's row in the HPARAMS table, named `trial`; its metrics are the scalars."""
+        """Write the row of this run in the HPARAMS table, named `trial`. Its metrics are the scalars."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
         self.add(0, as_proto(hparams_pb(hparam_values(values), trial, start_time_secs=time.time())))
 
     def columns(self, values: list[dict[str, Any]], metrics: list[str]) -> None:
-        """The columns of a sweep's HPARAMS table: what varies in it, or all where nothing does.
+        """Write the columns of the HPARAMS table of a sweep: the hyperparameters that vary, or all if none does.
 
-        values: of each run, as given to `hparams`.
+        values: hyperparameters of each run, as given to `hparams`.  metrics: names of the scalars to show.
         """
         from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
 
@@ -81,33 +82,37 @@ class NoTensorBoard:
 
 
 def as_proto(summary: Any) -> Any:
-    """The hparams plugin builds TensorFlow's class where that is installed; the writer takes tensorboard's."""
+    """A summary in tensorboard's own class, which the writer takes. The hparams plugin uses TensorFlow's class if that
+    is installed."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     return Summary.FromString(summary.SerializeToString())
 
 
 def hparam_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Values that the hparams table can hold: numbers, truth values, and strings for all else."""
-    return {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()}
+    """Values that the HPARAMS table can hold: numbers and booleans as they are, anything else as a string."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in values.items()
+    }
 
 
 def read_events(path: Path) -> Iterator[tuple[bytes, Any]]:
-    """(the record as it lies in the file, the event) of each event up to the first that is torn."""
+    """The bytes and the event of each record in a file, up to the first one that is torn."""
     from tensorboard.compat.proto.event_pb2 import Event
 
-    content, at = path.read_bytes(), 0
-    while len(content) >= at + 12:
-        end = at + 12 + struct.unpack_from("<Q", content, at)[0] + 4
+    content, start = path.read_bytes(), 0
+    # a record: the length of the event (8 bytes), its CRC (4), the event, its CRC (4)
+    while len(content) >= start + 12:
+        end = start + 12 + struct.unpack_from("<Q", content, start)[0] + 4
         if end > len(content):
             return
-        yield content[at:end], Event.FromString(content[at + 12 : end - 4])
-        at = end
+        yield content[start:end], Event.FromString(content[start + 12 : end - 4])
+        start = end
 
 
 def truncate_events(directory: Path, step: int) -> None:
-    """Drop the events of later steps and of the end that is still to come, which a resumed run writes again; with step
-    0 all of them. No writer may have the files open."""
+    """Drop the events of later steps and of the test set, which a resumed run writes again; at step 0 drop all events.
+    No writer may have the files open."""
     for path in directory.glob("events.out.tfevents.*"):
         if step == 0:
             path.unlink()
@@ -115,6 +120,6 @@ def truncate_events(directory: Path, step: int) -> None:
         kept = b"".join(
             record
             for record, event in read_events(path)
-            if event.step <= step and not any(value.tag.startswith("test/") for value in event.summary.value)
+            if event.step <= step and not any(split_of(value.tag) == "test" for value in event.summary.value)
         )
         write_atomically(path, kept)

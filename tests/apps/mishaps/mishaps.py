@@ -1,4 +1,4 @@
-"""A project whose runs meet with mishaps: each in the middle of training, as what it is, nothing of it pretended."""
+"""A project whose runs meet with a real mishap in the middle of training, none of them simulated."""
 
 import ctypes
 import logging
@@ -19,15 +19,19 @@ from lab.data.in_memory import Examples, InMemory
 from lab.data.streamed import Streamed
 
 
-def points(num: int, seed: int) -> Examples:
+def draw_points(num: int, seed: int) -> Examples:
     """Points (2,) in two overlapping clouds."""
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num) % 2
-    return Examples(torch.randn(num, 2, generator=draw) + labels[:, None], labels)
+    return Examples(torch.randn(num, 2, generator=generator) + labels[:, None], labels)
 
 
 class Mishaps(InMemory):
-    """The clouds, and before the batch after step `at`, the mishap."""
+    """The clouds, with a mishap before the batch that follows step `at`.
+
+    mishap: a name in MISHAPS.  once: start of the name of a marker file; where it exists, the mishap has happened.
+    pause: seconds before each batch.
+    """
 
     def __init__(
         self,
@@ -40,8 +44,8 @@ class Mishaps(InMemory):
         once: str | None,
         pause: float,
     ):
-        super().__init__(points(60, 1), points(30, 2), val=points(30, 3), batch_size=batch_size, seed=seed)
-        self.befall, self.at, self.pause = MISHAPS[mishap], at, pause
+        super().__init__(draw_points(60, 1), draw_points(30, 3), draw_points(30, 2), batch_size=batch_size, seed=seed)
+        self.cause_mishap, self.at, self.pause = MISHAPS[mishap], at, pause
         self.marker = Path(f"{once}-{mishap}-{seed}").absolute() if once else None
 
     def batches(self, after: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -50,19 +54,19 @@ class Mishaps(InMemory):
             if position == self.at and not (self.marker and self.marker.exists()):
                 if self.marker:
                     self.marker.touch()
-                batch = self.befall(batch) or batch
+                batch = self.cause_mishap(batch) or batch
             yield batch
 
 
-def error(batch):
+def raise_error(batch):
     raise RuntimeError("a mishap of the run's own")
 
 
-def leave(batch):
+def exit_process(batch):
     sys.exit(0)
 
 
-def divide_by_nothing(batch):
+def divide_by_zero(batch):
     return batch[0] / 0 * 0, batch[1]
 
 
@@ -70,19 +74,19 @@ def hang(batch):
     time.sleep(1000)
 
 
-def talk(batch):
+def print_much(batch):
     for number in range(20_000):
         print("talk", number, "and more of it " * 5)
         print("talk", number, file=sys.stderr)
     os.system("echo from a child")
 
 
-def want_memory(batch):
+def allocate_too_much(batch):
     torch.empty(2**60, dtype=torch.uint8)
 
 
-def leak(batch):
-    """Leave the process as no other run should find it."""
+def leak_state(batch):
+    """Change process-wide state that no other run should find changed."""
     torch.manual_seed(99)
     numpy.random.seed(99)
     random.seed(99)
@@ -108,16 +112,16 @@ def leak(batch):
 
 
 def leak_modes(batch):
-    """Enter what changes the arithmetic of everything that follows, and never leave it."""
-    leak(batch)
+    """Enter modes that change the arithmetic of everything that follows, and never leave them."""
+    leak_state(batch)
     torch.set_default_device("meta")
     torch.autocast("cpu", torch.bfloat16).__enter__()
     torch.inference_mode().__enter__()
     torch.set_grad_enabled(False)
 
 
-def look(batch):
-    """Tell what a run may find its process changed in."""
+def print_state(batch):
+    """Print the process-wide state that another run may have changed."""
     filters = [kind for kind, *_ in warnings.filters]
     modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
     modes += (torch.is_anomaly_enabled(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype())
@@ -132,23 +136,23 @@ def look(batch):
 
 MISHAPS = {
     "none": lambda batch: None,
-    "error": error,
-    "leave": leave,
-    "diverge": divide_by_nothing,
+    "error": raise_error,
+    "leave": exit_process,
+    "diverge": divide_by_zero,
     "abort": lambda batch: os.abort(),
     "segfault": lambda batch: ctypes.string_at(0),
     "kill": lambda batch: os.kill(os.getpid(), signal.SIGKILL),
     "hang": hang,
-    "talk": talk,
-    "memory": want_memory,
-    "look": look,
-    "leak": leak,
+    "talk": print_much,
+    "memory": allocate_too_much,
+    "look": print_state,
+    "leak": leak_state,
     "leak_modes": leak_modes,
 }
 
 
-class Slow:
-    """Examples read one by one, as a map-style data set; each draws a little noise."""
+class SlowExamples:
+    """A map-style data set that pauses for each example and draws a little noise for it."""
 
     def __init__(self, examples: Examples, pause: float):
         self.examples, self.pause = examples, pause
@@ -162,20 +166,18 @@ class Slow:
         return inputs[index] + 0.1 * torch.randn(2), labels[index]
 
 
-class Read(Streamed):
-    def prepare(self, batch):
-        return tuple(batch)
-
-
 def read_by_workers(
     num_classes: int, shape: list[int], batch_size: int, seed: int, workers: int, pause: float
 ) -> Streamed:
-    train, val, test = (Slow(points(num, seed), pause) for num, seed in ((60, 1), (30, 3), (30, 2)))
-    return Read(train, val, test, batch_size=batch_size, seed=seed, workers=workers)
+    train, val, test = (SlowExamples(draw_points(num, seed), pause) for num, seed in ((60, 1), (30, 3), (30, 2)))
+    return Streamed(train, val, test, batch_size=batch_size, seed=seed, workers=workers)
 
 
 class Dropout(nn.Module):
-    """Points (B, 2) to logits (B, num_classes), with dropout's draws and a normalisation's running statistics."""
+    """Points (B, 2) to logits (B, num_classes), with dropout and BatchNorm statistics.
+
+    most: number of examples above which a training batch runs out of memory; None for any number.
+    """
 
     def __init__(self, num_classes: int, width: int, most: int | None):
         super().__init__()

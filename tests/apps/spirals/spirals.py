@@ -1,25 +1,26 @@
-"""A project of one's own: two intertwined spirals, and a small network that tells them apart."""
+"""A project of a user: intertwined spirals, and a small network that tells them apart."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from lab.data.in_memory import Examples, InMemory
+from lab.data.in_memory import Examples, InMemory, split_examples
 
 
 def spirals(num_classes: int, shape: list[int], turns: float, batch_size: int, seed: int) -> InMemory:
-    """Points (2,) on `num_classes` spirals of so many turns, with a little noise."""
-    draw = torch.Generator().manual_seed(0)
+    """Points (2,) on `num_classes` spirals with a little noise.  turns: number of turns of each spiral."""
+    generator = torch.Generator().manual_seed(0)
 
-    def points(num: int) -> Examples:
+    def draw_points(num: int) -> Examples:
         labels = torch.arange(num) % num_classes
-        radius = torch.rand(num, generator=draw)
+        radius = torch.rand(num, generator=generator)
         angle = 2 * math.pi * (turns * radius + labels / num_classes)
-        noise = 0.02 * torch.randn(num, *shape, generator=draw)
+        noise = 0.02 * torch.randn(num, *shape, generator=generator)
         return Examples(torch.stack([radius * angle.cos(), radius * angle.sin()], 1) + noise, labels)
 
-    return InMemory(points(1000), points(200), batch_size=batch_size, seed=seed)
+    train, val = split_examples(draw_points(1000), 0.1, seed)
+    return InMemory(train, val, draw_points(200), batch_size=batch_size, seed=seed)
 
 
 class Sines(nn.Module):

@@ -1,7 +1,8 @@
-"""python dying/again_and_again.py NUMBER OVERRIDES: a run that dies at one of its touches of files, then the same
-command; so often, each time in a copy of the project, in touch after touch from the first to the last.
+"""python dying/again_and_again.py NUMBER OVERRIDES: NUMBER times, a run that dies at one of its touches of files, and
+then the same command again, each time in a copy of the project. The deaths are spread from the first touch to the last.
 
-Each is a fork of one process that has imported torch. Prints the exit codes of the two commands of each copy.
+Each command is a fork of one process that has imported torch. Prints, for each copy, the exit codes of the two commands
+and the touch.
 """
 
 import json
@@ -19,13 +20,13 @@ import lab.sweep.worker  # noqa: F401
 from lab.cli.main import main
 
 
-def command(place: Path, number: int) -> int:
-    """The exit code of the command in a process of its own that dies at its `number`-th touch."""
+def run_command(project: Path, number: int) -> int:
+    """The exit code of the command in a process of its own, which dies at its `number`-th touch; -1: at none."""
     child = os.fork()
     if not child:
-        os.chdir(place)
+        os.chdir(project)
         for handle in (1, 2):
-            os.dup2(os.open(place / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), handle)
+            os.dup2(os.open(project / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), handle)
         deaths = die_at(number)
         code = 70
         try:
@@ -33,24 +34,24 @@ def command(place: Path, number: int) -> int:
         except SystemExit as stop:
             code = stop.code or 0
         finally:
-            (place / "touches.json").write_text(json.dumps(deaths.seen))
+            (project / "touches.json").write_text(json.dumps(deaths.seen))
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 number, sys.argv = int(sys.argv[1]), ["lab", "train", *sys.argv[2:]]
-project = Path.cwd()
-sys.path.remove(str(project / "dying"))
+original = Path.cwd()
+sys.path.remove(str(original / "dying"))
 
 
-def copy(name: str) -> Path:
+def copy_project(name: str) -> Path:
     ignored = shutil.ignore_patterns("outputs", "copies", "__pycache__")
-    return Path(shutil.copytree(project, project / "copies" / name, ignore=ignored))
+    return Path(shutil.copytree(original, original / "copies" / name, ignore=ignored))
 
 
-assert command(copy("whole"), -1) == 0
-touches = json.loads((project / "copies" / "whole" / "touches.json").read_text())
-points = sorted({round(1 + n * (len(touches) - 1) / (number - 1)) for n in range(number)})
-for point in points:
-    place = copy(str(point))
-    print(json.dumps([command(place, point), command(place, -1), *touches[point - 1]]), flush=True)
+assert run_command(copy_project("whole"), -1) == 0
+touches = json.loads((original / "copies" / "whole" / "touches.json").read_text())
+deaths = sorted({round(1 + n * (len(touches) - 1) / (number - 1)) for n in range(number)})
+for death in deaths:
+    copy = copy_project(str(death))
+    print(json.dumps([run_command(copy, death), run_command(copy, -1), *touches[death - 1]]), flush=True)

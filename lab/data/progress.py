@@ -1,0 +1,18 @@
+"""A progress bar for data sets that take a while to read."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def show_progress(items: Iterable[Item], total: int) -> Iterator[Item]:
+    """Yield the items, with a progress bar on standard error where that is a terminal.
+
+    total: number of items.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, "reading images", total, console=console, transient=True, disable=not console.is_terminal)
