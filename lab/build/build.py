@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lab.distributed import collectives, shards
-from lab.config.check import GROUPS, SUPPLIED
+from lab.config.groups import GROUPS
 from lab.errors import ConfigError
 from lab.config.settings import Settings
 from lab.hardware import Hardware
@@ -137,7 +137,7 @@ def build_optimizer(
     for group in optimizer.param_groups:
         # by torch's name for it, the rate that a schedule multiplies
         group["initial_lr"] = group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
-    lengths = dict.fromkeys(SUPPLIED["schedule"][1], pace.steps)
+    lengths = dict.fromkeys(GROUPS["schedule"].by_name, pace.steps)
     schedule = call_with_offered("schedule", instantiate(config, "schedule"), optimizer, **lengths)
     check_step_signature("optimizer", optimizer)
     check_step_signature("schedule", schedule)

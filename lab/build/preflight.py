@@ -10,7 +10,8 @@ import torch
 
 from lab.config.composed import ComposedConfig
 from lab.build.build import attempt, build, build_model, build_optimizer, build_regularizer, instantiate, create_model_and_groups, build_cadence
-from lab.config.check import GROUPS, check_config, check_group
+from lab.config.check import check_config, check_group
+from lab.config.groups import GROUPS, retried_parts
 from lab.build.dry_run import dry_run
 from lab.errors import ConfigError
 from lab.build.preflight_report import GraphReport, PreflightReport
@@ -20,14 +21,6 @@ from lab.text import format_si
 from lab.run import Run
 from lab.build.cost_estimate import CostEstimate, estimate_cost, checkpoint_bytes
 from lab.train.batches import training_batches
-
-# what is made anew where its numbers differ from those of a job that was tried whole
-RETRIED_PARTS = {
-    "model": ("model", "finetune_strategy"),
-    "augment": ("augment",),
-    "regularize": ("regularize",),
-    "optimizer": ("optimizer", "schedule"),
-}
 
 
 class PreflightJob(Protocol):
@@ -52,7 +45,7 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
     for job in jobs:
         config = job.asked.config
         try:
-            check_config(config, str(job.asked.source), of_group)
+            check_config(config, job.asked.source, of_group)
             graphs.setdefault(graph_key(config), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
@@ -81,7 +74,7 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     for job in jobs:
         config = job.asked.config
         settings = [config[name] for name in SETTINGS if name != "seed"]
-        for group, parts in RETRIED_PARTS.items():
+        for group, parts in retried_parts().items():
             key = graph_json([group, settings, *(config[part] for part in parts)])
             if key not in known:
                 known[key] = collect_problems(partial(try_part, group, config, run, batch))
@@ -139,8 +132,7 @@ def describe_estimate(found: CostEstimate) -> str:
 
 def graph_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that do the same arithmetic but for numbers that are no shape."""
-    graph = {group: without_numbers(config[group]) for group in GROUPS}
-    graph["schedule"] = graph["optimizer"] = None
+    graph = {name: without_numbers(config[name]) for name, group in GROUPS.items() if group.in_graph}
     return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "weights"))])
 
 

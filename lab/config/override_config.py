@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lab.config.check import GROUPS
+from lab.config.groups import GROUPS
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
 from lab.errors import ConfigError

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lab.config.composed import ComposedConfig
+from lab.config.groups import GROUPS
 from lab.config.overrides import split_override
 from lab.config.redact import redact, redact_text
 from lab.identity.identity import Identity
@@ -24,8 +25,8 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten tim
 
 def hparams_row(asked: ComposedConfig) -> dict[str, Any]:
     """The run's row in a table of runs: the options chosen, and what was overridden."""
-    shown = ("model", "data", "augment", "optimizer", "schedule", "finetune_strategy", "regularize")
-    chosen = {group: asked.choices[group] for group in shown if asked.choices.get(group) is not None}
+    shown = [name for name, group in GROUPS.items() if group.in_hparams]
+    chosen = {name: asked.choices[name] for name in shown if asked.choices.get(name) is not None}
     return chosen | {"seed": asked.config["seed"]} | redact(overridden_values(asked))
 
 

@@ -22,7 +22,7 @@ def run_job(asked: ComposedConfig, identity: Identity, directory: Path, terms: R
         return found
     place = directory.absolute()  # the run's code may change the working directory
     if not terms.checked:
-        check_config(asked.config, str(asked.source))
+        check_config(asked.config, asked.source)
 
     several = num_processes(asked) > 1
     outcome = (run_in_ranks if several else run_in_process)(asked, identity, place, terms)

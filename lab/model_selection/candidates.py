@@ -39,7 +39,7 @@ def make_candidates(asked: Sequence[ComposedConfig]) -> list[Candidate]:
     problems: dict[str, None] = {}
     for one in asked:
         try:
-            check_config(one.config, str(one.source))
+            check_config(one.config, one.source)
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
