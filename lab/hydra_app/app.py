@@ -1,7 +1,6 @@
 """The Hydra application behind `lab train`, `plan`, `check` and `rank`."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from lab.cli.show import OUTPUTS
 from lab.config.composed import compose_config
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
-from lab.config.sweep_grid import as_single_choices
+from lab.config.overrides import quote_path, wrap_in_choices
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, Refused, RunInUse
 from lab.hydra_app.resolvers import directory_resolvers
 from lab.identity.identity import Identifier
@@ -69,7 +68,7 @@ class HydraApp:
 
 def run_app(arguments: list[str], verb: str = "train", sweep: "SweepFunction | None" = None) -> int:
     """Run Hydra on the arguments. Gives the exit code.  verb, sweep: see Session."""
-    arguments = [quote_paths(argument) for argument in arguments]
+    arguments = [quote_path(argument) for argument in arguments]
     flags = [a for a in arguments if a.startswith("-")]
     multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
     if verb != "train" and not multirun and not set(flags) & SHOWING:
@@ -102,13 +101,6 @@ def run_app(arguments: list[str], verb: str = "train", sweep: "SweepFunction | N
 SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "-sc", "--shell-completion"}
 
 
-def quote_paths(argument: str) -> str:
-    """A path that is there is one value to Hydra too, though it have `=` or `,` in its name, as a run's does."""
-    key, _, value = argument.partition("=")
-    special = re.search("[=,]", value) and not re.search("[\"'\\\\]", value)
-    return f'{key}="{value}"' if special and Path(value).exists() else argument
-
-
 def order_arguments(arguments: list[str], multirun: bool) -> list[str]:
     """Flags, with their values, before the overrides, and those as Hydra can compose a sweep's first config with."""
     with_value = {
@@ -133,7 +125,7 @@ def order_arguments(arguments: list[str], multirun: bool) -> list[str]:
             flags.append(argument)
         else:
             overrides.append(argument)
-    return [*flags, *(as_single_choices(overrides) if multirun else overrides)]
+    return [*flags, *(wrap_in_choices(overrides) if multirun else overrides)]
 
 
 def remove_if_empty(directory: Path) -> None:
