@@ -11,15 +11,21 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lab.config.search_space import Interval, SearchAxis, parse_search_space
+from lab.config.search_space import Interval, SearchAxis, SearchSettings, name_search, parse_search_space
 from lab.errors import ConfigError
-from lab.sweep.search import Search, SearchSettings, search_override
+from lab.sweep.search import Search, check_search_nodes, search_override
 
 pytest.importorskip("optuna")
 
 LR = Interval(1e-4, 1e-1, log=True)
+SAMPLERS = {
+    "tpe": {"_target_": "optuna.samplers.TPESampler", "_partial_": True, "constant_liar": True},
+    "random": {"_target_": "optuna.samplers.RandomSampler", "_partial_": True},
+}
+ASHA = {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "min_resource": 1, "reduction_factor": 3}
 TPE = SearchSettings(
-    sampler="tpe",
+    name="tpe",
+    sampler=SAMPLERS["tpe"],
     pruner=None,
     min_resource=1,
     reduction_factor=3,
@@ -29,7 +35,7 @@ TPE = SearchSettings(
     seeds=None,
     seed=0,
 )
-GRID = replace(TPE, sampler="grid", trials=None)
+GRID = replace(TPE, sampler=None, trials=None, name="grid")
 
 
 def parsed(*overrides: str):
@@ -50,7 +56,7 @@ def far_off(overrides) -> float:
 
 def minimized(path: Path, sampler: str, seed: int) -> float:
     axes = {"optimizer.lr": LR, "model.dropout": Interval(0.0, 0.9)}
-    search = Search(path, axes, replace(TPE, sampler=sampler, trials=30, direction="min", seed=seed))
+    search = Search(path, axes, replace(TPE, sampler=SAMPLERS[sampler], trials=30, direction="min", seed=seed))
     while trial := search.ask():
         search.tell(trial.number, [far_off(trial.overrides)], "done")
     (best,) = search.best()
@@ -155,7 +161,7 @@ for name, settings in KILLS.items():
             break
 """
 KILL_AXES: dict[str, SearchAxis] = {"optimizer.lr": ("0.1", "0.2"), "model": ("mlp",)}
-KILLS = {"tpe": replace(TPE, trials=2, pruner="asha"), "grid": GRID}
+KILLS = {"tpe": replace(TPE, trials=2, pruner=ASHA), "grid": GRID}
 
 
 def test_a_search_killed_at_any_write_goes_on_with_the_trials_it_had_open(tmp_path):
@@ -218,7 +224,7 @@ def test_asha_spends_less_than_half_and_keeps_the_best(tmp_path):
     limit = 27
     levels = [f"{0.5 + 0.01 * level:.2f}" for level in range(27)]
     random.Random(0).shuffle(levels)
-    search = Search(tmp_path / "search.db", {"level": levels}, replace(GRID, pruner="asha"))
+    search = Search(tmp_path / "search.db", {"level": levels}, replace(GRID, pruner=ASHA))
 
     def score(trial, step: int) -> float:
         return float(trial.overrides[0].removeprefix("level=")) * (1 - math.exp(-step / 9))
@@ -244,7 +250,7 @@ def test_asha_spends_less_than_half_and_keeps_the_best(tmp_path):
 
 def test_a_trial_that_is_to_be_stopped_is_so_still_after_a_kill(tmp_path):
     axes = {"level": [str(number) for number in range(4)]}
-    asha = replace(GRID, pruner="asha")
+    asha = replace(GRID, pruner=ASHA)
     search = Search(tmp_path / "search.db", axes, asha)
     for number in range(4):
         search.ask()
@@ -258,7 +264,7 @@ def test_a_trial_that_is_to_be_stopped_is_so_still_after_a_kill(tmp_path):
 
 
 def test_a_step_reported_twice_counts_as_first_reported_and_nan_is_stopped(tmp_path, recwarn):
-    asha = replace(GRID, pruner="asha")
+    asha = replace(GRID, pruner=ASHA)
     search = Search(tmp_path / "search.db", {"level": ["a", "b", "c", "d"]}, asha)
     for number in range(3):
         search.ask()
@@ -318,15 +324,13 @@ def test_a_file_of_another_search_is_refused(tmp_path, axes, changed, said):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"sampler": "tpee"}, "did you mean 'search.sampler=tpe'"),
-        ({"pruner": "median"}, "there is: asha"),
         ({"trials": 0}, "search.trials=0 is not a number from 1 on"),
         ({"trials": None}, "search.trials=20"),
-        ({"sampler": "grid"}, "search.trials=null"),
+        ({"sampler": None}, "search.trials=null"),
         ({"direction": "up"}, "no search.direction=up"),
         ({"objective": ["a", "b"]}, "as in [max,max]"),
         ({"objective": ["a", "a"], "direction": ["max", "max"]}, "different"),
-        ({"objective": ["a", "b"], "direction": ["max", "max"], "pruner": "asha"}, "search.pruner=null"),
+        ({"objective": ["a", "b"], "direction": ["max", "max"], "pruner": ASHA}, "search.pruner=null"),
         ({"seeds": []}, "as [0,1,2]"),
         ({"reduction_factor": 1}, "search.reduction_factor=1"),
     ],
@@ -439,20 +443,150 @@ def test_what_a_search_cannot_take_is_said_all_at_once():
     assert said[5] == "f is swept and given 2 times; give it once"
 
 
-def test_the_options_of_the_group_are_settings(tmp_path):
+def composed(*overrides: str) -> dict:
+    """The node `search` as the command line gives it."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    root = Path(__file__).parent.parent / "conf"
-    for option in sorted(path.stem for path in (root / "search").glob("*.yaml")):
-        with initialize_config_dir(str(root), version_base="1.3"):
-            node = compose(f"search/{option}").search
-        around = OmegaConf.create({"monitor": "val/loss", "mode": "min", "search": node})
-        chosen = SearchSettings(**OmegaConf.to_container(around, resolve=True)["search"])
-        assert option in (chosen.sampler, chosen.pruner)
-        assert (chosen.objectives, chosen.directions) == (["val/loss"], ["min"])
-        axes = {"optimizer.lr": ("0.1", "0.2")}
-        assert Search(tmp_path / f"{option}.db", axes, chosen).ask()
+    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
+        config = compose("train", list(overrides))
+    return OmegaConf.to_container(config, resolve=True)["search"]  # type: ignore[call-overload, index]
+
+
+AXES: dict[str, SearchAxis] = {"optimizer.lr": ("0.1", "0.2", "0.3"), "model": ("mlp", "simple_cnn")}
+
+
+@pytest.mark.parametrize("option", ["grid", "random", "tpe", "asha"])
+def test_an_option_of_the_group_is_a_search(option, tmp_path):
+    chosen = SearchSettings(**composed(f"search={option}", "monitor=val/loss", "mode=min"))
+    assert (chosen.objectives, chosen.directions) == (["val/loss"], ["min"])
+    assert Search(tmp_path / "search.db", AXES, chosen).ask()
+
+
+@pytest.mark.parametrize("group", ["sampler", "pruner"])
+def test_an_option_of_a_search_s_groups_is_a_node_that_optuna_makes(group, tmp_path):
+    for option in sorted(
+        path.stem for path in (Path(__file__).parent.parent / "conf" / "search" / group).glob("*.yaml")
+    ):
+        chosen = SearchSettings(**composed("search=tpe", f"search/{group}={option}", "search.min_resource=7"))
+        assert chosen.pruner is None or chosen.pruner["min_resource"] == 7
+        assert Search(tmp_path / f"{option}.db", AXES, chosen).ask()
+
+
+def test_asha_with_another_sampler_is_a_choice_of_a_group():
+    asha = composed("search=asha", "search/sampler=random")
+    assert asha["sampler"]["_target_"] == "optuna.samplers.RandomSampler"
+    assert asha["pruner"]["_target_"] == "optuna.pruners.SuccessiveHalvingPruner"
+    with pytest.raises(ConfigError) as refused:
+        check_search_nodes({"name": "asha", **composed("search=asha", "search.sampler=random")})
+    assert "choose an option of the group: search/sampler=random" in str(refused.value)
+
+
+OTHERS = {
+    "qmc": {"_target_": "optuna.samplers.QMCSampler", "_partial_": True, "qmc_type": "halton"},
+    "nsga2": {"_target_": "optuna.samplers.NSGAIISampler", "_partial_": True, "population_size": 4},
+    "fixed": {
+        "_target_": "optuna.samplers.PartialFixedSampler",
+        "_partial_": True,
+        "fixed_params": {"model": "mlp"},
+        "base_sampler": {"_target_": "optuna.samplers.RandomSampler"},  # which gets the trial's seed too
+    },
+    "one's own": {"_target_": "tests.test_search.LastSampler", "_partial_": True},
+}
+
+
+def LastSampler(seed: int, last: int = 1):
+    """A sampler of one's own: the last of the values of each key."""
+    from optuna.samplers import BaseSampler
+
+    class Last(BaseSampler):
+        def infer_relative_search_space(self, study, trial):
+            return {}
+
+        def sample_relative(self, study, trial, search_space):
+            return {}
+
+        def sample_independent(self, study, trial, param_name, param_distribution):
+            assert isinstance(seed, int)
+            return param_distribution.choices[-last]
+
+    return Last()
+
+
+@pytest.mark.parametrize("sampler", OTHERS.values(), ids=OTHERS)
+def test_any_sampler_of_optuna_or_ones_own_can_be_named(sampler, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)  # whose code is the project's own
+    search = Search(tmp_path / "search.db", AXES, replace(TPE, sampler=sampler, trials=12))
+    asked = []
+    while trial := search.ask():
+        asked.append(trial.overrides)
+        search.tell(trial.number, [float(trial.number)], "done")
+    assert len(asked) == 12
+    if sampler is OTHERS["one's own"]:
+        assert set(asked) == {("optimizer.lr=0.3", "model=simple_cnn")}
+    else:
+        assert len(set(asked)) > 2
+    if sampler is OTHERS["fixed"]:
+        assert {model for _, model in asked} == {"model=mlp"}
+
+
+PRUNERS = {
+    "hyperband": {"_target_": "optuna.pruners.HyperbandPruner", "min_resource": 1, "max_resource": 9},
+    "median": {"_target_": "optuna.pruners.MedianPruner", "_partial_": True},
+    "a nest": {
+        "_target_": "optuna.pruners.PatientPruner",
+        "patience": 1,
+        "wrapped_pruner": {"_target_": "optuna.pruners.ThresholdPruner", "lower": -50.0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_any_pruner_of_optuna_can_be_named(name, tmp_path):
+    levels = [str(level) for level in range(20)]
+    search = Search(tmp_path / "search.db", {"level": levels}, replace(GRID, pruner=PRUNERS[name]))
+    pruned = 0
+    while trial := search.ask():
+        score = -float(trial.number)
+        if any(search.report(trial.number, step, score * step) for step in range(1, 10)):
+            search.tell(trial.number, None, "pruned")
+            pruned += 1
+        else:
+            search.tell(trial.number, [score], "done")
+    assert 0 < pruned < 20
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sampler": {"_target_": "optuna.samplers.TPESampler"}}, "search.sampler needs _partial_: true"),
+        ({"sampler": SAMPLERS["tpe"] | {"sead": 1}}, "search.sampler.sead: TPESampler takes no 'sead'"),
+        ({"sampler": {"_target_": "optuna.samplers.TPE", "_partial_": True}}, "no 'TPE' in optuna.samplers"),
+        ({"sampler": ASHA | {"_partial_": True}}, "search.sampler: _target_ optuna.pruners.Succ"),
+        ({"sampler": {"_target_": "os.system", "_partial_": True}}, "search.sampler: _target_ os.system is not one"),
+        ({"pruner": {"_target_": "pickle.load"}}, "search.pruner: _target_ pickle.load is not one to be run"),
+        ({"pruner": {"_target_": "optuna.load_study"}}, "_target_ optuna.load_study is not one to be run"),
+        ({"pruner": "median"}, "choose an option of the group: search/pruner=median"),
+        ({"pruner": ASHA | {"reduction_factor": 1}}, "search.pruner: "),
+    ],
+)
+def test_a_sampler_or_a_pruner_that_cannot_be_made_is_refused(changed, said, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        Search(tmp_path / "search.db", {"optimizer.lr": LR}, replace(TPE, **changed))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "name"),
+    [
+        ({"search": "grid", "search/sampler": None}, "grid"),
+        ({"search": "tpe", "search/sampler": "random", "search/pruner": None}, "random"),
+        ({"search": "asha", "search/sampler": "tpe", "search/pruner": "asha"}, "asha"),
+        ({}, "search"),
+    ],
+)
+def test_a_search_is_called_by_what_tells_it_from_others(choices, name):
+    assert name_search(choices) == name
 
 
 def test_searching_imports_neither_hydra_nor_torch_and_optuna_only_when_used():

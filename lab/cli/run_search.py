@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from lab.cli.run_sweep import exit_code, preflight_sweep, print_results, supervise
 from lab.cli.sweep_progress import LiveView
 from lab.config.check import call_problems
-from lab.config.overrides import split_override
+from lab.config.overrides import root_key
 from lab.config.redact import names_secret
-from lab.config.search_space import Interval, SearchAxis, SearchSettings, parse_search_space
+from lab.config.search_space import Interval, SearchAxis, SearchSettings, name_search, parse_search_space
 from lab.config.settings import Policy
 from lab.errors import ConfigError
 from lab.execution.outcome import Outcome
@@ -24,7 +24,7 @@ from lab.record.files import lock_directory
 from lab.sweep.controller import saved_outcome
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, job_status, mark_duplicates, read_plan, write_plan
 from lab.sweep.pool import Pool, make_pool
-from lab.sweep.search import Search, search_override
+from lab.sweep.search import Search, check_search_nodes, search_override
 from lab.sweep.search_jobs import PRUNED_MARK, SearchJobs
 
 
@@ -46,7 +46,7 @@ def run_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> int:
         Path("."),
     )
     about = [str(item) for item in (axes, asked.fixed, settings.objective, settings.seeds, first[0].identity)]
-    sweep = sweeping.directory([settings.pruner or settings.sampler, *axes], about)
+    sweep = sweeping.directory([settings.name, *axes], about)
     plan = Plan(sweep, [], sweeping.session.identify.hashes(), tuple(arguments))
     samples = replace(plan, jobs=mark_duplicates(first))
     total = settings.trials or count_combinations(axes)
@@ -57,7 +57,7 @@ def run_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> int:
         if code is not None:
             return code
         if sweeping.session.verb != "train":
-            print(f"{sweep}: {settings.sampler} takes {total} trials of {', '.join(axes)}; nothing was started")
+            print(f"{sweep}: {settings.name} takes {total} trials of {', '.join(axes)}; nothing was started")
             return 0
         terms = Policy.of(config)
         pulse = StopSignal.until(terms.time_limit)
@@ -104,9 +104,11 @@ def run_trials(
 
 def parse_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> SearchRequest:
     node: Any = OmegaConf.to_container(sweeping.master.search, resolve=True)
-    if problems := call_problems(SearchSettings, node, ("search",)):
-        raise ConfigError(*problems)
+    node = {"name": name_search(sweeping.master.hydra.runtime.choices), **node}
     try:
+        check_search_nodes(node)
+        if problems := call_problems(SearchSettings, node, ("search",)):
+            raise ConfigError(*problems)
         settings = SearchSettings(**node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -120,7 +122,7 @@ def parse_search(sweeping: SweepPlanner, arguments: Sequence[str]) -> SearchRequ
         raise ConfigError(f"{', '.join(kept)} names a secret, which a search would keep; give it one value")
     if not axes:
         raise ConfigError("there is nothing to search; give an axis, as optimizer.lr='tag(log,interval(1e-4,1e-1))'")
-    return SearchRequest(settings, axes, [one for one in fixed if split_override(one)[0].partition(".")[0] != "search"])
+    return SearchRequest(settings, axes, [one for one in fixed if root_key(one) != "search"])
 
 
 def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
