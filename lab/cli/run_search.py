@@ -25,7 +25,7 @@ from lab.sweep.controller import saved_outcome
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, job_status, mark_duplicates, read_plan, write_plan
 from lab.sweep.pool import Pool, make_pool
 from lab.sweep.search import Search, check_search_nodes, search_override
-from lab.sweep.search_jobs import PRUNED_MARK, SearchJobs
+from lab.sweep.search_jobs import SearchJobs
 
 
 @dataclass(frozen=True)
@@ -151,4 +151,4 @@ def count_combinations(axes: Mapping[str, SearchAxis]) -> int:
 
 
 def was_pruned(outcome: Outcome) -> bool:
-    return outcome.state == "interrupted" and str(outcome.error).startswith(PRUNED_MARK)
+    return outcome.pruned

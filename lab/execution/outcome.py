@@ -33,6 +33,11 @@ class Outcome:
     error: str | None = None
     outside: bool = False
 
+    @property
+    def pruned(self) -> bool:
+        """Whether a search ended the run's trial early."""
+        return self.state == "interrupted" and str(self.error).startswith("stopped early by")
+
 
 @dataclass(frozen=True)
 class RunOptions:

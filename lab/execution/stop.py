@@ -5,9 +5,21 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a run is to stop before its end.
+
+    reason: text for people.  pruned: whether a search ended the run's trial early.
+    """
+
+    reason: str
+    pruned: bool = False
 
 
 class StopSignal:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from lab.config.settings import Policy
 from lab.errors import Refused, RunInUse
 from lab.execution.outcome import Outcome, describe_exit, finished_outcome
-from lab.execution.stop import StopSignal
+from lab.execution.stop import Stop, StopSignal
 from lab.identity.source_code import CodeWatch
 from lab.record.files import is_locked, lock_directory, read_json
 from lab.record.status import describe_crash, is_done, read_status, write_status
@@ -28,7 +28,7 @@ class Source(Protocol):
         """None where there is none now; after an ending there may be."""
         ...
 
-    def scored(self, job: Job, step: int, scores: Mapping[str, float], /) -> str | None:
+    def scored(self, job: Job, step: int, scores: Mapping[str, float], /) -> Stop | None:
         """A reason to stop the job, or None."""
         ...
 
@@ -53,7 +53,7 @@ class FixedJobs:
     def next(self) -> Job | None:
         return self.jobs.popleft() if self.jobs else None
 
-    def scored(self, job: Job, step: int, scores: Mapping[str, float]) -> str | None:
+    def scored(self, job: Job, step: int, scores: Mapping[str, float]) -> Stop | None:
         return None
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -137,8 +137,8 @@ class SweepController:
             case "scores":
                 step, steps, scores = content
                 self.view.progress(job, step, steps, scores)
-                if reason := self.source.scored(job, step, scores):
-                    self.pool.stop(reason, job)
+                if stop := self.source.scored(job, step, scores):
+                    self.pool.stop(stop.reason, job)
             case "note":
                 self.view.note(f"#{job.number}: {content}")
             case "died":
