@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.config.hydra_setup import register_with_hydra
-from lab.config.overrides import override_value, swept_keys, wrap_in_choices
+from lab.config.overrides import (
+    override_value,
+    quote_path,
+    root_key,
+    swept_keys,
+    wrap_in_choices,
+    write_override,
+    write_value,
+)
 from lab.config.sweep_grid import expand_sweep
 from lab.errors import ConfigError
 
@@ -223,8 +231,42 @@ def test_a_value_of_yaml_reaches_hydra_as_it_is(loader, wanted):
     assert list(map(repr, found)) == list(dict.fromkeys(map(repr, wanted)))
 
 
+@given(values)
+def test_the_writer_s_text_reads_as_the_value_wherever_hydra_has_one(value):
+    try:
+        override = write_override("a", value)
+    except ConfigError:
+        return
+    assert override == f"a={write_value(value)}"
+    assert repr(override_value(override)) == repr(value)
+
+
+def test_a_path_with_commas_is_one_value(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "optimizer.lr=0.1,seed=2").mkdir()
+    for argument, path in (
+        ("weights=optimizer.lr=0.1,seed=2", "optimizer.lr=0.1,seed=2"),
+        ("+weights=./optimizer.lr=0.1,seed=2", "./optimizer.lr=0.1,seed=2"),
+    ):
+        assert override_value(quote_path(argument)) == path
+    for argument in ("weights=a,b", "weights=.", "seed=1,2", "~weights", "--config-dir=x"):
+        assert quote_path(argument) == argument
+
+
 def test_words_are_not_quoted(loader):
     assert expand_sweep([], loader, {"grid": {"a": ["sgd"], "b": ["study/x-1.5"]}}) == [["a=sgd", "b=study/x-1.5"]]
+
+
+def test_the_root_of_a_key_is_what_stands_at_the_top_of_the_config():
+    for override in (
+        "search=tpe",
+        "search.trials=3",
+        "++search.sampler.x=1",
+        "search/sampler=random",
+        "~search/pruner",
+    ):
+        assert root_key(override) == "search"
+    assert root_key("optimizer@search=x") == "optimizer"
 
 
 def test_swept_keys_are_those_whose_value_varies(loader):

@@ -1,4 +1,4 @@
-"""What a search is told: its settings, and what each swept override spans."""
+"""The settings of a search, and its search space: the span of each swept override."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class SearchSettings:
 
 def check_direction(direction: str) -> None:
     if direction not in DIRECTIONS:
-        said = suggest(str(direction), DIRECTIONS, prefix="search.direction=")
-        raise ValueError(f"no search.direction={direction}; {said}")
+        nearest = suggest(str(direction), DIRECTIONS, prefix="search.direction=")
+        raise ValueError(f"no search.direction={direction}; {nearest}")
 
 
 def name_search(choices: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def name_search(choices: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends belong to it.  log: spread evenly over magnitudes.  whole: of integers alone."""
+    """A range with both ends.  log: whether it is spread evenly over magnitudes.  whole: whether it is of integers."""
 
     low: float
     high: float
@@ -115,7 +115,7 @@ SearchAxis = Interval | Sequence[str]
 
 
 def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interval | tuple[str, ...]], list[str]]:
-    """(what each swept key spans, the other overrides as they were typed). Raises ConfigError with every problem.
+    """The span of each swept key, and the other overrides as they were typed. Raises ConfigError with every problem.
 
     Values to choose among are spelled as in an override. An interval whose ends are both typed without a point is of
     whole numbers, interval(1,8); float(interval(0,1)) or interval(0.0,1.0) is not.
@@ -123,13 +123,13 @@ def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interva
     axes: dict[str, Interval | tuple[str, ...]] = {}
     fixed: list[str] = []
     problems: list[str] = []
-    given = Counter(override_key(str(override.input_line)) for override in overrides)
+    counts = Counter(override_key(str(override.input_line)) for override in overrides)
     for override in overrides:
         typed = str(override.input_line)
         if not override.is_sweep_override():
             fixed.append(typed)
-        elif given[key := override_key(typed)] > 1:
-            problems.append(f"{key} is swept and given {given[key]} times; give it once")
+        elif counts[key := override_key(typed)] > 1:
+            problems.append(f"{key} is swept and given {counts[key]} times; give it once")
         else:
             try:
                 axes[override.get_key_element()] = parse_search_axis(override)
@@ -141,13 +141,13 @@ def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interva
 
 
 def parse_search_axis(override: Override) -> Interval | tuple[str, ...]:
-    """What one swept override spans. Raises ValueError for what a search cannot take."""
+    """The span of one swept override. Raises ValueError for one that a search cannot take."""
     sweep = override.value()
     tags = set(getattr(sweep, "tags", ()))
     if unknown := tags - {"log"}:
         raise ValueError(f"a search knows the tag log, not {', '.join(sorted(unknown))}")
     if override.is_interval_sweep():
-        # Hydra turns interval(1,8) into floats, int(interval(...)) into integers: the first is known by how it is typed
+        # Hydra makes floats of interval(1,8), and integers of int(interval(...)): how the first is typed tells
         low, high = getattr(sweep, "start", math.nan), getattr(sweep, "end", math.nan)
         whole = isinstance(low, int) and isinstance(high, int)
         if whole or are_typed_integers(override.get_value_string()):
@@ -164,7 +164,7 @@ def parse_search_axis(override: Override) -> Interval | tuple[str, ...]:
 
 
 def are_typed_integers(value: str) -> bool:
-    """Whether the ends of `interval(a,b)` are typed as integers, and not made floats of."""
+    """Whether the ends of `interval(a,b)` are typed as integers, and not converted to floats."""
     inside = re.search(r"interval\s*\(([^)]*)\)", value)
     ends = [end.rpartition("=")[2].strip() for end in inside[1].split(",")] if inside else []
     return bool(ends) and all(INTEGER.fullmatch(end) for end in ends) and not re.search(r"float\s*\(", value)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.cli.output import print_error, relative_to_cwd
 from lab.cli.show import OUTPUTS
-from lab.config.composed import compose_config
+from lab.config.composed import ComposedConfig
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
 from lab.config.overrides import quote_path, wrap_in_choices
@@ -50,7 +50,7 @@ class HydraApp:
         try:
             from lab.cli.train import one_run
 
-            asked = compose_config(config, hydra)
+            asked = ComposedConfig.from_hydra(config, hydra)
             self.code = one_run(asked, self.identify(asked.config), directory) or self.code
         except (ConfigError, Refused, RunInUse) as error:
             remove_if_empty(directory)

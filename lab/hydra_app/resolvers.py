@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.config.composed import compose_config, without_hydra_node
+from lab.config.composed import ComposedConfig, without_hydra_node
 from lab.config.hydra_setup import plain_config
 from lab.identity.identity import Identifier
 from lab.identity.run_directory import run_directory, runs_by_id, runs_folder
@@ -15,7 +15,7 @@ def directory_resolvers(identify: Identifier) -> dict[str, Callable[..., str]]:
     """The resolvers that give hydra.run.dir and hydra.sweep.subdir."""
 
     def run_dir(root: DictConfig) -> Path:
-        asked = compose_config(without_hydra_node(root), root.hydra)
+        asked = ComposedConfig.from_hydra(without_hydra_node(root), root.hydra)
         return run_directory(asked, identify(asked.config).id, runs_by_id(runs_folder(asked)))
 
     def job_dir(root: DictConfig) -> Path:
