@@ -71,7 +71,8 @@ def train_and_record(
     except Stopped as stop:
         end_segment(directory)
         finish("interrupted", ended=time.time(), reason=str(stop))
-        return Outcome(directory, "interrupted", {}, error=str(stop))
+        pruned = str(stop).startswith("stopped early by")  # until the stop signal says so
+        return Outcome(directory, "interrupted", {}, error=str(stop), pruned=pruned)
     except BaseException as error:  # SystemExit as well: one bad run never stops a sweep
         state = "diverged" if isinstance(error, Diverged) else "failed"
         said, outside = describe_error(error)

@@ -32,11 +32,7 @@ class Outcome:
     new: bool = True
     error: str | None = None
     outside: bool = False
-
-    @property
-    def pruned(self) -> bool:
-        """Whether a search ended the run's trial early."""
-        return self.state == "interrupted" and str(self.error).startswith("stopped early by")
+    pruned: bool = False  # whether a search ended the run's trial early
 
 
 @dataclass(frozen=True)

@@ -230,4 +230,7 @@ def saved_outcome(job: Job, status: Mapping[str, Any]) -> Outcome:
     """How a run stands, by its directory alone."""
     error = status.get("error") or status.get("reason")
     outside = bool(status.get("outside"))
-    return Outcome(job.directory, status["state"], job_results(job), new=False, error=error, outside=outside)
+    pruned = str(error).startswith("stopped early by")  # until status.json says so
+    return Outcome(
+        job.directory, status["state"], job_results(job), new=False, error=error, outside=outside, pruned=pruned
+    )
