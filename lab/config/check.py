@@ -1,4 +1,4 @@
-"""Everything that can be said against a config before a data set is read or a model is built."""
+"""The problems of a config, all that are found before a data set is read or a model is built."""
 
 import inspect
 import json
@@ -69,13 +69,13 @@ def value_problems(config: Mapping[str, Any]) -> list[str]:
 
 def unread_key_problems(config: Mapping[str, Any], unresolved: Mapping[str, Any]) -> Iterator[str]:
     known = (*GROUPS, *OPEN_NODES, *SETTINGS, *POLICY)
-    mentioned = {key for text in texts(unresolved) for key in MENTIONED_KEY.findall(text)}
+    mentioned = {key for text in strings_in(unresolved) for key in MENTIONED_KEY.findall(text)}
     for name in config:
         if name not in known and name not in mentioned:
             yield f"nothing reads the key {name!r}; {suggest(name, (*known, 'experiment', 'debug', 'local'))}"
 
 
-def texts(value: Any) -> Iterator[str]:
+def strings_in(value: Any) -> Iterator[str]:
     """Every string in a nest of plain values, keys aside."""
     if isinstance(value, str):
         yield value
@@ -124,8 +124,8 @@ def nested_problems(value: Any, group: Group, path: KeyPath, annotation: Any) ->
 def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotation: Any) -> list[str]:
     """Problems of a node and of all nodes in it.
 
-    annotation: of the argument that the node is for. Where it names classes, the node must make an object of one of
-        them; where it leaves open what it takes, the node is judged as one of the group's.
+    annotation: annotation of the argument that the node fills. Where it names classes, the node must make an object of
+        one of them; where it is open, the node must be one that the group may have.
     """
     where = ".".join(path)
     partial = bool(node.get("_partial_"))
@@ -142,7 +142,7 @@ def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotati
     num_args = len(node.get("_args_") or ())
     if not partial:
         problems = call_problems(target, arguments, path, num_args)
-    elif kinds.classes:  # who takes the partial supplies what its annotation says
+    elif kinds.classes:  # the annotation says what the caller of the partial supplies
         positional = None if kinds.positional is None else num_args + kinds.positional
         problems = call_problems(target, arguments, path, positional)
     else:
@@ -166,7 +166,7 @@ def trust_problems(target: Any, node: Mapping[str, Any], group: Group, where: st
 
 
 def arguments_problems(target: Any, node: Mapping[str, Any], group: Group, path: KeyPath) -> list[str]:
-    """Problems of the nodes in a node's arguments.  target: what they are arguments of; None where it is unknown."""
+    """Problems of the nodes in a node's arguments.  target: what the node names; None where that cannot be trusted."""
     problems = []
     for key, value in node.items():
         if key == "_args_" and isinstance(value, list):
@@ -181,7 +181,7 @@ def arguments_problems(target: Any, node: Mapping[str, Any], group: Group, path:
 def call_problems(
     target: Any, arguments: Mapping[str, Any], path: KeyPath, positional: int | None = 0, supplied: Sequence[str] = ()
 ) -> list[str]:
-    """What is wrong with calling `target` with these arguments.
+    """Problems of calling `target` with these arguments.
 
     positional: number of arguments given by position beside them; None where that is unknown.
     supplied: names of arguments given by name beside them.
