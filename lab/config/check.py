@@ -81,7 +81,7 @@ def strings_in(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from texts(part)
+            yield from strings_in(part)
 
 
 def check_group(name: str, node: Any) -> list[str]:
