@@ -42,7 +42,7 @@ def parsed(*overrides: str):
 
 
 def values_of(overrides) -> dict:
-    return {one.key_or_group: one.value() for one in parsed(*overrides)}
+    return {override.key_or_group: override.value() for override in parsed(*overrides)}
 
 
 def far_off(overrides) -> float:
