@@ -26,7 +26,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     from lab.config.standalone import compose_overrides
 
     composed = compose_overrides(overrides)
-    check_config(composed.config, str(composed.source))
+    check_config(composed.config, composed.source)
     return dict(composed.config)
 
 

@@ -16,8 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.config.hydra_setup import register_with_hydra
-from lab.config.overrides import override_value, swept_keys
-from lab.config.sweep_grid import as_single_choices, expand_sweep
+from lab.config.overrides import (
+    override_value,
+    quote_path,
+    root_key,
+    swept_keys,
+    wrap_in_choices,
+    write_override,
+    write_value,
+)
+from lab.config.sweep_grid import expand_sweep
 from lab.errors import ConfigError
 
 
@@ -223,8 +231,42 @@ def test_a_value_of_yaml_reaches_hydra_as_it_is(loader, wanted):
     assert list(map(repr, found)) == list(dict.fromkeys(map(repr, wanted)))
 
 
+@given(values)
+def test_the_writer_s_text_reads_as_the_value_wherever_hydra_has_one(value):
+    try:
+        override = write_override("a", value)
+    except ConfigError:
+        return
+    assert override == f"a={write_value(value)}"
+    assert repr(override_value(override)) == repr(value)
+
+
+def test_a_path_with_commas_is_one_value(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "optimizer.lr=0.1,seed=2").mkdir()
+    for argument, path in (
+        ("weights=optimizer.lr=0.1,seed=2", "optimizer.lr=0.1,seed=2"),
+        ("+weights=./optimizer.lr=0.1,seed=2", "./optimizer.lr=0.1,seed=2"),
+    ):
+        assert override_value(quote_path(argument)) == path
+    for argument in ("weights=a,b", "weights=.", "seed=1,2", "~weights", "--config-dir=x"):
+        assert quote_path(argument) == argument
+
+
 def test_words_are_not_quoted(loader):
     assert expand_sweep([], loader, {"grid": {"a": ["sgd"], "b": ["study/x-1.5"]}}) == [["a=sgd", "b=study/x-1.5"]]
+
+
+def test_the_root_of_a_key_is_what_stands_at_the_top_of_the_config():
+    for override in (
+        "search=tpe",
+        "search.trials=3",
+        "++search.sampler.x=1",
+        "search/sampler=random",
+        "~search/pruner",
+    ):
+        assert root_key(override) == "search"
+    assert root_key("optimizer@search=x") == "optimizer"
 
 
 def test_swept_keys_are_those_whose_value_varies(loader):
@@ -238,7 +280,7 @@ def test_only_plain_overrides_below_a_swept_group_become_choices():
     swept = ["optimizer=sgd,adamw", "data/aug=a,b", "task@x=a,b"]
     below = ["optimizer.momentum=0.9", "+optimizer.foo=1", "++data.aug.p=[1, 2]", "optimizer/inner=x"]
     others = ["optimizer.lr=0.1,0.2", "optimizers.a=1", "seed=1", "data.path=x", "x.y=1", "task.y=1"]
-    assert as_single_choices(below + swept + others) == [
+    assert wrap_in_choices(below + swept + others) == [
         "optimizer.momentum=choice(0.9)",
         "+optimizer.foo=choice(1)",
         "++data.aug.p=choice([1, 2])",
@@ -247,7 +289,7 @@ def test_only_plain_overrides_below_a_swept_group_become_choices():
         *others,
     ]
     plain = ["optimizer=sgd", "optimizer.momentum=0.9", "seed=1,2"]
-    assert as_single_choices(plain) == plain
+    assert wrap_in_choices(plain) == plain
 
 
 VALUES = [
@@ -282,7 +324,7 @@ VALUES += [
 @pytest.mark.parametrize("text", VALUES)
 def test_a_choice_of_one_is_a_sweep_that_expands_to_the_value(text, loader):
     arguments = ["optimizer=sgd,adamw", f"optimizer.x={text}"]
-    rewritten = as_single_choices(arguments)
+    rewritten = wrap_in_choices(arguments)
     assert OverridesParser.create().parse_override(rewritten[1]).is_sweep_override()
     for jobs, expected in (
         (expand_sweep(rewritten, loader), expand_sweep(arguments, loader)),
@@ -296,15 +338,15 @@ def test_a_choice_of_one_is_a_sweep_that_expands_to_the_value(text, loader):
 
 def test_a_value_that_no_choice_gives_back_stays_as_it_is():
     arguments = ["optimizer=sgd,adamw", "optimizer.x='é b'"]
-    assert as_single_choices(arguments) == arguments
+    assert wrap_in_choices(arguments) == arguments
 
 
 def test_hydra_composes_a_sweep_over_a_group_with_a_key_that_the_default_lacks(loader):
     arguments = ["optimizer=sgd,muon", "~optimizer.weight_decay", "optimizer.momentum=0.5"]
     with pytest.raises(ConfigCompositionException, match=r"optimizer\.momentum"):
         loader.load_configuration("train", arguments, RunMode.MULTIRUN)
-    master = loader.load_configuration("train", as_single_choices(arguments), RunMode.MULTIRUN)
-    for job in expand_sweep(as_single_choices(arguments), loader):
+    master = loader.load_configuration("train", wrap_in_choices(arguments), RunMode.MULTIRUN)
+    for job in expand_sweep(wrap_in_choices(arguments), loader):
         config = loader.load_sweep_config(master, job)
         assert config.optimizer.momentum == 0.5
         assert "weight_decay" not in config.optimizer

@@ -8,10 +8,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lab.config.compose import Composer
-from lab.config.composed import compose_config, without_hydra_node
-from lab.config.hydra_setup import register_with_hydra
+from lab.config.composed import ComposedConfig, without_hydra_node
+from lab.config.hydra_setup import plain_config, register_with_hydra
 from lab.errors import ConfigError
 
 VALUES = {
@@ -58,7 +59,7 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
     try:
         config = compose("train", list(job), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        expected = compose_config(without_hydra_node(config), config.hydra)
+        expected = ComposedConfig.from_hydra(without_hydra_node(config), config.hydra)
     except (HydraException, ConfigError):  # the second of an interpolation of what is not there
         with pytest.raises(ConfigError):
             composer(0, list(job))
@@ -78,7 +79,7 @@ def test_a_relative_interpolation_behind_another_is_followed(composer):
         assert found.config["width"] == width
         base = composer.bases[("model=mlp",)]
         source = {"paths": {"a": "${.b}", "b": width}, "width": "${paths.a}", "x": {"y": "${width}"}}
-        assert base.piece("x", source) == {"y": width}
+        assert base.resolve_node("x", source) == {"y": width}
 
 
 def test_a_job_asks_hydra_for_its_own_choices_and_number(composer):
@@ -100,3 +101,14 @@ def test_jobs_share_what_is_the_same(composer):
     assert one.config["optimizer"] is other.config["optimizer"]
     assert one.config["data"]["seed"] == 1
     assert other.config["data"]["seed"] == 2
+
+
+def test_missing_values_are_found_in_lists_and_behind_interpolations_too():
+    config = OmegaConf.create({"data": {"folder": "???", "name": "${data.folder}"}, "shape": [1, "???", {"x": "???"}]})
+    with pytest.raises(ConfigError) as refused:
+        plain_config(config)
+    assert refused.value.problems == (
+        "data.folder is missing; give data.folder=...",
+        "shape[1] is missing; give shape=...",
+        "shape[2].x is missing; give shape=...",
+    )

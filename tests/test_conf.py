@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.config.groups import GROUPS
 from tests.conftest import ROOT
 
-GROUPS = ("model", "data", "augment", "task", "optimizer", "schedule", "finetune_strategy", "regularize", "hardware")
-OTHERS = ("logger", "debug", "paths")
 CONFIGS = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix()
     for folder in ("conf", "experiments")
@@ -49,6 +48,8 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         chosen = []
     elif group == "hydra":
         chosen = [f"{group}/{option.split('/')[0]}={option.split('/')[1]}"]
+    elif group == "search" and "/" in option:
+        chosen = ["search=tpe", f"search/{option.replace('/', '=')}"]
     else:
         chosen = [f"{group}={option}"]
     ended = lab("train", *chosen, *overrides, "steps=2", "log_every=1", "hydra.run.dir=run")
@@ -71,7 +72,7 @@ def pictures(root: Path) -> None:
 
 
 def test_every_group_of_the_defaults_list_has_its_options():
-    for group in (*GROUPS, *OTHERS):
+    for group in (*GROUPS, "debug", "paths"):
         assert list((ROOT / "conf" / group).glob("*.yaml")), group
 
 

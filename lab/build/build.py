@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lab.build.blame import blame
-from lab.config.check import GROUPS, SUPPLIED
+from lab.config.groups import GROUPS
 from lab.config.settings import Settings
 from lab.distributed.collectives import get_world_size
 from lab.distributed.shards import shard_model
@@ -187,7 +187,7 @@ def build_optimizer(
     for group in optimizer.param_groups:
         # torch's name for the rate that a schedule multiplies
         group["initial_lr"] = group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
-    lengths = dict.fromkeys(SUPPLIED["schedule"][1], cadence.steps)
+    lengths = dict.fromkeys(GROUPS["schedule"].by_name, cadence.steps)
     schedule = call_with_offered("schedule", instantiate(config, "schedule"), optimizer, **lengths)
     check_step_signature("optimizer", optimizer)
     check_step_signature("schedule", schedule)

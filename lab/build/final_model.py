@@ -41,7 +41,7 @@ def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) 
             f"{saved.directory} was trained by a script, without a config to build its model from; score it in that "
             "script: lab.evaluate(run)"
         )
-    check_config(config, str(saved.unresolved_config))
+    check_config(config, saved.unresolved_config)
     run = build(config)
     dry_run(run)  # before the weights are loaded: it asks for the model to score, which some methods then make anew
     return run, load_final_model(run, saved)

@@ -22,22 +22,15 @@ from lab.build.build import (
 from lab.build.cost_estimate import CostEstimate, checkpoint_bytes, estimate_cost
 from lab.build.dry_run import dry_run
 from lab.build.preflight_report import GraphReport, PreflightReport
-from lab.config.check import GROUPS, check_config, check_group
+from lab.config.check import check_config, check_group
 from lab.config.composed import ComposedConfig
+from lab.config.groups import GROUPS, retried_parts
 from lab.config.settings import SETTINGS
 from lab.errors import ConfigError
 from lab.metrics.scores import Monitor
 from lab.run import Batch, Run
 from lab.text import format_si
 from lab.train.batches import training_batches
-
-# the groups of a part that is made anew where its numbers differ from those of a job that was tried whole
-RETRIED_PARTS = {
-    "model": ("model", "finetune_strategy"),
-    "augment": ("augment",),
-    "regularize": ("regularize",),
-    "optimizer": ("optimizer", "schedule"),
-}
 
 
 class PreflightJob(Protocol):
@@ -62,7 +55,7 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
     for job in jobs:
         config = job.composed.config
         try:
-            check_config(config, str(job.composed.source), check_group_once)
+            check_config(config, job.composed.source, check_group_once)
             graphs.setdefault(graph_key(config), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
@@ -91,7 +84,7 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     for job in jobs:
         config = job.composed.config
         settings = [config[name] for name in SETTINGS if name != "seed"]
-        for part, groups in RETRIED_PARTS.items():
+        for part, groups in retried_parts().items():
             key = graph_json([part, settings, *(config[group] for group in groups)])
             if key not in problems_of_parts:
                 problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
@@ -153,8 +146,7 @@ def describe_estimate(estimate: CostEstimate) -> str:
 
 def graph_key(config: Mapping[str, Any]) -> str:
     """A key that is equal for jobs which do the same arithmetic but for numbers that change no shape."""
-    graph = {group: without_numbers(config[group]) for group in GROUPS}
-    graph["schedule"] = graph["optimizer"] = None
+    graph = {name: without_numbers(config[name]) for name, group in GROUPS.items() if group.in_graph}
     return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
 
 

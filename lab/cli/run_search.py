@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from lab.cli.run_sweep import exit_code, preflight_with_spinner, print_costs, print_results, report_stop
 from lab.cli.sweep_progress import LiveView
 from lab.config.check import call_problems
-from lab.config.overrides import split_override
+from lab.config.overrides import root_key
 from lab.config.redact import names_secret
-from lab.config.search_space import Interval, SearchAxis, SearchSettings, parse_search_space
+from lab.config.search_space import Interval, SearchAxis, SearchSettings, name_search, parse_search_space
 from lab.config.settings import Policy
 from lab.errors import ConfigError
 from lab.execution.outcome import saved_outcome
@@ -22,7 +22,7 @@ from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, write_plan
 from lab.sweep.pool import Pool, make_pool
 from lab.sweep.run_plan import run_in_pool
-from lab.sweep.search import Search, search_override
+from lab.sweep.search import Search, check_search_nodes, search_override
 from lab.sweep.search_jobs import SearchJobs
 from lab.train.stop import StopSignal
 
@@ -81,7 +81,7 @@ def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     request = search.request
     axes = ", ".join(request.axes)
     print(
-        f"{search.plan.directory}: {request.settings.sampler} takes {request.num_trials} trials of {axes}; nothing was "
+        f"{search.plan.directory}: {request.settings.name} takes {request.num_trials} trials of {axes}; nothing was "
         "started"
     )
     return 0
@@ -143,16 +143,17 @@ def plan_search(planner: SweepPlanner, arguments: Sequence[str]) -> PlannedSearc
     overrides = [[*request.fixed, *own] for own in [*extreme_jobs(axes), *objective_jobs(request)]]
     samples = planner.make_jobs(planner.compose_jobs(list(enumerate(overrides))), Path("."))
     facts = [str(item) for item in (axes, request.fixed, settings.objective, settings.seeds, samples[0].identity)]
-    directory = planner.name_sweep([settings.pruner or settings.sampler, *axes], facts)
+    directory = planner.name_sweep([settings.name, *axes], facts)
     plan = Plan(directory, [], planner.app.identify.source_hashes(), tuple(arguments))
     return PlannedSearch(request, plan, replace(plan, jobs=mark_duplicates(samples)))
 
 
 def parse_search(planner: SweepPlanner, arguments: Sequence[str]) -> SearchRequest:
-    node = planner.search_node or {}
-    if problems := call_problems(SearchSettings, node, ("search",)):
-        raise ConfigError(*problems)
+    node = {"name": name_search(planner.choices), **(planner.search_node or {})}
     try:
+        check_search_nodes(node)
+        if problems := call_problems(SearchSettings, node, ("search",)):
+            raise ConfigError(*problems)
         settings = SearchSettings(**node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -165,7 +166,7 @@ def parse_search(planner: SweepPlanner, arguments: Sequence[str]) -> SearchReque
         raise ConfigError(f"{', '.join(secrets)} names a secret, which a search would keep; give it one value")
     if not axes:
         raise ConfigError("there is nothing to search; give an axis, as optimizer.lr='tag(log,interval(1e-4,1e-1))'")
-    own_keys = [override for override in fixed if split_override(override)[0].partition(".")[0] != "search"]
+    own_keys = [override for override in fixed if root_key(override) != "search"]
     return SearchRequest(settings, axes, own_keys)
 
 

@@ -1,85 +1,105 @@
-"""Everything that can be said against a config before a data set is read or a model is built."""
+"""The problems of a config, all that are found before a data set is read or a model is built."""
 
 import inspect
 import json
-import types
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from lab.config.annotations import (
+    NodeKinds,
+    annotation_of,
+    annotations_of,
+    describe_annotation,
+    element_annotation,
+    fits_annotation,
+    node_kinds,
+)
+from lab.config.groups import GROUPS, SEARCH_GROUPS, Group
 from lab.config.settings import POLICY, SETTINGS, Policy, Settings
-from lab.config.targets import OWN_PACKAGES, is_trusted, locate
+from lab.config.targets import is_own_code, is_trusted, is_trusted_as, locate
 from lab.errors import ConfigError
 from lab.text import suggest
 
-GROUPS = tuple(OWN_PACKAGES)
-# what the runner hands to a partial node's callable: so many arguments by position, others by name where it has them
-SUPPLIED: dict[str, tuple[int, tuple[str, ...]]] = {
-    "augment": (2, ()),  # batch, generator
-    "optimizer": (1, ()),  # parameter groups
-    "schedule": (1, ("steps", "T_max", "total_steps")),  # optimizer; by torch's names for the run's length
-    "finetune_strategy": (1, ()),  # model
-    "regularize": (0, ("model", "monitor", "steps", "steps_per_epoch")),
-    "logger": (1, ()),  # directory
-}
-OPEN_NODES = ("paths", "search", "sweep")
-SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+OPEN_NODES = ("paths", "search", "sweep")  # top-level keys with mappings that are no group's node
+NODE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # Hydra's own, no arguments
+MENTIONED_KEY = re.compile(r"\$\{(?:oc\.select:)?([A-Za-z_]\w*)(?![\w.]*:)")  # the first key of an interpolation
 
 KeyPath = tuple[str, ...]
 
 
 def check_config(
-    config: Mapping[str, Any], source: str, of_group: Callable[[str, Any], list[str]] | None = None
+    config: Mapping[str, Any],
+    unresolved: Mapping[str, Any],
+    find_group_problems: Callable[[str, Any], list[str]] | None = None,
 ) -> None:
     """Raises ConfigError with every problem found.
 
-    config: resolved, as plain values.  source: the same as YAML before interpolations were resolved; a key at the top
-    level that is neither ours nor interpolated somewhere is one that nothing reads.  of_group: check_group, or the same
-    with a memory, where many configs share their groups.
+    config: resolved, as plain values.
+    unresolved: the same config before interpolations were resolved. A key at its top level that is neither ours nor
+        interpolated somewhere is one that nothing reads.
+    find_group_problems: check_group, or the same with a memory where many configs share their groups.
     """
-    of_group = of_group or check_group
-    problems = list(unread_keys(config, source))
+    find_group_problems = find_group_problems or check_group
+    problems = list(unread_key_problems(config, unresolved))
     problems += [
         f"the config has no group {name!r}; add it to the defaults list" for name in GROUPS if name not in config
     ]
+    type_problems = []
     for kind, names in ((Settings, SETTINGS), (Policy, POLICY)):
-        problems += call_problems(kind, {name: config[name] for name in names if name in config}, ())
-    if not problems:
-        problems += policy_problems(config)
+        type_problems += call_problems(kind, {name: config[name] for name in names if name in config}, ())
+    problems += type_problems or value_problems(config)
     for name in GROUPS:
         if name in config:
-            problems += of_group(name, config[name])
+            problems += find_group_problems(name, config[name])
     if problems:
         raise ConfigError(*problems)
 
 
-def policy_problems(config: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the policy's values, their types being right."""
-    try:
-        Policy.of(config)
-    except (TypeError, ValueError) as error:
-        return [str(error)]
-    return []
+def value_problems(config: Mapping[str, Any]) -> list[str]:
+    """Problems of the settings' and the policy's values, whose types are right."""
+    problems = []
+    for kind in (Settings, Policy):
+        try:
+            kind.of(config)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
-def unread_keys(config: Mapping[str, Any], source: str) -> Iterator[str]:
+def unread_key_problems(config: Mapping[str, Any], unresolved: Mapping[str, Any]) -> Iterator[str]:
     known = (*GROUPS, *OPEN_NODES, *SETTINGS, *POLICY)
+    mentioned = {key for text in strings_in(unresolved) for key in MENTIONED_KEY.findall(text)}
     for name in config:
-        if name not in known and f"${{{name}" not in source:
+        if name not in known and name not in mentioned:
             yield f"nothing reads the key {name!r}; {suggest(name, (*known, 'experiment', 'debug', 'local'))}"
 
 
-def check_group(group: str, node: Any) -> list[str]:
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string in a nest of plain values, keys aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from strings_in(part)
+
+
+def check_group(name: str, node: Any) -> list[str]:
+    """Problems of a group's node and of all nodes in it."""
+    group = (GROUPS | SEARCH_GROUPS)[name]
+    dotted = ".".join(group.path)
     if not isinstance(node, Mapping) or "_target_" not in node:
-        return [f"{group} is {node!r}; expected is a node with a _target_, as the options of {group}= are"]
-    if group in SUPPLIED and not node.get("_partial_") and group != "augment":
-        return [f"{group} needs _partial_: true; the runner supplies the arguments that the config cannot"]
-    if group not in SUPPLIED and node.get("_partial_"):
-        return [f"{group} must not be _partial_; the runner supplies nothing to it"]
-    return [problem for path, inner in target_nodes(node, (group,)) for problem in check_node(group, inner, path)]
+        option = f"{name}={node}" if isinstance(node, str) else f"as the options of {name}= are"
+        return [f"{dotted} is {node!r}, which is no node with a _target_; choose an option of the group: {option}"]
+    if group.partial == "required" and not node.get("_partial_"):
+        return [f"{dotted} needs _partial_: true; the runner supplies the arguments that the config cannot"]
+    if group.partial == "refused" and node.get("_partial_"):
+        return [f"{dotted} must not be _partial_; the runner supplies nothing to it"]
+    return node_problems(node, group, group.path, Any)
 
 
 def target_nodes(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-    """Every node with a `_target_` at or below `value`, with where it is."""
+    """Every node with a `_target_` at or below `value`, with its path."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             yield path, value
@@ -90,26 +110,82 @@ def target_nodes(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Mapping[s
             yield from target_nodes(part, (*path, str(number)))
 
 
-def check_node(group: str, node: Mapping[str, Any], path: KeyPath) -> list[str]:
+def nested_problems(value: Any, group: Group, path: KeyPath, annotation: Any) -> list[str]:
+    """Problems of all nodes at or below `value`, which stands where `annotation` is asked for."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return node_problems(value, group, path, annotation)
+    if not isinstance(value, Mapping | list):
+        return []
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+    inner = element_annotation(annotation, Mapping if isinstance(value, Mapping) else list)
+    return [problem for key, part in parts for problem in nested_problems(part, group, (*path, str(key)), inner)]
+
+
+def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotation: Any) -> list[str]:
+    """Problems of a node and of all nodes in it.
+
+    annotation: annotation of the argument that the node fills. Where it names classes, the node must make an object of
+        one of them; where it is open, the node must be one that the group may have.
+    """
     where = ".".join(path)
+    partial = bool(node.get("_partial_"))
+    kinds = node_kinds(annotation, partial)
     try:
         target = locate(str(node["_target_"]))
     except ConfigError as error:
-        return [f"{where}: {problem}" for problem in error.problems]
-    if not is_trusted(target, group):
-        return [
-            f"{where}: _target_ {node['_target_']} is not one to be run from a config: it must be one of {OWN_PACKAGES[group]}, "
-            f"or a class that makes a {group}, or a function annotated to return one, or lie in the working directory"
-        ]
-    arguments = {key: value for key, value in node.items() if key not in SPECIAL}
-    positional, supplied = SUPPLIED.get(group, (0, ())) if node.get("_partial_") else (0, ())
-    return call_problems(target, arguments, path, positional + len(node.get("_args_") or ()), supplied)
+        problems, target = [f"{where}: {problem}" for problem in error.problems], None
+    else:
+        problems = trust_problems(target, node, group, where, kinds)
+    if problems:
+        return problems + arguments_problems(None, node, group, path)
+    arguments = {key: value for key, value in node.items() if key not in NODE_KEYS}
+    num_args = len(node.get("_args_") or ())
+    if not partial:
+        problems = call_problems(target, arguments, path, num_args)
+    elif kinds.classes:  # the annotation says what the caller of the partial supplies
+        positional = None if kinds.positional is None else num_args + kinds.positional
+        problems = call_problems(target, arguments, path, positional)
+    else:
+        problems = call_problems(target, arguments, path, num_args + group.positional, group.by_name)
+    return problems + arguments_problems(target, node, group, path)
+
+
+def trust_problems(target: Any, node: Mapping[str, Any], group: Group, where: str, kinds: NodeKinds) -> list[str]:
+    """One problem where a config may not have the node's target called, else none."""
+    if is_own_code(target, group) or is_trusted_as(target, kinds.classes):
+        return []
+    if kinds.is_open and is_trusted(target, group):
+        return []
+    own = [f"one of {group.package}"] if group.package else []
+    made = [kind.__name__ for kind in kinds.classes] + ([group.name] if kinds.is_open else [])
+    options = [*own, f"a class that makes a {' or '.join(made)}", "a function annotated to return one"]
+    return [
+        f"{where}: _target_ {node['_target_']} is not one to be run from a config: it must be {', or '.join(options)}, "
+        "or lie in the working directory"
+    ]
+
+
+def arguments_problems(target: Any, node: Mapping[str, Any], group: Group, path: KeyPath) -> list[str]:
+    """Problems of the nodes in a node's arguments.  target: what the node names; None where that cannot be trusted."""
+    problems = []
+    for key, value in node.items():
+        if key == "_args_" and isinstance(value, list):
+            for number, part in enumerate(value):
+                annotation = annotation_of(target, number)
+                problems += nested_problems(part, group, (*path, key, str(number)), annotation)
+        elif isinstance(value, Mapping | list):
+            problems += nested_problems(value, group, (*path, str(key)), annotation_of(target, str(key)))
+    return problems
 
 
 def call_problems(
-    target: Any, arguments: Mapping[str, Any], path: KeyPath, positional: int = 0, supplied: Sequence[str] = ()
+    target: Any, arguments: Mapping[str, Any], path: KeyPath, positional: int | None = 0, supplied: Sequence[str] = ()
 ) -> list[str]:
-    """What is wrong with calling `target` with these arguments, beside `positional` ones and those `supplied`."""
+    """Problems of calling `target` with these arguments.
+
+    positional: number of arguments given by position beside them; None where that is unknown.
+    supplied: names of arguments given by name beside them.
+    """
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # written in C, without a signature
@@ -117,22 +193,24 @@ def call_problems(
     named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [p.name for p in named]
-    taken = {*names[:positional], *supplied}
+    by_position = names[: positional or 0]
+    taken = {*by_position, *supplied}
     problems = []
-    hints = annotations_of(target)
+    annotations = annotations_of(target)
     for name, value in arguments.items():
         dotted = ".".join((*path, name))
-        if name in names[:positional]:
+        if name in by_position:
             problems.append(f"{dotted} is for the runner to give; leave it out")
         elif name not in names and not open_ended:
             problems.append(f"{dotted}: {callable_name(target)} takes no {name!r}; {suggest(name, set(names) - taken)}")
         elif value == "???":
             problems.append(f"{dotted} is missing; give {dotted}=...")
-        elif name in hints and not fits_annotation(value, hints[name]):
-            problems.append(f"{dotted}={as_typed(value)} is not {describe_annotation(hints[name])}")
-    for p in named:
-        if p.default is p.empty and p.name not in arguments and p.name not in taken:
-            problems.append(f"{'.'.join((*path, p.name))} is missing; {callable_name(target)} needs it")
+        elif name in annotations and not fits_annotation(value, annotations[name]):
+            problems.append(f"{dotted}={as_typed(value)} is not {describe_annotation(annotations[name])}")
+    required = [p.name for p in named if p.default is p.empty and p.name not in taken] if positional is not None else []
+    for name in required:
+        if name not in arguments:
+            problems.append(f"{'.'.join((*path, name))} is missing; {callable_name(target)} needs it")
     return problems
 
 
@@ -140,73 +218,6 @@ def callable_name(target: Any) -> str:
     return getattr(target, "__qualname__", str(target))
 
 
-def annotations_of(target: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(
-            target.__init__ if inspect.isclass(target) and target not in (Settings, Policy) else target
-        )
-    except Exception:  # names that exist for the type checker alone say nothing here
-        return {}
-
-
-def fits_annotation(value: Any, hint: Any) -> bool:
-    """Whether a plain value can stand for the annotation. What an annotation leaves open fits."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if isinstance(value, Mapping) and "_target_" in value:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(fits_annotation(value, option) for option in inner)
-    if origin is Literal:
-        return value in inner
-    if hint is None or hint is type(None):
-        return value is None
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
-    container = origin or hint
-    if not inspect.isclass(container) or container is object:
-        return True
-    if issubclass(container, Mapping):
-        return isinstance(value, Mapping)
-    if container in (list, tuple, set) or issubclass(container, Sequence):
-        if not isinstance(value, list):
-            return False
-        if container is tuple and inner and inner[-1] is not Ellipsis:
-            return len(value) == len(inner) and all(map(fits_annotation, value, inner))
-        return not inner or all(fits_annotation(part, inner[0]) for part in value)
-    return container.__name__ != "Tensor"
-
-
 def as_typed(value: Any) -> str:
     """A value as one types it."""
     return repr(value) if isinstance(value, str) else json.dumps(value)
-
-
-ANNOTATION_WORDS = {
-    "int": "whole number",
-    "float": "number",
-    "bool": "true or false",
-    "str": "string",
-    "NoneType": "null",
-    "Any": "value",
-    "dict": "mapping",
-}
-
-
-def describe_annotation(hint: Any, many: bool = False) -> str:
-    """An annotation in words.  many: in the plural, without an article."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        options = [option for option in inner if getattr(option, "__name__", "") != "Tensor"]
-        return " or ".join(describe_annotation(option, many) for option in options)
-    if origin is Literal:
-        return " or ".join(map(str, inner))
-    if inspect.isclass(origin) and issubclass(origin, Sequence):
-        item = describe_annotation(inner[0], many=True) if inner else "values"
-        count = f"{len(inner)} " if origin is tuple and inner[-1] is not Ellipsis else ""
-        return f"lists of {count}{item}" if many else f"a list of {count}{item}"
-    word = ANNOTATION_WORDS.get(getattr(origin or hint, "__name__", ""), str(hint))
-    if word in ("true or false", "null") or word not in ANNOTATION_WORDS.values():
-        return word
-    return f"{word}s" if many else f"a {word}"

@@ -1,4 +1,10 @@
-"""From override lists to what runs are asked for, composing once for each choice of groups."""
+"""A sweep's override lists composed to configs, once for each choice of groups.
+
+Hydra composes one config in 43 to 48 ms. Here what a job's keys are set to is put on top of the config that its choice
+of groups gives, and interpolations are resolved one by one, each from what it depends on: 3.5 to 6 ms a job of a sweep
+of 1,000. Whatever is more than a plain value in the place of another goes to Hydra's own function. A property test
+holds both ways equal.
+"""
 
 import copy
 import json
@@ -21,41 +27,45 @@ from lab.config.hydra_setup import plain_config
 from lab.config.messages import explain, readable_error
 from lab.errors import ConfigError
 
+PLAIN_TYPES = (str, int, float, bool, type(None))
+# resolvers that depend on no other part of the config than their arguments name
+KNOWN_RESOLVERS = ("oc.env", "oc.decode", "lab.len", "lab.subfolders")
+RESOLVER = re.compile(r"\$\{([\w.]+):")
+MENTION = re.compile(r"\$\{(?:([A-Za-z_][\w.]*)\}|oc\.select:([A-Za-z_][\w.]*))")
+ONE_MENTION = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # a string that is one interpolation and nothing else
+LEAF = "the value in question"
+
 
 class Composer:
-    """Hydra's composition of a sweep's jobs at a hundredth of its time: what groups are chosen is composed once, and
-    what keys are set to is put on top.
-
-    master: the config that Hydra composed for the sweep.
-    """
+    """Composes the jobs of a sweep.  master: the config that Hydra composed for the sweep."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig):
         assert isinstance(loader, ConfigLoaderImpl)
         self.loader, self.master = loader, master
-        self.read = cache(self.parsed)
+        self.parse_once = cache(self.parse_override)
         self.bases: dict[tuple[str, ...], ComposedBase] = {}
 
     def __call__(self, number: int, overrides: Sequence[str]) -> ComposedConfig:
-        """Raises ConfigError where the overrides do not compose."""
+        """The config of the job of this number. Raises ConfigError where the overrides do not compose."""
         try:
-            parsed = [self.read(override) for override in overrides]
-            groups = tuple(str(o.input_line) for o, chooses in parsed if chooses)
-            if groups not in self.bases:
-                self.bases[groups] = ComposedBase(self.loader.load_sweep_config(self.master, list(groups)))
-            keys = [o for o, chooses in parsed if not chooses]
-            return self.bases[groups].with_keys(number, keys, list(overrides))
+            parsed = [self.parse_once(text) for text in overrides]
+            choices = tuple(str(override.input_line) for override, is_choice in parsed if is_choice)
+            if choices not in self.bases:
+                self.bases[choices] = ComposedBase(self.loader.load_sweep_config(self.master, list(choices)))
+            keys = [override for override, is_choice in parsed if not is_choice]
+            return self.bases[choices].set_keys(number, keys, list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, list(overrides))) from error
 
-    def parsed(self, override: str) -> tuple[Override, bool]:
-        """An override, and whether it chooses an option of a group, as Hydra tells."""
-        found = OverridesParser.create(config_loader=self.loader).parse_override(override)
-        is_group = self.loader.repository.group_exists(found.key_or_group)
-        return found, is_group and not isinstance(found.value(), dict)
+    def parse_override(self, text: str) -> tuple[Override, bool]:
+        """An override, and whether it chooses an option of a group, by Hydra's own rule."""
+        override = OverridesParser.create(config_loader=self.loader).parse_override(text)
+        is_group = self.loader.repository.group_exists(override.key_or_group)
+        return override, is_group and not isinstance(override.value(), dict)
 
 
 class ComposedBase:
-    """A composed config, and the same with keys set."""
+    """The config of one choice of groups, and the configs that setting keys in it gives."""
 
     def __init__(self, composed: DictConfig):
         self.composed = composed
@@ -63,63 +73,67 @@ class ComposedBase:
         self.choices = dict(composed.hydra.runtime.choices)
         self.config = without_hydra_node(composed)
         OmegaConf.set_struct(self.config, True)
-        self.source = unresolved_container(self.config)
-        self.asks_hydra = "${hydra:" in str(self.source)
-        self.whole = self.asks_hydra or has_schema(self.config)  # values alone would not do
-        self.resolved: dict[str, Any] = {}
+        self.unresolved = unresolved_container(self.config)
+        self.interpolates_hydra = "${hydra:" in str(self.unresolved)
+        self.needs_hydra = self.interpolates_hydra or has_schema(self.config)
+        self.resolved: dict[str, Any] = {}  # by what it was resolved from, as JSON
 
-    def with_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
-        asks = self.whole or any("${hydra:" in override for override in overrides)
-        source = None if asks else set_values(self.source, keys)
-        if source is None:
-            return self.composed_with(number, keys, overrides)
-        config = {name: self.piece(name, source) for name in source}
-        return ComposedConfig(config, source, self.hydra, overrides, self.choices)
+    def set_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
+        """The config of a job.  keys: those of its overrides that set single keys."""
+        needs_hydra = self.needs_hydra or any("${hydra:" in override for override in overrides)
+        unresolved = None if needs_hydra else set_values(self.unresolved, keys)
+        if unresolved is None:
+            return self.set_keys_by_hydra(number, keys, overrides)
+        config = {name: self.resolve_node(name, unresolved) for name in unresolved}
+        return ComposedConfig(config, unresolved, self.hydra, overrides, self.choices)
 
-    def piece(self, name: str, source: Mapping[str, Any]) -> Any:
-        """One key of the top level, resolved. Jobs share what they have in common."""
-        text = base_json(source[name])
+    def resolve_node(self, name: str, root: Mapping[str, Any]) -> Any:
+        """The value of a top-level key of `root`, resolved. Jobs share the values that are the same."""
+        text = to_json(root[name])
         if "${" not in text and '"???"' not in text:
-            return source[name]
+            return root[name]
         if '"???"' in text or not has_only_absolute(text):
-            key = base_json([name, source])
+            key = to_json([name, root])
             if key not in self.resolved:
-                self.resolved[key] = plain_config(OmegaConf.create(dict(source)))[name]
+                self.resolved[key] = plain_config(OmegaConf.create(dict(root)))[name]
             return self.resolved[key]
-        return self.value(source[name], source)
+        return self.resolve_value(root[name], root)
 
-    def value(self, value: Any, source: Mapping[str, Any]) -> Any:
-        """The same nest with its interpolations resolved, each against what it may depend on and nothing else."""
+    def resolve_value(self, value: Any, root: Mapping[str, Any]) -> Any:
+        """The same nest with its interpolations resolved, each from the part of `root` that it depends on."""
         if isinstance(value, dict):
-            return {key: self.value(part, source) for key, part in value.items()}
+            return {key: self.resolve_value(part, root) for key, part in value.items()}
         if isinstance(value, list):
-            return [self.value(part, source) for part in value]
+            return [self.resolve_value(part, root) for part in value]
         if not isinstance(value, str) or "${" not in value:
             return value
-        if (alone := ALONE.fullmatch(value)) and (found := lookup_path(alone[1], source)) is not None:
-            text = base_json(found)
+        if (mention := ONE_MENTION.fullmatch(value)) and (target := lookup_path(mention[1], root)) is not None:
+            text = to_json(target)
             if "${" not in text and "???" not in text:
-                return found
-        needed = mentioned_values(value, source)
-        key = base_json([value, needed])
+                return target
+        needed = mentioned_values(value, root)
+        key = to_json([value, needed])
         if key not in self.resolved:
-            nodes = {path.partition(".")[0] for path in needed}
-            self.resolved[key] = resolve_leaf(OmegaConf.create({**{name: source[name] for name in nodes}, LEAF: value}))
+            names = {path.partition(".")[0] for path in needed}
+            self.resolved[key] = resolve_leaf(OmegaConf.create({**{name: root[name] for name in names}, LEAF: value}))
         return self.resolved[key]
 
-    def composed_with(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
-        """As Hydra does it, by its own function: for whatever is not a plain value in the place of another."""
+    def set_keys_by_hydra(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
+        """As set_keys, by Hydra's own function: for overrides that do more than put one plain value for another."""
         config = copy.deepcopy(self.config)
         ConfigLoaderImpl._apply_overrides_to_config(list(keys), config)
-        if self.asks_hydra or any("${hydra:" in override for override in overrides):
-            self.tell_hydra(number, overrides)
-        source = unresolved_container(config)
-        # as much as is the same is shared: a plan of thousands of jobs is held in memory
-        shared = {key: self.source[key] if self.source.get(key) == value else value for key, value in source.items()}
+        if self.interpolates_hydra or any("${hydra:" in override for override in overrides):
+            self.set_hydra_job(number, overrides)
+        unresolved = unresolved_container(config)
+        # equal values are shared: a plan of thousands of jobs is held in memory
+        shared = {
+            key: self.unresolved[key] if self.unresolved.get(key) == value else value
+            for key, value in unresolved.items()
+        }
         return ComposedConfig(plain_config(config), shared, self.hydra, overrides, self.choices)
 
-    def tell_hydra(self, number: int, overrides: Sequence[str]) -> None:
-        """Have interpolations of Hydra's node answered for this job."""
+    def set_hydra_job(self, number: int, overrides: Sequence[str]) -> None:
+        """Let interpolations of Hydra's own node resolve to this job's values."""
         OmegaConf.set_readonly(self.composed.hydra, False)
         OmegaConf.update(self.composed, "hydra.job.num", number, force_add=True)
         OmegaConf.update(self.composed, "hydra.job.id", str(number), force_add=True)
@@ -127,19 +141,21 @@ class ComposedBase:
         HydraConfig.instance().set_config(self.composed)
 
 
-def set_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:
-    """The source with plain values in the place of others; None where an override does anything else."""
-    changed = dict(source)
+def set_values(root: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:
+    """`root` with plain values in the place of others; None where an override does anything else."""
+    changed = dict(root)
     for override in keys:
         value = override.value()
         if override.type is not OverrideType.CHANGE or override.package or not isinstance(value, PLAIN_TYPES):
             return None
         *parents, last = override.key_or_group.split(".")
         node: Any = changed
-        for part in parents:
-            if not isinstance(node.get(part), dict):
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
                 return None
-            node[part] = node = dict(node[part])
+            copied = dict(node[parent])  # what the jobs share is not changed
+            node[parent] = copied
+            node = copied
         if last not in node or isinstance(node[last], dict):
             return None
         node[last] = value
@@ -147,58 +163,51 @@ def set_values(source: Mapping[str, Any], keys: Sequence[Override]) -> dict[str,
 
 
 def has_schema(node: Any) -> bool:
-    """Whether a config has a schema, which converts and checks what it is set to."""
+    """Whether a config has a schema, which converts and checks the values that keys are set to."""
     if not OmegaConf.is_dict(node):
         return False
     return OmegaConf.get_type(node) is not dict or any(has_schema(node._get_node(key)) for key in node)
 
 
 def resolve_leaf(config: DictConfig) -> Any:
+    """The value at LEAF, resolved. Raises ConfigError where it cannot be."""
     try:
-        found = config[LEAF]
-        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+        value = config[LEAF]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
         raise ConfigError(readable_error(error)) from error
 
 
-def mentioned_values(text: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    """What the interpolations in `text` depend on, by its dotted path: what they mention, what that mentions, ..."""
-    found: dict[str, Any] = {}
+def mentioned_values(text: str, root: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted path, the values that the interpolations in `text` mention, those that these mention, and so on."""
+    values: dict[str, Any] = {}
     unread = [text]
     while unread:
-        for path in {one or other for one, other in MENTION.findall(unread.pop())}:
-            # whole, where what is mentioned is not there, or is itself interpolated
-            there = path if lookup_path(path, source) is not None else path.partition(".")[0]
-            if there not in found and there.partition(".")[0] in source:
-                value = lookup_path(there, source)  # which may be null
-                if not has_only_absolute(written := base_json(value)):
-                    return dict(source)  # it may depend on anything
-                found[there] = value
-                unread.append(written)
-    return found
+        for mentioned in {plain or selected for plain, selected in MENTION.findall(unread.pop())}:
+            # the whole top-level node, where no value is at the path or an interpolation leads to it
+            path = mentioned if lookup_path(mentioned, root) is not None else mentioned.partition(".")[0]
+            if path not in values and path.partition(".")[0] in root:
+                value = lookup_path(path, root)  # which may be null
+                if not has_only_absolute(value_text := to_json(value)):
+                    return dict(root)  # it may depend on anything
+                values[path] = value
+                unread.append(value_text)
+    return values
 
 
 def has_only_absolute(text: str) -> bool:
-    """Whether what is interpolated depends on nothing but what is mentioned by its whole path."""
+    """Whether all interpolations in `text` depend only on values that they mention by their whole path."""
     known = len(MENTION.findall(text)) + sum(resolver in KNOWN_RESOLVERS for resolver in RESOLVER.findall(text))
     return text.count("${") == known
 
 
-def lookup_path(path: str, source: Mapping[str, Any]) -> Any:
+def lookup_path(path: str, root: Mapping[str, Any]) -> Any:
     """The value at a dotted path; None where there is none."""
-    value: Any = source
+    value: Any = root
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
 
-def base_json(value: Any) -> str:
+def to_json(value: Any) -> str:
     return json.dumps(value, default=str)
-
-
-PLAIN_TYPES = (str, int, float, bool, type(None))
-KNOWN_RESOLVERS = ("oc.env", "oc.decode", "lab.len", "lab.subfolders")  # what else they are given is text
-RESOLVER = re.compile(r"\$\{([\w.]+):")
-MENTION = re.compile(r"\$\{(?:([A-Za-z_][\w.]*)\}|oc\.select:([A-Za-z_][\w.]*))")
-ALONE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
-LEAF = "the value in question"

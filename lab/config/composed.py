@@ -12,10 +12,13 @@ from lab.record.files import slugify
 
 @dataclass(frozen=True)
 class ComposedConfig:
-    """What a run was asked for with.
+    """A run's config with all that Hydra knows of it.
 
-    config: resolved, as plain values.  source: its YAML before interpolations were resolved.  hydra: Hydra's own node
-    as YAML.  overrides: of the command line.  choices: the option chosen of each group.
+    config: the config, resolved to plain values.
+    source: the same before interpolations were resolved.
+    hydra: Hydra's own node, unresolved.
+    overrides: overrides of the command line or of the sweep's job.
+    choices: the option chosen of each group.
     """
 
     config: Mapping[str, Any]
@@ -24,26 +27,29 @@ class ComposedConfig:
     overrides: Sequence[str]
     choices: Mapping[str, Any]
 
+    @classmethod
+    def from_hydra(cls, config: DictConfig, hydra: Any) -> "ComposedConfig":
+        """Of the configs that Hydra made. Raises ConfigError for an interpolation that cannot be resolved.
+
+        config: a job's config without Hydra's own node.  hydra: that node.
+        """
+        return cls(
+            config=plain_config(config),
+            source=unresolved_container(config),
+            hydra=unresolved_container(hydra),
+            overrides=unresolved_container(hydra.overrides.task),
+            choices=dict(hydra.runtime.choices),
+        )
+
     @property
     def experiment(self) -> str:
-        """The chosen experiment, `<study>/<name>`, or `train` where there is none."""
+        """The chosen experiment, `<study>/<name>`, or `train` where none was chosen."""
         chosen = self.choices.get("experiment")
         return "/".join(slugify(part) for part in chosen.split("/")) if chosen else "train"
 
 
-def compose_config(config: DictConfig, hydra: Any) -> ComposedConfig:
-    """config: a job's, without Hydra's node.  hydra: that node. Raises ConfigError for what cannot be resolved."""
-    return ComposedConfig(
-        config=plain_config(config),
-        source=unresolved_container(config),
-        hydra=unresolved_container(hydra),
-        overrides=unresolved_container(hydra.overrides.task),
-        choices=dict(hydra.runtime.choices),
-    )
-
-
 def unresolved_container(config: Any) -> Any:
-    """Plain values, interpolations left as they are, as YAML can hold them."""
+    """Plain values that YAML can hold, interpolations left as they are."""
     return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
 
 

@@ -1,4 +1,4 @@
-"""Hydra, set up for lab: where configs are looked for, what run directories are called, what errors say."""
+"""Hydra, set up for lab: the search path of configs, the experiments, and lab's resolvers."""
 
 import sys
 import warnings
@@ -18,12 +18,12 @@ from lab.config.messages import readable_error
 from lab.errors import ConfigError
 
 PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
-if PLUGIN_PATH not in sys.path:  # where Hydra finds the package hydra_plugins with lab's sweeper and launcher
+if PLUGIN_PATH not in sys.path:  # Hydra looks there for the package hydra_plugins with lab's sweeper and launcher
     sys.path.append(PLUGIN_PATH)
 
 
 class LabSearchPath(SearchPathPlugin):
-    """`./conf` of the working directory in front of lab's own."""
+    """Puts `./conf` of the working directory in front of lab's own configs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         own = Path.cwd() / "conf"
@@ -32,27 +32,30 @@ class LabSearchPath(SearchPathPlugin):
 
 
 def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> None:
-    """Tell Hydra about lab. To be called before Hydra composes.  resolvers: beside RESOLVERS, by their names."""
-    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 wants it
-    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # by OmegaConf 2.4; 2.3 has no other
+    """Register lab's search path, experiments and resolvers. To be called before Hydra composes.
+
+    resolvers: more resolvers by name, beside RESOLVERS.
+    """
+    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # in Hydra 1.4; 1.3 needs it
+    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # in OmegaConf 2.4; 2.3 has no other
     Plugins.instance().register(LabSearchPath)
     for name, path in find_experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")
         store = ConfigStore.instance()
         store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
-        # Hydra lists only the options that lie in a group itself; under this name glob(*) and completion find them too
+        # Hydra lists only options that lie directly in a group; under this name glob(*) and completion find them too
         store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
     for name, function in {**RESOLVERS, **resolvers}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def find_experiments() -> dict[str, Path]:
-    """`<study>/<name>` to its file, of lab's own studies and, in front of them, those of the working directory."""
-    found: dict[str, Path] = {}
+    """The file of each experiment by its name, `<study>/<name>`. The working directory's come before lab's own."""
+    experiments: dict[str, Path] = {}
     for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
         root = Path(str(folder))
-        found |= {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.glob("**/*.yaml"))}
-    return found
+        experiments |= {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.glob("**/*.yaml"))}
+    return experiments
 
 
 def subfolders(path: str) -> list[str]:
@@ -63,24 +66,34 @@ def subfolders(path: str) -> list[str]:
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
-    """Resolved plain values of everything but Hydra's own node. Raises ConfigError where one cannot be resolved."""
+    """The config without Hydra's own node, resolved to plain values.
+
+    Raises ConfigError for missing values, and for an interpolation that cannot be resolved.
+    """
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     missing = list(missing_keys(OmegaConf.to_container(own, resolve=False)))
     if missing:
-        raise ConfigError(*(f"{key} is missing; give {key}=..." for key in missing))
+        raise ConfigError(*(f"{key} is missing; give {key.partition('[')[0]}=..." for key in missing))
     try:
         return cast(dict[str, Any], OmegaConf.to_container(own, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(readable_error(error)) from error
 
 
-def missing_keys(value: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted paths of the values that are still ???."""
+def missing_keys(value: Any, path: str = "") -> Iterator[str]:
+    """The paths of all values that are ???, as `data.folder` and `data.shape[0]`.
+
+    value: plain values with interpolations. OmegaConf.missing_keys would resolve these, and fails where one of them
+    leads to a missing value.
+    """
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from missing_keys(part, f"{prefix}{key}.")
+            yield from missing_keys(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from missing_keys(part, f"{path}[{number}]")
     elif value == "???":
-        yield prefix.removesuffix(".")
+        yield path
 
 
 RESOLVERS: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf, in words that say what to type next."""
+"""Messages for errors of Hydra and OmegaConf, which say what to type next."""
 
 import re
 from collections.abc import Iterator
@@ -9,37 +9,39 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from lab.config.overrides import override_key
 from lab.config.redact import redact_text
 from lab.errors import ConfigError
 from lab.text import suggest
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
-    """A composition error as the next thing to type. `overrides` are those of the command line."""
+    """The message of a composition error, with the next thing to type.  overrides: those of the command line."""
     text = readable_error(error)
     if isinstance(error, OverrideParseException):
         quote = "quote a value with spaces, brackets, commas or letters beyond ASCII: 'key=\"value\"'"
         return f"cannot read the override {redact_text(str(error.override))!r}: {text.splitlines()[1]}; {quote}"
     if match := re.search(r"Could not find '([^']+)'", text):
-        wanted = match[1]
-        group, _, option = wanted.partition("/") if wanted.startswith("experiment/") else wanted.rpartition("/")
-        listed = text.partition("Available options in")[2].splitlines()[1:]
-        known = [line.strip() for line in listed if line.startswith("\t") and "," not in line]
+        path = match[1]
+        group, _, option = path.partition("/") if path.startswith("experiment/") else path.rpartition("/")
+        lines = text.partition("Available options in")[2].splitlines()[1:]
+        known = [line.strip() for line in lines if line.startswith("\t") and "," not in line]
         return f"no option {option!r} in the group {group!r}; {suggest(option, known)}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
-        full = re.search(r"full_key: (\S+)", text)
-        key = full[1] if full else match[1] or match[2]
+        full_key = re.search(r"full_key: (\S+)", text)
+        key = full_key[1] if full_key else match[1] or match[2]
         return f"no key {key!r}; {suggest_key(key, overrides)}"
     return text
 
 
 def suggest_key(key: str, overrides: list[str]) -> str:
-    """The key nearest to one that does not exist, in the config that the other overrides give."""
-    for kept in ([o for o in overrides if "." not in o.partition("=")[0] and not o.startswith(key)], []):
+    """The nearest to a key that does not exist, in the config that the other overrides give."""
+    choices = [o for o in overrides if "." not in override_key(o) and not o.startswith((key, "hydra"))]
+    for others in (choices, []):
         try:
-            running = GlobalHydra.instance().is_initialized()
-            with nullcontext() if running else initialize_config_module("lab.conf", version_base="1.3"):
-                config = compose("train", overrides=[o for o in kept if not o.startswith("hydra")])
+            is_running = GlobalHydra.instance().is_initialized()
+            with nullcontext() if is_running else initialize_config_module("lab.conf", version_base="1.3"):
+                config = compose("train", overrides=others)
         except Exception:  # the other overrides are wrong as well: suggest from the defaults
             continue
         parent, _, last = key.rpartition(".")
@@ -54,6 +56,7 @@ def suggest_key(key: str, overrides: list[str]) -> str:
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted path of every key, those of nodes too."""
     for name in config:
         yield f"{prefix}{name}"
         if OmegaConf.is_dict(config._get_node(name)):
@@ -61,15 +64,18 @@ def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def readable_error(error: BaseException) -> str:
-    """What a person needs of an error's message and its causes': what our own code said, else what Hydra and OmegaConf
-    did, without the lines that only say where in OmegaConf it arose."""
-    said: list[str] = []
+    """What a person needs of an error's message and of its causes'.
+
+    That is the message of our own code where there is one, else those of Hydra and OmegaConf without the lines that say
+    only where in OmegaConf the error arose.
+    """
+    messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigError | OSError):
             return str(cause)
-        if str(cause) not in "\n".join(said):
-            said.append(str(cause).strip())
+        if str(cause) not in "\n".join(messages):
+            messages.append(str(cause).strip())
         cause = cause.__cause__ or cause.__context__
     noise = ("object_type=", "reference_type=")
-    return "\n".join(line for text in said for line in text.splitlines() if not line.strip().startswith(noise))
+    return "\n".join(line for text in messages for line in text.splitlines() if not line.strip().startswith(noise))

@@ -1,35 +1,37 @@
-"""A composed config with overrides applied, without composing it anew."""
+"""A composed config with overrides applied, without composing it again."""
 
 import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
 from hydra import compose, initialize_config_module
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lab.config.check import GROUPS
+from lab.config.groups import GROUPS
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
+from lab.config.overrides import hydra_parser
 from lab.errors import ConfigError
 from lab.runs.diff import flatten_config
 from lab.text import suggest
 
 
 def override_config(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The config with Hydra overrides of single keys, and of whole groups, applied."""
+    """The config with Hydra overrides applied, of single keys and of whole groups.
 
+    Raises ConfigError for a key that the config does not have.
+    """
     changed = copy.deepcopy(config)
     register_with_hydra()
     try:
         with initialize_config_module("lab.conf", version_base="1.3"):
-            for override in OverridesParser.create().parse_overrides(list(overrides)):
+            for override in hydra_parser().parse_overrides(list(overrides)):
                 key, value = override.key_or_group, override.value()
                 if key in GROUPS and isinstance(value, str):
-                    composed = compose(f"{key}/{value}")
-                    full = OmegaConf.to_container(OmegaConf.merge(changed, {key: None}, composed), resolve=True)
-                    changed[key] = cast(dict[str, Any], full)[key]
+                    option = compose(f"{key}/{value}")
+                    merged = OmegaConf.to_container(OmegaConf.merge(changed, {key: None}, option), resolve=True)
+                    changed[key] = cast(dict[str, Any], merged)[key]
                 elif key in (known := flatten_config(changed)):
                     assign_path(changed, key.split("."), value)
                 else:
@@ -40,6 +42,7 @@ def override_config(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def assign_path(config: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set the value at a path of keys, in place."""
     for part in path[:-1]:
         config = config[part]
     config[path[-1]] = value

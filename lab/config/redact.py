@@ -1,4 +1,4 @@
-"""Secrets stay out of what a run leaves behind."""
+"""Secrets are kept out of the files that a run writes."""
 
 import re
 from collections.abc import Mapping
@@ -9,20 +9,21 @@ SECRET = re.compile(rf"(^|[_.])({SECRET_WORDS})($|[_.])", re.IGNORECASE)
 
 
 def redact(value: Any, secret: bool = False) -> Any:
-    """The same nest, with the values below keys that name a secret replaced.  secret: whether all of it is one."""
+    """The same nest, with the values below keys that name a secret replaced.  secret: whether all of `value` is one."""
     if isinstance(value, Mapping):
         return {key: redact(part, secret or names_secret(str(key), part)) for key, part in value.items()}
     if isinstance(value, list):
-        # an element may be an override, such as those in Hydra's node
+        # an element may be an override, as in Hydra's own node
         return [redact(redact_text(part) if isinstance(part, str) else part, secret) for part in value]
     return "<redacted>" if secret and value is not None else value
 
 
 def names_secret(key: str, value: Any) -> bool:
+    """Whether the value of this key is a secret."""
     # a number of tokens is no secret
     return bool(SECRET.search(key)) and not ("token" in key.lower() and isinstance(value, int | float))
 
 
 def redact_text(text: str) -> str:
-    """Text, such as an override or a diff, with what follows the name of a secret replaced, to the end of its line."""
+    """Text, such as an override or a diff; whatever follows the name of a secret in a line is replaced."""
     return re.sub(rf"(?im)([\w.]*(?:{SECRET_WORDS})[\"']?\s*[=:]\s*).+$", r"\1<redacted>", text)

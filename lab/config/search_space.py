@@ -1,24 +1,22 @@
-"""What a search is told: its settings, and what each swept override spans."""
+"""The settings of a search, and its search space: the span of each swept override."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from lab.config.overrides import choice_text, split_override
+from lab.config.overrides import override_key, write_value
 from lab.errors import ConfigError
 from lab.text import suggest
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-SAMPLERS = ("grid", "random", "tpe")
-PRUNERS = ("asha",)
-DIRECTIONS = {"max": "maximize", "min": "minimize"}
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 INTEGER = re.compile(r"[+-]?\d[\d_]*")
 
 
@@ -26,15 +24,20 @@ INTEGER = re.compile(r"[+-]?\d[\d_]*")
 class SearchSettings:
     """The config's node `search`.
 
-    sampler: `grid`, `random` or `tpe`.  pruner: `asha` or None.  min_resource, reduction_factor: ASHA's r and eta: at
-    step r, r * eta, r * eta^2, ... a trial goes on only if among the best 1/eta that came so far.  trials: how many in
-    all; None for a grid.  objective, direction: a score and `max` or `min`, or a list of each for a Pareto front;
-    None for what the runs monitor, and for the scores' own directions.
-    seeds: of the runs of each trial, whose mean is its objective; None for one run.  seed: of the sampler.
+    sampler: node of an Optuna sampler, which chooses the values of each trial; None to take every combination in order.
+    pruner: node of an Optuna pruner, which ends bad trials early; None to end none.
+    min_resource, reduction_factor: numbers for pruners to interpolate, ASHA's r and eta: at step r, r * eta, r * eta^2,
+        ... a trial goes on only if among the best 1/eta that came so far.
+    trials: number of trials in all; None where every combination is taken.
+    objective, direction: a score and `max` or `min`, or a list of each for a Pareto front; None for what the runs
+        monitor, and for the scores' own directions.
+    seeds: seeds of each trial's runs, whose mean is its objective; None for one run.
+    seed: seed of the sampler.
+    name: what the search is called in messages and in its directory's name.
     """
 
-    sampler: str
-    pruner: str | None
+    sampler: dict[str, Any] | None
+    pruner: dict[str, Any] | None
     min_resource: int
     reduction_factor: int
     trials: int | None
@@ -42,29 +45,27 @@ class SearchSettings:
     direction: str | list[str] | None
     seeds: list[int] | None
     seed: int
+    name: str = "search"
 
     def __post_init__(self) -> None:
-        check_option("sampler", self.sampler, SAMPLERS)
-        if self.pruner is not None:
-            check_option("pruner", self.pruner, PRUNERS)
         for name, least in (("trials", 1), ("min_resource", 1), ("reduction_factor", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"search.{name}={value} is not a number from {least} on")
-        if self.sampler == "grid" and self.trials is not None:
-            raise ValueError("search.sampler=grid takes every combination: search.trials=null, or search=random")
-        if self.sampler != "grid" and self.trials is None:
-            raise ValueError(f"search.sampler={self.sampler} has no end of its own: search.trials=20")
+        if self.sampler is None and self.trials is not None:
+            raise ValueError(f"search={self.name} takes every combination: search.trials=null, or search=random")
+        if self.sampler is not None and self.trials is None:
+            raise ValueError(f"search={self.name} has no end of its own: search.trials=20")
         for direction in self.directions:
-            check_option("direction", direction, DIRECTIONS)
-        many = len(self.objectives)
-        if self.objective is not None and (not many or len(set(self.objectives)) < many):
+            check_direction(direction)
+        num_objectives = len(self.objectives)
+        if self.objective is not None and len(set(self.objectives)) != max(1, num_objectives):
             raise ValueError(f"search.objective={self.objective} is not a score, or a list of different ones")
-        if self.direction is not None and len(self.directions) != max(1, many):
-            each = ",".join(["max"] * max(1, many))
+        if self.direction is not None and len(self.directions) != max(1, num_objectives):
+            each = ",".join(["max"] * max(1, num_objectives))
             raise ValueError(f"search.direction={self.direction}: give max or min for each objective, as in [{each}]")
-        if self.pruner and many > 1:
-            raise ValueError(f"search.pruner={self.pruner} compares one objective: search.pruner=null, or one of them")
+        if self.pruner is not None and num_objectives > 1:
+            raise ValueError("a pruner compares one objective: search.pruner=null, or one search.objective")
         if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
             raise ValueError(f"search.seeds={self.seeds} is not a list of different seeds, as [0,1,2], or null")
 
@@ -94,14 +95,24 @@ class SearchSettings:
         return replace(self, objective=objective, direction=[mode for mode in directions if mode])
 
 
-def check_option(name: str, value: str, options: Iterable[str]) -> None:
-    if value not in options:
-        raise ValueError(f"no search.{name}={value}; {suggest(str(value), options, prefix=f'search.{name}=')}")
+def check_direction(direction: str) -> None:
+    if direction not in DIRECTIONS:
+        nearest = suggest(str(direction), DIRECTIONS, prefix="search.direction=")
+        raise ValueError(f"no search.direction={direction}; {nearest}")
+
+
+def name_search(choices: Mapping[str, Any]) -> str:
+    """What to call a search: the chosen option of its pruner, else of its sampler, else of `search` itself.
+
+    choices: the option chosen of each group.
+    """
+    options = [choices.get(group) for group in ("search/pruner", "search/sampler", "search")]
+    return next((option for option in options if option), "search")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends belong to it.  log: spread evenly over magnitudes.  whole: of integers alone."""
+    """A range with both ends.  log: whether it is spread evenly over magnitudes.  whole: whether it is of integers."""
 
     low: float
     high: float
@@ -122,7 +133,7 @@ SearchAxis = Interval | Sequence[str]
 
 
 def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interval | tuple[str, ...]], list[str]]:
-    """(what each swept key spans, the other overrides as they were typed). Raises ConfigError with every problem.
+    """The span of each swept key, and the other overrides as they were typed. Raises ConfigError with every problem.
 
     Values to choose among are spelled as in an override. An interval whose ends are both typed without a point is of
     whole numbers, interval(1,8); float(interval(0,1)) or interval(0.0,1.0) is not.
@@ -130,13 +141,13 @@ def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interva
     axes: dict[str, Interval | tuple[str, ...]] = {}
     fixed: list[str] = []
     problems: list[str] = []
-    given = Counter(split_override(str(override.input_line))[0] for override in overrides)
+    counts = Counter(override_key(str(override.input_line)) for override in overrides)
     for override in overrides:
         typed = str(override.input_line)
         if not override.is_sweep_override():
             fixed.append(typed)
-        elif given[key := split_override(typed)[0]] > 1:
-            problems.append(f"{key} is swept and given {given[key]} times; give it once")
+        elif counts[key := override_key(typed)] > 1:
+            problems.append(f"{key} is swept and given {counts[key]} times; give it once")
         else:
             try:
                 axes[override.get_key_element()] = parse_search_axis(override)
@@ -148,13 +159,13 @@ def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interva
 
 
 def parse_search_axis(override: Override) -> Interval | tuple[str, ...]:
-    """What one swept override spans. Raises ValueError for what a search cannot take."""
+    """The span of one swept override. Raises ValueError for one that a search cannot take."""
     sweep = override.value()
     tags = set(getattr(sweep, "tags", ()))
     if unknown := tags - {"log"}:
         raise ValueError(f"a search knows the tag log, not {', '.join(sorted(unknown))}")
     if override.is_interval_sweep():
-        # Hydra turns interval(1,8) into floats, int(interval(...)) into integers: the first is known by how it is typed
+        # Hydra makes floats of interval(1,8), and integers of int(interval(...)): how the first is typed tells
         low, high = getattr(sweep, "start", math.nan), getattr(sweep, "end", math.nan)
         whole = isinstance(low, int) and isinstance(high, int)
         if whole or are_typed_integers(override.get_value_string()):
@@ -164,14 +175,14 @@ def parse_search_axis(override: Override) -> Interval | tuple[str, ...]:
         raise ValueError("the tag log is for an interval(low,high)")
     if getattr(sweep, "shuffle", False):
         raise ValueError("shuffle(...) is another order each time, so that a search could not go on; leave it out")
-    values = tuple(dict.fromkeys(str(value) for value in override.sweep_iterator(choice_text)))
+    values = tuple(dict.fromkeys(str(value) for value in override.sweep_iterator(write_value)))
     if not values:
         raise ValueError("there is nothing to choose from")
     return values
 
 
 def are_typed_integers(value: str) -> bool:
-    """Whether the ends of `interval(a,b)` are typed as integers, and not made floats of."""
+    """Whether the ends of `interval(a,b)` are typed as integers, and not converted to floats."""
     inside = re.search(r"interval\s*\(([^)]*)\)", value)
     ends = [end.rpartition("=")[2].strip() for end in inside[1].split(",")] if inside else []
     return bool(ends) and all(INTEGER.fullmatch(end) for end in ends) and not re.search(r"float\s*\(", value)

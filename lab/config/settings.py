@@ -1,4 +1,4 @@
-"""The keys at the top level of the config that are no group."""
+"""The keys at the top level of the config that are no group: settings of the run, and the policy of the command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,14 +7,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Settings:
-    """Lengths and cadences are in optimizer steps; None for eval_every and save_every is once an epoch.
+    """How a run trains. Lengths and cadences are in optimizer steps.
 
-    steps: of the run; None for `epochs` times the data's steps per epoch.  max_norm: of the gradients, clipped to it.
-    weight_decay_on: what the optimizer's weight decay is for, `all` or `matrices`, which spares norms and biases.
-    monitor, mode: the score that chooses the best weights, None for the task's own, and whether `max` or `min` of it is
-    best, None for the score's own direction.  final: the weights scored on the test set, `best` or `last`.  weights: to start from, a name, a file or a run; None for a random start.
-    new_head: draw the head anew where they have one that fits.  again: run anew what is done.  overfit: train
-    on the first batch alone.  profile: trace a few steps.
+    seed: seed of all that is random in the run.
+    epochs, steps: length of the run; steps=None for `epochs` times the data's steps per epoch.
+    eval_every, save_every: cadence of scoring and of checkpoints; None for once an epoch.  log_every: of logging.
+    max_norm: norm to which the gradients are clipped; None for no clipping.
+    weight_decay_on: parameters that the optimizer's weight decay is for, `all` or `matrices`, which spares norms and
+        biases.
+    monitor, mode: the score that chooses the best weights, None for the task's own, and whether its `max` or `min` is
+        best, None for the score's own direction.
+    final: the weights scored on the test set, `best` or `last`.
+    weights: weights to start from, a name, a file or a run; None for a random start.
+    new_head: whether the head is drawn anew though the weights have one that fits.
+    again: whether a run that is done is run anew.
+    overfit: whether the run trains on the first batch alone.  profile: whether a few steps are traced.
     """
 
     seed: int
@@ -36,7 +43,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
-        """Of a run's config. Raises ValueError for what is no option."""
+        """The settings in a run's resolved config. Raises ValueError for a value that cannot be."""
         return cls(**{name: config[name] for name in SETTINGS})
 
     def __post_init__(self) -> None:
@@ -54,10 +61,13 @@ class Settings:
 class Policy:
     """How a command goes on when something goes wrong. Nothing here changes what a run computes.
 
-    on_error: what a failed run means for a sweep's others, `continue` or `stop`.  max_retries: of a run that failed.
-    max_failures: the sweep stops after so many.  step_timeout: seconds in which a step must end, or the run has failed.
-    time_limit: seconds after which the command saves and stops, to be resumed.  oom: `fail`, or `shrink` to halve the
-    micro-batch when memory does not suffice.  on_change: `stop` or `ignore` when the code changes below a sweep.
+    on_error: whether a sweep goes on after a failed run, `continue` or `stop`.
+    max_retries: number of times that a failed run is tried again.
+    max_failures: number of failed runs after which the sweep stops; None for no limit.
+    step_timeout: seconds in which a step must end, or the run has failed; None for no limit.
+    time_limit: seconds after which the command saves and stops, to be resumed; None for no limit.
+    oom: `fail`, or `shrink` to halve the micro-batch where memory does not suffice.
+    on_change: `stop` or `ignore`, for when the code changes while a sweep runs.
     """
 
     on_error: str
@@ -70,7 +80,7 @@ class Policy:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Policy":
-        """Of a run's config. Raises ValueError for what is no option."""
+        """The policy in a run's resolved config. Raises ValueError for a value that cannot be."""
         return cls(**{name: config[name] for name in POLICY})
 
     def __post_init__(self) -> None:
@@ -84,7 +94,7 @@ class Policy:
         for name in ("step_timeout", "time_limit"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"{name}={value} is not a positive number of seconds; null is without")
+                raise ValueError(f"{name}={value} is not a positive number of seconds; null is no limit")
 
 
 OOM = ("fail", "shrink")

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.config.composed import ComposedConfig, compose_config, without_hydra_node
+from lab.config.composed import ComposedConfig, without_hydra_node
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
 from lab.errors import ConfigError
@@ -20,7 +20,7 @@ def compose_overrides(overrides: Sequence[str]) -> ComposedConfig:
     try:
         with own_hydra():
             root = compose("train", overrides=list(overrides), return_hydra_config=True)
-            return compose_config(without_hydra_node(root), root.hydra)
+            return ComposedConfig.from_hydra(without_hydra_node(root), root.hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, list(overrides))) from error
 

@@ -1,57 +1,38 @@
-"""From a dotted path in the config to the class or function it names, if that is one to be trusted."""
+"""The class or function that a dotted path in the config names, and whether a config may have it called."""
 
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from lab.config.groups import GROUPS, Group
 from lab.errors import ConfigError
 from lab.text import suggest
 
-# where lab's own things of each group are defined
-OWN_PACKAGES = {
-    "model": "lab.models",
-    "data": "lab.data",
-    "augment": "lab.augment",
-    "task": "lab.tasks",
-    "optimizer": "lab.optim",
-    "schedule": "lab.optim",
-    "finetune_strategy": "lab.finetune",
-    "regularize": "lab.regularize",
-    "hardware": "lab.hardware",
-    "logger": "lab.record.tensorboard",
-}
-# what a class must have to be of a group that has no base class
-REQUIRED_METHODS = {
-    "data": ("batches", "val", "test"),
-    "task": ("loss", "score"),
-    "regularize": ("state_dict", "load_state_dict", "step"),
-}
-# functions that make what a config may ask for, and are neither ours nor annotated with what they make
-TRUSTED_FUNCTIONS = {"torchvision.models._api.get_model", "timm.models._factory.create_model"}
-
 
 def locate(target: str) -> Any:
-    """Import what `target` names. Raises ConfigError with the nearest name where there is no such thing."""
-    module, rest = import_longest(target)
-    found: Any = module
-    for part in rest:
-        if not hasattr(found, part):
-            known = [name for name in dir(found) if not name.startswith("_")]
-            if isinstance(found, ModuleType) and hasattr(found, "__path__"):
-                known += [child.name for child in pkgutil.iter_modules(found.__path__)]
-            raise ConfigError(f"_target_ {target}: no {part!r} in {found.__name__}; {suggest(part, known)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ConfigError(f"_target_ {target} is a {type(found).__name__}, not a class or a function")
-    return found
+    """Import the class or function `target`. Raises ConfigError with the nearest name where there is no such thing."""
+    module, attributes = import_longest(target)
+    value: Any = module
+    for name in attributes:
+        if not hasattr(value, name):
+            known = [other for other in dir(value) if not other.startswith("_")]
+            if isinstance(value, ModuleType) and hasattr(value, "__path__"):
+                known += [child.name for child in pkgutil.iter_modules(value.__path__)]
+            raise ConfigError(f"_target_ {target}: no {name!r} in {value.__name__}; {suggest(name, known)}")
+        value = getattr(value, name)
+    if not callable(value):
+        raise ConfigError(f"_target_ {target} is a {type(value).__name__}, not a class or a function")
+    return value
 
 
 def import_longest(target: str) -> tuple[ModuleType, list[str]]:
+    """The longest prefix of a dotted path that is a module, imported, and the names of the attributes after it."""
     parts = target.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ConfigError(f"_target_ {target!r} is not a dotted path")
@@ -60,58 +41,89 @@ def import_longest(target: str) -> tuple[ModuleType, list[str]]:
         try:
             return importlib.import_module(name), parts[end:]
         except ModuleNotFoundError as error:
-            # the module itself is not there: try its parent; something that it imports is not: say so
+            # where the module itself is missing, try its parent; where something that it imports is, say so
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise ConfigError(f"_target_ {target}: importing it failed: {error}") from error
         except Exception as error:
             raise ConfigError(f"_target_ {target}: importing it failed: {type(error).__name__}: {error}") from error
-    here = [child.name for child in pkgutil.iter_modules([str(Path.cwd())])]
-    raise ConfigError(f"_target_ {target}: no module {parts[0]!r}; {suggest(parts[0], [*here, 'lab', 'torch'])}")
+    local = [child.name for child in pkgutil.iter_modules([str(Path.cwd())])]
+    raise ConfigError(f"_target_ {target}: no module {parts[0]!r}; {suggest(parts[0], [*local, 'lab', 'torch'])}")
 
 
-def is_trusted(found: Any, group: str) -> bool:
-    """Whether a config may have `found` called for `group`.
+def instantiate_node(node: Mapping[str, Any]) -> Any:
+    """The object that a checked node makes, or for a partial node a callable that makes it."""
+    from hydra.utils import instantiate
 
-    That is what gives an object of the group's kind, lab's own code for the group, and code of the project in the
-    working directory. A config from someone else is data: it may choose among things that make models, optimizers and
-    so on, but name no function that opens files, starts programs or unpickles.
+    return instantiate(dict(node), _convert_="all")
+
+
+def is_trusted(target: Any, group: Group) -> bool:
+    """Whether a config may have `target` called for a node of `group`.
+
+    Trusted are whatever makes an object of the group's kind, lab's own code for the group, and the project's code. A
+    config from someone else is data: it may choose among things that make models, optimizers and so on, but name no
+    function that opens files, starts programs or unpickles.
     """
-    module = str(getattr(found, "__module__", ""))
-    if f"{module}.".startswith(f"{OWN_PACKAGES[group]}.") or is_local(module):
+    if is_own_code(target, group):
         return True
-    if f"{module}.{getattr(found, '__qualname__', '')}" in TRUSTED_FUNCTIONS:
-        return True
-    if inspect.isclass(found):
-        return is_of_kind(found, group)
-    try:
-        made = get_type_hints(found).get("return")
-    except Exception:  # annotations that cannot be evaluated say nothing
+    made = made_class(target)
+    return made is not None and is_of_kind(made, group)
+
+
+def is_trusted_as(target: Any, kinds: Sequence[type]) -> bool:
+    """Whether a config may have `target` called for an argument that takes an object of one of these classes.
+
+    Trusted are the classes that inherit from one of them, and functions annotated to return such a class. The function
+    must lie in the package of what it returns, as factories do, or what it returns be of a group's kind.
+    """
+    made = made_class(target)
+    # by inheritance: a protocol or an abstract class may call anything with the right methods its subclass
+    if made is None or not set(kinds) & set(inspect.getmro(made)):
         return False
-    return inspect.isclass(made) and is_of_kind(made, group)
+    beside = top_package(str(getattr(target, "__module__", ""))) == top_package(made.__module__)
+    return inspect.isclass(target) or beside or any(is_of_kind(made, group) for group in GROUPS.values())
 
 
-def is_of_kind(made: type, group: str) -> bool:
+def is_own_code(target: Any, group: Group) -> bool:
+    """Whether `target` is lab's own for the group, or the project's in the working directory."""
+    module = str(getattr(target, "__module__", ""))
+    return is_local(module) or (group.package is not None and f"{module}.".startswith(f"{group.package}."))
+
+
+def made_class(target: Any) -> type | None:
+    """The class of the objects that calling `target` makes: itself, or what it is annotated to return."""
+    if inspect.isclass(target):
+        return target
+    for group in GROUPS.values():
+        if f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}" in group.functions:
+            return base_class(group)
+    try:
+        made = get_type_hints(target).get("return")
+    except Exception:  # annotations that cannot be evaluated say nothing
+        return None
+    return made if inspect.isclass(made) else None
+
+
+def is_of_kind(made: type, group: Group) -> bool:
     """Whether objects of the class `made` are what `group` takes."""
-    methods = REQUIRED_METHODS.get(group)
-    return issubclass(made, base_classes(group)) or (
-        methods is not None and all(hasattr(made, name) for name in methods)
-    )
+    base = base_class(group)
+    if base is not None and issubclass(made, base):
+        return True
+    return bool(group.methods) and all(hasattr(made, name) for name in group.methods)
 
 
-def base_classes(group: str) -> tuple[type, ...]:
-    """The base classes of a group's objects, where they have one."""
-    from torch import nn
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
+def base_class(group: Group) -> type | None:
+    return locate(group.base_class) if group.base_class else None
 
-    bases = {"optimizer": Optimizer, "schedule": LRScheduler} | dict.fromkeys(("model", "augment", "task"), nn.Module)
-    return (bases[group],) if group in bases else ()
+
+def top_package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def is_local(module: str) -> bool:
-    """Whether the module's file lies in the working directory, in no installed package and no standard library."""
+    """Whether the module is the project's: its file lies in the working directory, in no installed package."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or module.partition(".")[0] in sys.stdlib_module_names or module.partition(".")[0] == "lab":
+    if file is None or top_package(module) in {"lab", *sys.stdlib_module_names}:
         return False
     return is_project_source(Path(file)) and Path(file).resolve().is_relative_to(Path.cwd().resolve())
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lab.config.composed import ComposedConfig
+from lab.config.groups import GROUPS
 from lab.config.overrides import split_override
 from lab.config.redact import redact, redact_text
 from lab.identity.identity import Identity
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from lab.run import Run
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
-HPARAMS_GROUPS = ("model", "data", "augment", "optimizer", "schedule", "finetune_strategy", "regularize")
 
 
 def hparams_row(composed: ComposedConfig) -> dict[str, Any]:
     """The run's row in a table of runs: the chosen options, and the overridden values."""
-    choices = {group: composed.choices[group] for group in HPARAMS_GROUPS if composed.choices.get(group) is not None}
+    shown = [name for name, group in GROUPS.items() if group.in_hparams]
+    choices = {group: composed.choices[group] for group in shown if composed.choices.get(group) is not None}
     return choices | {"seed": composed.config["seed"]} | redact(overridden_values(composed))
 
 

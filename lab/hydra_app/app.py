@@ -1,7 +1,6 @@
 """The Hydra application behind `lab train`, `plan`, `check` and `rank`, each of which hands it functions."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.config.composed import ComposedConfig, compose_config
+from lab.config.composed import ComposedConfig
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
-from lab.config.sweep_grid import as_single_choices
+from lab.config.overrides import quote_path, wrap_in_choices
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LabError, report_error
 from lab.hydra_app.resolvers import directory_resolvers
 from lab.identity.identity import Identifier, Identity
@@ -78,7 +77,7 @@ class HydraApp:
         if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it
             directory = relative_to_cwd(directory)
         try:
-            composed = compose_config(config, hydra)
+            composed = ComposedConfig.from_hydra(config, hydra)
             self.code = self.run(composed, self.identify(composed.config), directory) or self.code
         except LabError as error:  # reported here: under another sweeper the other runs go on
             remove_if_empty(directory, Path(str(config.paths.outputs)))
@@ -129,13 +128,6 @@ def call_hydra(app: HydraApp, arguments: Sequence[str]) -> None:
     hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(app)()
 
 
-def quote_path(argument: str) -> str:
-    """Quote the value of an override that is an existing path: Hydra would split one with `=` or `,` in its name."""
-    key, _, value = argument.partition("=")
-    special = re.search("[=,]", value) and not re.search("[\"'\\\\]", value)
-    return f'{key}="{value}"' if special and Path(value).exists() else argument
-
-
 def order_arguments(arguments: Sequence[str], is_multirun: bool) -> list[str]:
     """Flags with their values before the overrides, as Hydra 1.3 wants them, and a sweep's overrides in a form in which
     Hydra can compose the sweep's first config."""
@@ -149,7 +141,7 @@ def order_arguments(arguments: Sequence[str], is_multirun: bool) -> list[str]:
             flags.append(argument)
         else:
             overrides.append(argument)
-    return [*flags, *(as_single_choices(overrides) if is_multirun else overrides)]
+    return [*flags, *(wrap_in_choices(overrides) if is_multirun else overrides)]
 
 
 def remove_if_empty(directory: Path, outputs: Path) -> None:

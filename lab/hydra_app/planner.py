@@ -49,6 +49,11 @@ class SweepPlanner:
         return self.context.config_loader
 
     @property
+    def choices(self) -> dict[str, Any]:
+        """The option chosen of each group, in the sweep's first config."""
+        return dict(self.master.hydra.runtime.choices)
+
+    @property
     def search_node(self) -> dict[str, Any] | None:
         """The config's `search`, as plain values; None where the sweep is no search."""
         return self._plain("search")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.config.composed import compose_config, without_hydra_node
+from lab.config.composed import ComposedConfig, without_hydra_node
 from lab.config.hydra_setup import plain_config
 from lab.identity.identity import Identifier
 from lab.identity.run_directory import run_directory, runs_folder
@@ -16,7 +16,7 @@ def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> 
     """The resolvers by their names.  sweep_name: gives the name of the planned sweep's directory."""
 
     def run_dir(root: DictConfig) -> Path:
-        composed = compose_config(without_hydra_node(root), root.hydra)
+        composed = ComposedConfig.from_hydra(without_hydra_node(root), root.hydra)
         return run_directory(composed, identify(composed.config).id, runs_by_id(runs_folder(composed)))
 
     def job_dir(root: DictConfig) -> Path:

@@ -43,7 +43,7 @@ def make_candidates(configs: Sequence[ComposedConfig]) -> list[Candidate]:
     problems: dict[str, None] = {}
     for composed in configs:
         try:
-            check_config(composed.config, str(composed.source))
+            check_config(composed.config, composed.source)
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:

@@ -2,7 +2,6 @@
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,19 +15,11 @@ from lab.record.status import is_done
 from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import Job, Plan, job_status, link_run, needs_run
 from lab.sweep.pool import Event, Pool
-from lab.train.stop import StopSignal
+from lab.train.stop import Stop, StopSignal
 
 POLL_SECONDS = 0.2  # between two looks at signals, time limits and other processes' runs
 
 Group = Sequence[Job]  # jobs that one worker does as one piece of work; of length one for now
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The wish to stop a run.  pruned: whether the run does not look promising to a search."""
-
-    reason: str
-    pruned: bool = True
 
 
 class Source(Protocol):

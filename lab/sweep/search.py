@@ -1,11 +1,13 @@
-"""The trials of a searched sweep: asked for as slots fall free, told what they scored, kept in a file.
+"""The trials of a searched sweep, kept in a file: each is asked for when a slot falls free, and told its scores.
 
-A grid, random search, or TPE (Bergstra et al. 2011, NeurIPS 24), and the early stopping of ASHA (Li et al. 2018,
-arXiv:1810.05934, algorithm 2), by Optuna, which is an extra. Where the paper pauses a trial, Optuna ends it for good.
+Samplers and pruners are Optuna's, an optional extra, or the user's own. Of those in conf/search/, TPE is by Bergstra et
+al. 2011, NeurIPS 24, and ASHA, which ends trials early, by Li et al. 2018, arXiv:1810.05934, algorithm 2. Where the
+paper pauses a trial, Optuna ends it for good.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
@@ -16,10 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from lab.config.check import check_group
+from lab.config.groups import SEARCH_GROUPS
 from lab.config.search_space import DIRECTIONS, Interval, SearchAxis, SearchSettings
+from lab.config.targets import instantiate_node, locate
+from lab.errors import ConfigError
 
 if TYPE_CHECKING:
     import optuna
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """overrides: what to add to the command line.  values: of the objectives, once it is done."""
+    """One choice of values for what is searched.
+
+    overrides: overrides to add to the command line.  values: values of the objectives, once it is done.
+    """
 
     number: int
     overrides: tuple[str, ...]
@@ -41,52 +49,55 @@ class Trial:
 class Search:
     """The trials in one file. One process at a time has it open, and may die at any moment.
 
-    Where all axes are discrete, random and tpe may propose the same values twice, even at the same time.
+    Where all axes are discrete, a sampler may propose the same values twice, even at the same time.
     """
 
     def __init__(self, storage: Path, axes: Mapping[str, SearchAxis], settings: SearchSettings):
-        """Opens `storage`, or creates it. Raises ValueError where it holds another search.
+        """Opens `storage`, or creates it.
 
-        axes: what each key of an override spans; values to choose among are spelled as in an override.
+        axes: the span of each searched key; values to choose among are spelled as in an override.
+
+        Raises ValueError where it holds another search, ConfigError for a sampler or a pruner that cannot be made.
         """
-        check_search(axes, settings)
-        optuna = import_optuna(settings)
-        kept = open_storage(storage)
+        check_axes(axes, settings)
+        check_search_nodes(vars(settings))
+        import optuna
+
+        optuna_storage = open_storage(storage)
         self.settings = settings
         self.study = optuna.create_study(
-            storage=kept,
+            storage=optuna_storage,
             study_name="search",
             directions=[DIRECTIONS[direction] for direction in settings.directions],
             pruner=make_pruner(settings),
             load_if_exists=True,
         )
-        about = describe_search(axes, settings)
+        description = describe_search(axes, settings)
         earlier = self.study.user_attrs.get("about")
         if earlier is None:
-            self.study.set_user_attr("about", about)
-        elif earlier != about:
-            raise ValueError(
-                f"{storage} holds another search: {describe_changes(earlier, about)}; give it a new directory"
-            )
+            self.study.set_user_attr("about", description)
+        elif earlier != description:
+            changes = describe_changes(earlier, description)
+            raise ValueError(f"{storage} holds another search: {changes}; give it a new directory")
         # in the order in which they were first given: the numbers of a grid depend on it
-        self.axes = {key: axes[key] for key in earlier or about if key in axes}
+        self.axes = {key: axes[key] for key in earlier or description if key in axes}
         self.total = settings.trials or math.prod(len(choices) for choices in discrete_axes(self.axes))
         self.running: dict[int, optuna.Trial] = {}
-        study_id = kept.get_study_id_from_name("search")
+        study_id = optuna_storage.get_study_id_from_name("search")
         for number in self._numbers("RUNNING"):  # a process that died had asked for them
-            trial_id = kept.get_trial_id_from_study_id_trial_number(study_id, number)
-            kept.set_trial_state_values(trial_id, optuna.trial.TrialState.WAITING)
+            trial_id = optuna_storage.get_trial_id_from_study_id_trial_number(study_id, number)
+            optuna_storage.set_trial_state_values(trial_id, optuna.trial.TrialState.WAITING)
 
     def ask(self) -> Trial | None:
         """The next trial, or None when all have been asked for.
 
-        First come, once each, those that a dead process left open, with their numbers and values.
+        The trials that a dead process left open come first, once each, with their numbers and values.
         """
-        left = self._numbers("WAITING")
-        number = left[0] if left else len(self._numbers())
-        if not left and number >= self.total:
+        waiting = self._numbers("WAITING")
+        number = waiting[0] if waiting else len(self._numbers())
+        if not waiting and number >= self.total:
             return None
-        if not left and self.settings.sampler == "grid":
+        if not waiting and self.settings.sampler is None:
             self.study.enqueue_trial(next(itertools.islice(grid_combinations(self.axes), number, None)))
         self.study.sampler = make_sampler(self.settings, number)
         trial = self.study.ask({key: make_distribution(axis) for key, axis in self.axes.items()})
@@ -94,7 +105,7 @@ class Search:
         return Trial(trial.number, self._overrides(trial.params))
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Keep the score of a running trial at a step, and say whether the trial is to be stopped.
+        """Keep the score of a running trial at a step, and return whether the trial is to be stopped.
 
         A step counts once, as first reported: a run that goes on from a checkpoint may report it again.
         """
@@ -109,22 +120,25 @@ class Search:
         return "stopped" in trial.user_attrs
 
     def tell(self, number: int, values: Sequence[float] | None, state: Literal["done", "failed", "pruned"]) -> None:
-        """Close a running trial.  values: of the objectives, of one that is done; where one is not finite it failed."""
+        """Close a running trial.
+
+        values: values of the objectives, of a trial that is done; where one of them is not finite the trial failed.
+        """
         from optuna.trial import TrialState
 
         if state == "done" and not all(math.isfinite(value) for value in values or ()):
             state = "failed"
-        told = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}[state]
-        self.study.tell(number, values if state == "done" else None, told)
+        states = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+        self.study.tell(number, values if state == "done" else None, states[state])
         del self.running[number]
 
     def best(self) -> list[Trial]:
-        """The best of the trials that are done, or their Pareto front; empty when none is."""
+        """The best of the trials that are done, or their Pareto front; empty where no trial is done."""
         if not self._numbers("COMPLETE"):
             return []
         front = [self.study.best_trial] if len(self.settings.objectives) == 1 else self.study.best_trials
-        found = [Trial(trial.number, self._overrides(trial.params), tuple(trial.values)) for trial in front]
-        return sorted(found, key=lambda trial: trial.number)
+        trials = [Trial(trial.number, self._overrides(trial.params), tuple(trial.values)) for trial in front]
+        return sorted(trials, key=lambda trial: trial.number)
 
     def _numbers(self, state: str = "") -> list[int]:
         trials = self.study.get_trials(deepcopy=False)
@@ -134,23 +148,38 @@ class Search:
         return tuple(search_override(key, axis, params[key]) for key, axis in self.axes.items())
 
 
-def check_search(axes: Mapping[str, SearchAxis], settings: SearchSettings) -> None:
+def check_axes(axes: Mapping[str, SearchAxis], settings: SearchSettings) -> None:
+    """Raises ValueError for axes that the search cannot take."""
     if not axes:
         raise ValueError("there is nothing to search: give something like optimizer.lr='tag(log,interval(1e-4,1e-1))'")
     for key, axis in axes.items():
-        if settings.sampler == "grid" and isinstance(axis, Interval):
+        if settings.sampler is None and isinstance(axis, Interval):
             raise ValueError(f"a grid cannot take {key}={axis}: give its values, {key}=a,b,c, or search=random")
 
 
+def check_search_nodes(settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a sampler or a pruner that is not one to be run, ValueError where Optuna is missing.
+
+    settings: of the search, by name.
+    """
+    import_optuna(settings["name"])
+    problems = []
+    for name, group in SEARCH_GROUPS.items():
+        if (node := settings.get(group.path[-1])) is not None:
+            problems += check_group(name, node)
+    if problems:
+        raise ConfigError(*problems)
+
+
 def search_override(key: str, axis: SearchAxis, value: Any) -> str:
-    """As Hydra reads the same value back. repr is the shortest text of a float that does."""
+    """The override that Hydra reads back as the same value. repr is the shortest text of a float that does."""
     if isinstance(axis, Interval):
         return f"{key}={int(value) if axis.whole else float(value)!r}"
     return f"{key}={value}"
 
 
 def grid_combinations(axes: Mapping[str, SearchAxis]) -> Iterator[dict[str, str]]:
-    """Of a grid, the last axis fastest."""
+    """The combinations of a grid, of which the last axis varies fastest."""
     return (dict(zip(axes, values, strict=True)) for values in itertools.product(*discrete_axes(axes)))
 
 
@@ -159,12 +188,12 @@ def discrete_axes(axes: Mapping[str, SearchAxis]) -> list[Sequence[str]]:
 
 
 def describe_search(axes: Mapping[str, SearchAxis], settings: SearchSettings) -> dict[str, str]:
-    """What must stay the same for a search to go on."""
+    """By its key, everything that must stay the same for a search to go on, in words."""
     spans = {
         key: str(axis) if isinstance(axis, Interval) else f"choice({','.join(axis)})" for key, axis in axes.items()
     }
-    rest = {f"search.{k}": json.dumps(v) for k, v in asdict(settings).items() if k not in ("trials", "seed")}
-    return spans | rest
+    changeable = ("trials", "seed", "name")
+    return spans | {f"search.{k}": json.dumps(v) for k, v in asdict(settings).items() if k not in changeable}
 
 
 def describe_changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -172,26 +201,25 @@ def describe_changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> str:
     return "; ".join(f"{key} was {earlier.get(key, 'not there')}, is {now.get(key, 'not there')}" for key in keys)
 
 
-def import_optuna(settings: SearchSettings) -> ModuleType:
+def import_optuna(search_name: str) -> None:
+    """Raises ValueError where Optuna is not installed."""
     try:
         import optuna
     except ImportError as error:
-        name = settings.pruner or settings.sampler
-        raise ValueError(f"search={name} needs optuna: pip install optuna") from error
+        raise ValueError(f"search={search_name} needs optuna: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
 
 
 def open_storage(path: Path) -> RDBStorage:
-    """SQLite, since a torn last record is the end of Optuna's journal.
+    """SQLite's file: Optuna's journal, the other choice, cannot be read once its last record is torn.
 
-    It is opened anew by each call: no connection is there to be shared with a forked worker, none to be closed.
+    Each call opens it anew, so that no connection has to be closed or is shared with a forked worker.
     """
     from optuna.storages import RDBStorage
     from sqlalchemy.pool import NullPool
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # by a function, since a URL would have to escape what stands in a path
+    # a function opens it, since a URL would have to escape the path
     return RDBStorage("sqlite://", {"creator": lambda: sqlite3.connect(path), "poolclass": NullPool})
 
 
@@ -206,30 +234,49 @@ def make_distribution(axis: SearchAxis) -> BaseDistribution:
 
 
 def make_sampler(settings: SearchSettings, number: int) -> BaseSampler:
-    """Draws the values of one trial: from a seed of its own, so that a search that goes on does not repeat the first.
+    """The sampler of one trial, with a seed of its own, so that a search that goes on does not repeat its first draws.
 
-    A grid's values are given; its sampler draws nothing.
+    Where every combination is taken the values are given, and the sampler draws nothing.
     """
-    from optuna.samplers import RandomSampler, TPESampler
+    from optuna.samplers import RandomSampler
 
     seed = random.Random(f"{settings.seed}/{number}").getrandbits(32)
-    if settings.sampler != "tpe":
+    if settings.sampler is None:
         return RandomSampler(seed)
-    with without_warnings():
-        return TPESampler(seed=seed, constant_liar=True)  # of several open trials, each keeps away from the others
+    return make_by_optuna("search.sampler", add_seed(settings.sampler, seed))
+
+
+def add_seed(value: Any, seed: int) -> Any:
+    """The same nest with a seed in every node whose callable takes one and which has none."""
+    if isinstance(value, list):
+        return [add_seed(part, seed) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    node = {key: add_seed(part, seed) for key, part in value.items()}
+    takes_seed = "_target_" in node and "seed" in inspect.signature(locate(node["_target_"])).parameters
+    return {"seed": seed, **node} if takes_seed else node
 
 
 def make_pruner(settings: SearchSettings) -> BasePruner:
-    from optuna.pruners import NopPruner, SuccessiveHalvingPruner
+    from optuna.pruners import NopPruner
 
-    if settings.pruner is None:
-        return NopPruner()
-    return SuccessiveHalvingPruner(settings.min_resource, settings.reduction_factor)
+    return NopPruner() if settings.pruner is None else make_by_optuna("search.pruner", settings.pruner)
+
+
+def make_by_optuna(where: str, node: Mapping[str, Any]) -> Any:
+    """The object of a checked node. Raises ConfigError with what went wrong in making it."""
+    try:
+        with without_warnings():
+            made = instantiate_node(node)
+            return made() if node.get("_partial_") else made
+    except Exception as error:
+        cause = error.__cause__ or error  # Hydra wraps what the callable raised, with the whole node in the message
+        raise ConfigError(f"{where}: {cause}") from cause
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Without Optuna's warnings: of what is experimental, and of a step that was reported before."""
+    """Silence Optuna's warnings of what is experimental, and of a step that was reported before."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""A search's trials as the jobs of a sweep: each one job, or one for each of its seeds."""
+"""A search's trials as the jobs of a sweep: each trial is one job, or one for each of its seeds."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -7,74 +7,93 @@ from statistics import fmean
 
 from lab.execution.outcome import Outcome
 from lab.runs.saved_run import SavedRun
-from lab.sweep.controller import Group, Stop
+from lab.sweep.controller import Group
 from lab.sweep.plan import Job
 from lab.sweep.search import Search, Trial
+from lab.train.stop import Stop
 
 
 @dataclass
 class OpenTrial:
-    """A trial under way.  scores: of each of its jobs by step, of the objective."""
+    """A trial under way.
+
+    outcomes: outcomes of the jobs that ended, by number.
+    scores: scores of the objective by step, by the job's number.
+    to_be_pruned: whether the search has ended the trial, whose jobs may still run.
+    """
 
     trial: Trial
     jobs: list[Job]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     scores: dict[int, dict[int, float]] = field(default_factory=dict)
-    stopped: bool = False
+    to_be_pruned: bool = False
 
 
 class SearchJobs:
-    """Asks the search for its next trial when a slot falls free, and tells it how each ended.
+    """Source of a searched sweep's jobs: asks the search for a trial when a slot falls free, and tells it the results.
 
-    made: the jobs of these numbers and overrides, put into the plan.
+    make_jobs: makes jobs of numbers and overrides, and puts them into the plan.
     """
 
-    def __init__(self, search: Search, made: Callable[[Sequence[tuple[int, list[str]]]], Sequence[Job]]):
-        self.search, self.made = search, made
+    def __init__(self, search: Search, make_jobs: Callable[[Sequence[tuple[int, list[str]]]], Sequence[Job]]):
+        self.search, self.make_jobs = search, make_jobs
         self.waiting: deque[Job] = deque()
-        self.open: dict[int, OpenTrial] = {}
+        self.open_trials: dict[int, OpenTrial] = {}  # by the number of each of their jobs
 
     def next(self) -> Group | None:
         if not self.waiting and (trial := self.search.ask()):
-            seeds = self.search.settings.seeds or [None]
-            asked = [[*trial.overrides, *([] if seed is None else [f"seed={seed}"])] for seed in seeds]
-            jobs = list(self.made([(trial.number * len(seeds) + n, one) for n, one in enumerate(asked)]))
-            under_way = OpenTrial(trial, jobs)
-            self.open |= {job.number: under_way for job in jobs}
+            jobs = list(self.make_jobs(self.number_jobs(trial)))
+            open_trial = OpenTrial(trial, jobs)
+            self.open_trials |= {job.number: open_trial for job in jobs}
             self.waiting += jobs
         return (self.waiting.popleft(),) if self.waiting else None
 
+    def number_jobs(self, trial: Trial) -> list[tuple[int, list[str]]]:
+        """The number and the overrides of each of a trial's jobs."""
+        seeds = self.search.settings.seeds
+        seed_overrides = [[f"seed={seed}"] for seed in seeds] if seeds else [[]]
+        first = trial.number * len(seed_overrides)
+        return [(first + n, [*trial.overrides, *override]) for n, override in enumerate(seed_overrides)]
+
     def on_scores(self, job: Job, step: int, scores: Mapping[str, float]) -> Stop | None:
-        found = self.open[job.number]
-        objective = self.search.settings.objectives[0]
-        if self.search.settings.pruner and objective in scores:
-            found.scores.setdefault(job.number, {})[step] = scores[objective]
-            at_step = [found.scores.get(other.number, {}).get(step) for other in found.jobs]
+        """A reason to stop the job after its scores at a step, or None.
+
+        The trial's score at a step is the mean over its jobs, known when the last of them has got there.
+        """
+        open_trial = self.open_trials[job.number]
+        settings = self.search.settings
+        if settings.pruner is None:
+            return None
+        objective = settings.objectives[0]
+        if objective in scores:
+            open_trial.scores.setdefault(job.number, {})[step] = scores[objective]
+            at_step = [open_trial.scores.get(other.number, {}).get(step) for other in open_trial.jobs]
             known = [score for score in at_step if score is not None]
-            if len(known) == len(found.jobs) and self.search.report(found.trial.number, step, fmean(known)):
-                found.stopped = True
-        return Stop(f"stopped early by {self.search.settings.pruner}") if found.stopped else None
+            if len(known) == len(at_step) and self.search.report(open_trial.trial.number, step, fmean(known)):
+                open_trial.to_be_pruned = True
+        return Stop(f"stopped early by {settings.name}", pruned=True) if open_trial.to_be_pruned else None
 
     def on_ended(self, job: Job, outcome: Outcome) -> None:
-        found = self.open[job.number]
-        found.outcomes[job.number] = outcome
-        if len(found.outcomes) < len(found.jobs):
+        open_trial = self.open_trials[job.number]
+        open_trial.outcomes[job.number] = outcome
+        if len(open_trial.outcomes) < len(open_trial.jobs):
             return
-        states = {outcome.state for outcome in found.outcomes.values()}
-        if found.stopped:
-            self.search.tell(found.trial.number, None, "pruned")
+        number, outcomes = open_trial.trial.number, open_trial.outcomes.values()
+        states = {outcome.state for outcome in outcomes}
+        if any(outcome.pruned for outcome in outcomes):
+            self.search.tell(number, None, "pruned")
         elif states == {"done"}:
-            self.search.tell(found.trial.number, self.values(found.jobs), "done")
-        elif "interrupted" not in states:  # else the sweep was stopped, and the trial stays open
-            self.search.tell(found.trial.number, None, "failed")
+            self.search.tell(number, self.objective_values(open_trial.jobs), "done")
+        elif "interrupted" not in states:  # where the sweep was stopped, the trial stays open
+            self.search.tell(number, None, "failed")
 
-    def values(self, jobs: Sequence[Job]) -> list[float]:
-        """Of each objective, the mean over the trial's runs; not a number where a run has no such score."""
+    def objective_values(self, jobs: Sequence[Job]) -> list[float]:
+        """The mean of each objective over the trial's runs; not a number where a run has no such score."""
         return [fmean(objective_value(job, name) for job in jobs) for name in self.search.settings.objectives]
 
 
 def objective_value(job: Job, objective: str) -> float:
     """A score of the run's results, or a number of its manifest, such as `parameters`."""
     run = SavedRun(job.directory)
-    found = run.results.get(objective, run.manifest.get(objective))
-    return float(found) if isinstance(found, int | float) else float("nan")
+    value = run.results.get(objective, run.manifest.get(objective))
+    return float(value) if isinstance(value, int | float) else float("nan")

@@ -5,11 +5,23 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # by which schedulers announce the end
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a run is to stop before its end.
+
+    reason: text for people.  pruned: whether a search ended the run's trial early.
+    """
+
+    reason: str
+    pruned: bool = False
 
 
 class Watchdog:

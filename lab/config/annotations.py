@@ -1,0 +1,171 @@
+"""What the annotations of a callable's parameters say: of plain values, and of nodes that make objects."""
+
+import collections.abc
+import inspect
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+SCALARS = (bool, int, float, complex, str, bytes, None, type(None))
+# what a program reads and computes on: that a parameter takes it is no reason to let a config open and make it
+DATA_PACKAGES = ("numpy", "pandas", "pyarrow", "PIL")
+DATA_CLASSES = ("torch.Tensor",)
+
+
+@dataclass(frozen=True)
+class NodeKinds:
+    """What an annotation says of a node in the argument that it annotates.
+
+    classes: classes of one of which the node must make an object; for a partial node, its callable must.
+    is_open: whether the node may make something else too, as with `Any`, `Callable`, a protocol or `Path`.
+    positional: number of arguments by position with which a partial node's callable is called; None where unknown.
+    """
+
+    classes: tuple[type, ...]
+    is_open: bool
+    positional: int | None = None
+
+
+def node_kinds(annotation: Any, partial: bool) -> NodeKinds:
+    """What `annotation` says of a node.  partial: whether the node is partial, of which `Callable[..., X]` speaks."""
+    classes: list[type] = []
+    counts: set[int | None] = set()
+    is_open = False
+    for option in union_options(annotation):
+        results = [option]
+        if partial and not is_scalar(option):
+            arguments = get_args(option) if get_origin(option) is collections.abc.Callable else ()
+            results = union_options(arguments[1]) if arguments else [Any]
+            counts.add(len(arguments[0]) if arguments and isinstance(arguments[0], list) else None)
+        for result in results:
+            if (kind := named_class(result)) is not None:
+                classes.append(kind)
+            elif not is_scalar(result):
+                is_open = True
+    return NodeKinds(tuple(classes), is_open or not classes, counts.pop() if len(counts) == 1 else None)
+
+
+def named_class(annotation: Any) -> type | None:
+    """The class of which `annotation` asks for an object; None for stdlib classes, protocols and data."""
+    kind = get_origin(annotation) or annotation
+    if not inspect.isclass(kind) or getattr(kind, "_is_protocol", False):
+        return None
+    if kind.__module__.partition(".")[0] in {*sys.stdlib_module_names, *DATA_PACKAGES}:
+        return None
+    ancestors = {f"{ancestor.__module__}.{ancestor.__qualname__}" for ancestor in inspect.getmro(kind)}
+    return None if ancestors & set(DATA_CLASSES) else kind
+
+
+def is_scalar(annotation: Any) -> bool:
+    return annotation in SCALARS or get_origin(annotation) is Literal
+
+
+def union_options(annotation: Any) -> list[Any]:
+    return list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+
+
+def element_annotation(annotation: Any, container: type) -> Any:
+    """The annotation of the elements of a list or of the values of a mapping, where `annotation` is of the whole.
+
+    container: `list` or `Mapping`.
+    """
+    elements: list[Any] = []
+    for option in union_options(annotation):
+        origin, arguments = get_origin(option), get_args(option)
+        is_mapping = inspect.isclass(origin) and issubclass(origin, Mapping)
+        is_iterable = inspect.isclass(origin) and issubclass(origin, collections.abc.Iterable) and not is_mapping
+        if container is Mapping and is_mapping and len(arguments) == 2:
+            elements.append(arguments[1])
+        elif container is not Mapping and is_iterable and arguments:
+            elements += [argument for argument in arguments if argument is not Ellipsis]
+        elif not is_scalar(option):
+            elements.append(Any)
+    return Union[tuple(elements)] if elements else Any  # noqa: UP007
+
+
+def annotation_of(target: Any, argument: str | int) -> Any:
+    """The annotation of an argument, given by name or by position; Any where there is none.
+
+    target: what is called; None where that is unknown.
+    """
+    if target is None:
+        return Any
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # written in C, without a signature
+        return Any
+    if isinstance(argument, int):
+        by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        matching = by_position[argument : argument + 1] or [p for p in parameters if p.kind is p.VAR_POSITIONAL]
+    else:
+        by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        matching = [p for p in by_name if p.name == argument] or [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    return annotations_of(target).get(matching[0].name, Any) if matching else Any
+
+
+def annotations_of(target: Any) -> dict[str, Any]:
+    """The annotations of a callable's parameters by name; none where one of them cannot be evaluated."""
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # names that exist for the type checker alone
+        return {}
+
+
+def fits_annotation(value: Any, annotation: Any) -> bool:
+    """Whether a plain value can be given where `annotation` stands. What an annotation leaves open fits."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits_annotation(value, option) for option in inner)
+    if origin is Literal:
+        return value in inner
+    if annotation is None or annotation is type(None):
+        return value is None
+    if annotation in (bool, str):
+        return isinstance(value, annotation)
+    if annotation in (int, float):
+        return isinstance(value, int if annotation is int else (int, float)) and not isinstance(value, bool)
+    container = origin or annotation
+    if not inspect.isclass(container) or container is object:
+        return True
+    if issubclass(container, Mapping):
+        return isinstance(value, Mapping)
+    if container in (list, tuple, set) or issubclass(container, Sequence):
+        if not isinstance(value, list):
+            return False
+        if container is tuple and inner and inner[-1] is not Ellipsis:
+            return len(value) == len(inner) and all(map(fits_annotation, value, inner))
+        return not inner or all(fits_annotation(part, inner[0]) for part in value)
+    return container.__name__ != "Tensor"
+
+
+ANNOTATION_WORDS = {
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "str": "string",
+    "NoneType": "null",
+    "Any": "value",
+    "dict": "mapping",
+}
+
+
+def describe_annotation(annotation: Any, plural: bool = False) -> str:
+    """An annotation in words.  plural: whether the words are in the plural, without an article."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        options = [option for option in inner if getattr(option, "__name__", "") != "Tensor"]
+        return " or ".join(describe_annotation(option, plural) for option in options)
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        item = describe_annotation(inner[0], plural=True) if inner else "values"
+        count = f"{len(inner)} " if origin is tuple and inner[-1] is not Ellipsis else ""
+        return f"lists of {count}{item}" if plural else f"a list of {count}{item}"
+    word = ANNOTATION_WORDS.get(getattr(origin or annotation, "__name__", ""), str(annotation))
+    if word in ("true or false", "null") or word not in ANNOTATION_WORDS.values():
+        return word
+    return f"{word}s" if plural else f"a {word}"

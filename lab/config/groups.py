@@ -1,0 +1,141 @@
+"""The config groups of a run: what belongs to each, and what the runner does with its node.
+
+A new group is one entry here and a folder in conf/. Base classes are dotted paths, so that nothing here imports torch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Group:
+    """A config group, whose option is a node with a `_target_`.
+
+    name: as Hydra spells the group.
+    package: module or package that defines lab's own objects of the group; None where there are none.
+    base_class: dotted path of the class of which all objects of the group are instances; None where there is none.
+    methods: methods that make an object one of the group without that class.
+    functions: dotted paths of functions that make objects of the group, though no annotation says so.
+    partial: whether the node needs `_partial_: true`, may have it, or must not.
+    positional: number of arguments that the runner supplies by position to what a partial node names.
+    by_name: arguments that the runner supplies by name, where the callable takes them and the config does not.
+    in_hparams: whether the chosen option is shown in TensorBoard's HPARAMS table.
+    in_graph: whether the node's values, floats and seeds aside, decide which arithmetic a job does. Of the jobs that do
+        the same arithmetic, the preflight tries one whole.
+    retried_with: the group whose part of the run the preflight makes anew where the node differs between jobs of the
+        same arithmetic; None where that cannot go wrong.
+    """
+
+    name: str
+    package: str | None
+    base_class: str | None = None
+    methods: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    partial: Literal["required", "allowed", "refused"] = "refused"
+    positional: int = 0
+    by_name: tuple[str, ...] = ()
+    in_hparams: bool = True
+    in_graph: bool = True
+    retried_with: str | None = None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The keys that lead to the group's node in the config."""
+        return tuple(self.name.split("/"))
+
+
+def index_by_name(*groups: Group) -> dict[str, Group]:
+    return {group.name: group for group in groups}
+
+
+GROUPS = index_by_name(
+    Group(
+        "model",
+        package="lab.models",
+        base_class="torch.nn.Module",
+        functions=("torchvision.models._api.get_model", "timm.models._factory.create_model"),
+        retried_with="model",
+    ),
+    Group("data", package="lab.data", methods=("batches", "val", "test")),
+    Group(
+        "augment",
+        package="lab.augment",
+        base_class="torch.nn.Module",
+        partial="allowed",  # a function is partial, a module of torchvision's transforms is made at once
+        positional=2,  # batch, generator
+        retried_with="augment",
+    ),
+    Group("task", package="lab.tasks", base_class="torch.nn.Module", methods=("loss", "score"), in_hparams=False),
+    Group(
+        "optimizer",
+        package="lab.optim",
+        base_class="torch.optim.Optimizer",
+        partial="required",
+        positional=1,  # parameter groups
+        in_graph=False,
+        retried_with="optimizer",
+    ),
+    Group(
+        "schedule",
+        package="lab.optim",
+        base_class="torch.optim.lr_scheduler.LRScheduler",
+        partial="required",
+        positional=1,  # optimizer
+        by_name=("steps", "T_max", "total_steps"),  # torch's names for the run's length
+        in_graph=False,
+        retried_with="optimizer",
+    ),
+    Group(
+        "finetune_strategy",
+        package="lab.finetune",
+        partial="required",
+        positional=1,  # model
+        retried_with="model",
+    ),
+    Group(
+        "regularize",
+        package="lab.regularize",
+        methods=("state_dict", "load_state_dict", "step"),
+        partial="required",
+        by_name=("model", "monitor", "steps", "steps_per_epoch"),
+        retried_with="regularize",
+    ),
+    Group("hardware", package="lab.hardware", in_hparams=False),
+    Group(
+        "logger",
+        package="lab.record.tensorboard",
+        partial="required",
+        positional=1,  # directory
+        in_hparams=False,
+    ),
+)
+
+# nodes of a search, which chooses a sweep's runs: no run has them
+SEARCH_GROUPS = index_by_name(
+    Group(
+        "search/sampler",
+        package=None,
+        base_class="optuna.samplers.BaseSampler",
+        partial="required",
+        by_name=("seed",),
+        in_hparams=False,
+        in_graph=False,
+    ),
+    Group(
+        "search/pruner",
+        package=None,
+        base_class="optuna.pruners.BasePruner",
+        partial="allowed",  # nothing is supplied to it
+        in_hparams=False,
+        in_graph=False,
+    ),
+)
+
+
+def retried_parts() -> dict[str, tuple[str, ...]]:
+    """Each part of a run that the preflight makes anew, with the groups that it is made of."""
+    parts: dict[str, tuple[str, ...]] = {}
+    for group in GROUPS.values():
+        if group.retried_with:
+            parts[group.retried_with] = (*parts.get(group.retried_with, ()), group.name)
+    return parts
