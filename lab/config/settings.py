@@ -12,7 +12,8 @@ class Settings:
     steps: of the run; None for `epochs` times the data's steps per epoch.  max_norm: of the gradients, clipped to it.
     weight_decay_on: what the optimizer's weight decay is for, `all` or `matrices`, which spares norms and biases.
     monitor, mode: the score that chooses the best weights, None for the task's own, and whether `max` or `min` of it is
-    best, None for the score's own direction.  final: the weights scored on the test set, `best` or `last`.  weights: to start from, a name, a file or a run; None for a random start.
+    best, None for the score's own direction.  final: the weights scored on the test set, `best` or `last`.  weights: to
+    start from, a name, a file or a run; None for a random start.
     new_head: draw the head anew where they have one that fits.  again: run anew what is done.  overfit: train
     on the first batch alone.  profile: trace a few steps.
     """
