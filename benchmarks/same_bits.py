@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,9 +58,6 @@ def main() -> int:
             ]
             differences = list(compare(*map(read_results, runs)))
         num_different += bool(differences)
-        print(f"{'differs' if differences else 'same'}  {config or 'the defaults'}", flush=True)
-        for difference in differences[:5]:
-            print(f"    {difference}")
     print(f"{len(CONFIGS) - num_different} of {len(CONFIGS)} configs train to the same bits")
     return 1 if num_different else 0
 

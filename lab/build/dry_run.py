@@ -53,12 +53,18 @@ def first_batch(run: Run) -> Batch:
     with blame("data or augment"):
         batch = next(training_batches(run, 0))
     if collectives.get_world_size() == 1:  # a run of several ranks is tried as one of them
+<<<<<<< HEAD
         with blame("data"):
             batch = local_shard(run.task, batch.data, 0, run.hardware.processes or 1)
     if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and batch.weight != 1:
+=======
+        batch = attempt("data", partial(local_shard, run.task, batch.data, 0, run.hardware.processes or 1))
+    is_uneven = (batch.num_examples or 0) % (run.hardware.processes or 1) != 0
+    if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and is_uneven:
+>>>>>>> work-e
         raise ConfigError(
-            f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, which under fsdp have "
-            "to take as many parts each; give another data.batch_size, or hardware=ddp"
+            f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, but under fsdp each "
+            "takes as many micro-batches as the others; give another data.batch_size, or hardware=ddp"
         )
     if most := run.hardware.micro_batch:
         with blame("hardware.micro_batch"):

@@ -12,7 +12,7 @@ from lab.text import suggest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DIRECTIONS = ("max", "min")
+MODES = ("max", "min")
 # one that is drawn only where it is shown; a functools.partial, for instance, as an evaluation has to be picklable
 Picture = Union["Image", "Callable[[], Image]"]
 
@@ -32,7 +32,7 @@ class Evaluation(Mapping[str, float]):
     monitor: str | None = None
 
     def __post_init__(self) -> None:
-        if wrong := {name: mode for name, mode in self.directions.items() if mode not in DIRECTIONS}:
+        if wrong := {name: mode for name, mode in self.directions.items() if mode not in MODES}:
             raise ValueError(f"directions {wrong} are not max or min")
 
     def __getitem__(self, name: str) -> float:
@@ -84,7 +84,7 @@ class Monitor:
     mode: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in (None, *DIRECTIONS):
+        if self.mode not in (None, *MODES):
             raise ValueError(f"mode={self.mode} is not max or min; leave it out where the score's name tells")
 
     def watches(self, scores: Evaluation) -> bool:
@@ -94,7 +94,7 @@ class Monitor:
 
     def choose_name(self, scores: Evaluation) -> str:
         """The full name of the monitored score, among scores that the monitor watches."""
-        return self.name or scores.monitor or next(name for name in scores if split_of(name) == "val")
+        return self.name or scores.monitor or next((name for name in scores if split_of(name) == "val"), "val/")
 
     def resolve(self, scores: Evaluation) -> "ResolvedMonitor":
         """The monitor with the name and the mode that these scores, which it watches, give it.

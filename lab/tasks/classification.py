@@ -11,8 +11,8 @@ from lab.metrics.classification import ClassificationCounts
 from lab.metrics.scores import Evaluation, Picture
 from lab.pictures import are_images, draw_confusion_matrix, draw_image_grid
 
-Model = Callable[[Any], Tensor]
-Batch = tuple[Any, Tensor]
+Classifier = Callable[[Any], Tensor]
+LabelledBatch = tuple[Any, Tensor]
 
 
 class Classification:
@@ -31,12 +31,12 @@ class Classification:
         if len(self.classes) != num_classes:
             raise ValueError(f"{len(self.classes)} names for {num_classes} classes")
 
-    def loss(self, model: Model, batch: Batch) -> Tensor:
+    def loss(self, model: Classifier, batch: LabelledBatch) -> Tensor:
         """Mean cross-entropy in nats, a scalar."""
         inputs, labels = batch
         return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
 
-    def score(self, model: Model, batches: Iterable[Batch]) -> Evaluation:
+    def score(self, model: Classifier, batches: Iterable[LabelledBatch]) -> Evaluation:
         """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy (without smoothing) and
         accuracy/<class>, with a picture of the confusion matrix; empty where there is no batch."""
         counts = None
@@ -51,12 +51,12 @@ class Classification:
             scores, pictures={"confusion": partial(draw_confusion_matrix, counts.confusion_matrix(), self.classes)}
         )
 
-    def pictures(self, batch: Batch) -> dict[str, Picture]:
+    def pictures(self, batch: LabelledBatch) -> dict[str, Picture]:
         """`inputs`, a grid of the batch's images, as the model sees them; nothing where the inputs are no images."""
         inputs, _ = batch
         return {"inputs": partial(draw_image_grid, inputs)} if are_images(inputs) else {}
 
-    def logits(self, model: Model, inputs: Any, num_examples: int) -> Tensor:
+    def logits(self, model: Classifier, inputs: Any, num_examples: int) -> Tensor:
         """The model's outputs, (B, num_classes). Raises ValueError where they have another shape."""
         logits = model(inputs)
         if logits.shape != (num_examples, self.num_classes):
