@@ -50,16 +50,26 @@ def main() -> int:
     parser.add_argument("after", type=Path)
     arguments = parser.parse_args()
     num_different = 0
-    for config in CONFIGS:
-        with tempfile.TemporaryDirectory(prefix="lab-bits-") as folder:
-            runs = [
-                train_config(checkout.resolve(), config, Path(folder) / name)
-                for checkout, name in ((arguments.before, "before"), (arguments.after, "after"))
-            ]
+    with tempfile.TemporaryDirectory(prefix="lab-bits-") as temporary:
+        folder = Path(temporary)
+        copies = [copy_checkout(arguments.before, folder / "before"), copy_checkout(arguments.after, folder / "after")]
+        for number, config in enumerate(CONFIGS):
+            runs = [train_config(copy, config, folder / f"{copy.name} {number}") for copy in copies]
             differences = list(compare(*map(read_results, runs)))
-        num_different += bool(differences)
+            num_different += bool(differences)
+            print(f"{'differs' if differences else 'same'}  {config or 'the defaults'}", flush=True)
+            for difference in differences[:5]:
+                print(f"    {difference}")
     print(f"{len(CONFIGS) - num_different} of {len(CONFIGS)} configs train to the same bits")
     return 1 if num_different else 0
+
+
+def copy_checkout(checkout: Path, folder: Path) -> Path:
+    """The package of a checkout with its configs inside, where Python finds them before those of an installed lab."""
+    shutil.copytree(checkout / "lab", folder / "lab")
+    for name in ("conf", "experiments"):
+        shutil.copytree(checkout / name, folder / "lab" / name)
+    return folder
 
 
 def train_config(checkout: Path, config: str, directory: Path) -> Path:

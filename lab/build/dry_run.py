@@ -40,8 +40,7 @@ def dry_run(run: Run) -> DryRun:
     with temporary_seed(stream_seed(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
         with restored_buffers(run.model):
             set_training_mode(run.model)
-            failure = f"a batch {describe_shapes(batch)} does not go through the model"
-            with blame(failure):
+            with blame(f"the model cannot process a batch of {describe_shapes(batch)}"):
                 loss = run.task.loss(run.model, batch)
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise ConfigError(f"task: its loss is {describe_shapes(loss)}; expected is a scalar tensor")
@@ -53,15 +52,10 @@ def first_batch(run: Run) -> Batch:
     with blame("data or augment"):
         batch = next(training_batches(run, 0))
     if collectives.get_world_size() == 1:  # a run of several ranks is tried as one of them
-<<<<<<< HEAD
         with blame("data"):
             batch = local_shard(run.task, batch.data, 0, run.hardware.processes or 1)
-    if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and batch.weight != 1:
-=======
-        batch = attempt("data", partial(local_shard, run.task, batch.data, 0, run.hardware.processes or 1))
     is_uneven = (batch.num_examples or 0) % (run.hardware.processes or 1) != 0
     if run.hardware.parallel == "fsdp" and run.hardware.micro_batch and is_uneven:
->>>>>>> work-e
         raise ConfigError(
             f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, but under fsdp each "
             "takes as many micro-batches as the others; give another data.batch_size, or hardware=ddp"

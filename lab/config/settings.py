@@ -9,29 +9,19 @@ from typing import Any
 class Settings:
     """How a run trains. Lengths and cadences are in optimizer steps.
 
-    <<<<<<< HEAD
-        seed: seed of all that is random in the run.
-        epochs, steps: length of the run; steps=None for `epochs` times the data's steps per epoch.
-        eval_every, save_every: cadence of scoring and of checkpoints; None for once an epoch.  log_every: of logging.
-        max_norm: norm to which the gradients are clipped; None for no clipping.
-        weight_decay_on: parameters that the optimizer's weight decay is for, `all` or `matrices`, which spares norms and
-            biases.
-        monitor, mode: the score that chooses the best weights, None for the task's own, and whether its `max` or `min` is
-            best, None for the score's own direction.
-        final: the weights scored on the test set, `best` or `last`.
-        weights: weights to start from, a name, a file or a run; None for a random start.
-        new_head: whether the head is drawn anew though the weights have one that fits.
-        again: whether a run that is done is run anew.
-        overfit: whether the run trains on the first batch alone.  profile: whether a few steps are traced.
-    =======
-        steps: of the run; None for `epochs` times the data's steps per epoch.  max_norm: of the gradients, clipped to it.
-        weight_decay_on: what the optimizer's weight decay is for, `all` or `matrices`, which spares norms and biases.
-        monitor, mode: the score that chooses the best weights, None for the task's own, and whether `max` or `min` of it is
-        best, None for the score's own direction.  final: the weights scored on the test set, `best` or `last`.  weights: to
-        start from, a name, a file or a run; None for a random start.
-        new_head: draw the head anew where they have one that fits.  again: run anew what is done.  overfit: train
-        on the first batch alone.  profile: trace a few steps.
-    >>>>>>> work-e
+    seed: seed of all that is random in the run.
+    epochs, steps: length of the run; steps=None for `epochs` times the data's steps per epoch.
+    eval_every, save_every: cadence of scoring and of checkpoints; None for once an epoch.  log_every: of logging.
+    max_norm: norm to which the gradients are clipped; None for no clipping.
+    weight_decay_on: parameters that the optimizer's weight decay is for, `all` or `matrices`, which spares norms and
+        biases.
+    monitor, mode: the score that chooses the best weights, None for the task's own, and whether its `max` or `min` is
+        best, None for the score's own direction.
+    final: the weights scored on the test set, `best` or `last`.
+    weights: weights to start from, a name, a file or a run; None for a random start.
+    new_head: whether the head is drawn anew though the weights have one that fits.
+    again: whether a run that is done is run anew.
+    overfit: whether the run trains on the first batch alone.  profile: whether a few steps are traced.
     """
 
     seed: int
