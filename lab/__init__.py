@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lab.build.build import build as build
+    from lab.assembly.build import build as build
     from lab.errors import ConfigError as ConfigError
     from lab.errors import LabError as LabError
     from lab.errors import Refused as Refused
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lab.train.scoring import evaluate as evaluate
 
 MODULES = {
-    "lab.build.build": ("build",),
+    "lab.assembly.build": ("build",),
     "lab.library": ("compose", "fit", "load", "runs"),
     "lab.run": ("Run", "Step", "cadence"),
     "lab.hardware": ("Hardware",),

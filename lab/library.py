@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from lab.ledger.saved_run import SavedRun
     from lab.record.record import Progress
     from lab.run import Run
-    from lab.runs.saved_run import SavedRun
     from lab.train.stop import StopSignal
 
 
@@ -52,8 +52,8 @@ def runs(folder: Path | str | None = None) -> "list[SavedRun]":
     folder: None for the outputs folder that `lab ls` lists.
     """
     from lab.config.outputs import split_outputs
-    from lab.runs.ledger import find_runs
-    from lab.runs.saved_run import SavedRun
+    from lab.ledger.listing import find_runs
+    from lab.ledger.saved_run import SavedRun
 
     root = Path(folder) if folder is not None else split_outputs([])[0]
     return [SavedRun(directory) for directory in find_runs(root)]
@@ -65,11 +65,11 @@ def load(run: Path | str) -> "nn.Module":
     run: a run's directory, or the first characters of its id, 4 at least.
     Raises ConfigError where there is no such run, or it is not done, or it was trained by a script without a config.
     """
-    from lab.build.final_model import load_finished_run
+    from lab.assembly.final_model import load_finished_run
     from lab.config.outputs import split_outputs
     from lab.errors import ConfigError
-    from lab.runs.ledger import find_run
-    from lab.runs.saved_run import SavedRun
+    from lab.ledger.listing import find_run
+    from lab.ledger.saved_run import SavedRun
 
     outputs = split_outputs([])[0]
     directory = find_run(Path(run), outputs)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab.build.cost_estimate import estimate_cost
+from lab.assembly.cost_estimate import estimate_cost
 from lab.hardware import Hardware
 from lab.models.resnet_cifar import ResNet
 from lab.optim.clip import make_clip

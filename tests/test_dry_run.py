@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab.build.dry_run import dry_run
+from lab.assembly.dry_run import dry_run
 from lab.errors import ConfigError
 from lab.record.record import Record
 from lab.regularize.chain import Chain

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from lab.build.cost_estimate import (
+from lab.assembly.cost_estimate import (
     Allocations,
     ModelAndOptimizer,
     choose_kernels,
@@ -364,7 +364,7 @@ def test_it_leaves_no_trace():
 
 
 def test_optimizers_take_the_kernels_they_would_on_cuda():
-    from lab.build.cost_estimate import BuildableFakeMode
+    from lab.assembly.cost_estimate import BuildableFakeMode
 
     with BuildableFakeMode():
         there, here = nn.Parameter(torch.empty(3, device="cuda")), nn.Parameter(torch.empty(3))

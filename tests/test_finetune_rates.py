@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.build.build import build_optimizer
+from lab.assembly.build import build_optimizer
 from lab.data.digits import digits
 from lab.finetune.discriminative import discriminative
 from lab.finetune.gradual import gradual

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab.build.cost_estimate import estimate_cost
+from lab.assembly.cost_estimate import estimate_cost
 from lab.data.digits import digits
 from lab.finetune.dora import dora
 from lab.finetune.lora import lora

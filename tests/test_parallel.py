@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from lab.build.build import build
+from lab.assembly.build import build
 from lab.data.streamed import Streamed
 from lab.distributed import collectives, replicas, shards
 from lab.execution.rank import AgreedStop

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lab.build.cost_estimate import estimate_cost
+from lab.assembly.cost_estimate import estimate_cost
 from lab.finetune.dora import dora
 from lab.finetune.lora import lora
 from lab.finetune.peft import load_adapter, save_adapter

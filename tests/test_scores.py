@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab.build.dry_run import dry_run
+from lab.assembly.dry_run import dry_run
 from lab.config.search_space import SearchSettings
 from lab.errors import ConfigError
 from lab.metrics.directions import usual_direction

@@ -76,7 +76,7 @@ def regularize(**arguments: Any) -> dict[str, Any]:
 
 
 def test_a_data_set_takes_a_tokenizer():
-    from lab.build.build import instantiate
+    from lab.assembly.build import instantiate
 
     node = data(tokenizer=TOKENIZER)
     assert check_group("data", node) == []
@@ -87,7 +87,7 @@ def test_a_data_set_takes_a_tokenizer():
 
 @pytest.mark.parametrize("teacher", TEACHERS.values(), ids=TEACHERS)
 def test_a_regularizer_takes_a_teacher(teacher):
-    from lab.build.build import instantiate
+    from lab.assembly.build import instantiate
 
     node = regularize(teacher=teacher)
     assert check_group("regularize", node) == []

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from lab.ledger.weights_file import find_weights
 from lab.models.mlp import MLP
 from lab.models.origin import Origin, new_parameters_of, origin_of
 from lab.models.resnet_cifar import ResNet
 from lab.models.torchvision import torchvision_model
 from lab.models.weights import draw_head, load_weights
-from lab.runs.weights_file import find_weights
 from tests.conftest import only_run
 
 VIT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4}

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 
 
 def main(arguments: list[str]) -> int:
@@ -21,8 +21,8 @@ def main(arguments: list[str]) -> int:
 
 def write_adapter(saved: SavedRun, folder: Path) -> None:
     """Write the adapter of the run's final weights. Raises ConfigError where it has none that peft could read."""
-    from lab.build.blame import blame
-    from lab.build.final_model import load_finished_run
+    from lab.assembly.blame import blame
+    from lab.assembly.final_model import load_finished_run
     from lab.finetune.peft import save_adapter
 
     run, model = load_finished_run(saved)

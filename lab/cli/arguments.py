@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lab.config.outputs import split_outputs
 from lab.errors import ConfigError
-from lab.runs.ledger import find_run
-from lab.runs.saved_run import SavedRun
+from lab.ledger.listing import find_run
+from lab.ledger.saved_run import SavedRun
 
 RUN_HELP = "a run's directory, or the first characters of its id, 4 at least"
 

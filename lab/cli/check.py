@@ -13,7 +13,7 @@ from lab.cli.run_search import try_search
 from lab.cli.run_sweep import try_sweep
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 
 COMPARED_STEPS = 12
 

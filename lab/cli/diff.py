@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
 from lab.cli.output import align_columns, format_cell
-from lab.runs.diff import diff_runs
+from lab.ledger.diff import diff_runs
 
 
 def main(arguments: list[str]) -> int:

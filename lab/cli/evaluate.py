@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     saved = read_run(options.run, options.outputs)
     saved.check_done()
 
-    from lab.build.final_model import score_again
+    from lab.assembly.final_model import score_again
 
     config = override_config(saved.config, options.overrides) if options.overrides else saved.config
     scores = score_again(saved, config)

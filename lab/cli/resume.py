@@ -13,7 +13,7 @@ from lab.cli.train import train_run
 from lab.config.composed import ComposedConfig
 from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused
 from lab.identity.identity import Identifier, Identity
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 from lab.sweep.plan import PLAN_FILE, Job, read_plan
 from lab.text import relative_to_cwd
 

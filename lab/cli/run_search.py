@@ -16,9 +16,9 @@ from lab.config.settings import Policy
 from lab.errors import ConfigError
 from lab.execution.outcome import saved_outcome
 from lab.hydra_app.planner import SweepPlanner
+from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import split_of, with_split
 from lab.record.files import lock_directory
-from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, write_plan
 from lab.sweep.pool import Pool, make_pool
 from lab.sweep.run_plan import run_in_pool
@@ -27,7 +27,7 @@ from lab.sweep.search_jobs import SearchJobs
 from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
-    from lab.build.preflight_report import PreflightReport
+    from lab.assembly.preflight_report import PreflightReport
 
 
 @dataclass(frozen=True)

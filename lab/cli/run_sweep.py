@@ -34,7 +34,7 @@ from lab.text import format_si
 from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
-    from lab.build.preflight_report import PreflightReport
+    from lab.assembly.preflight_report import PreflightReport
 
 
 def try_sweep(plan: Plan, launcher: Mapping[str, Any]) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
 from lab.cli.output import align_columns, format_number, format_time
-from lab.runs.diff import flatten_config
-from lab.runs.ledger import run_row
+from lab.ledger.diff import flatten_config
+from lab.ledger.listing import run_row
 
 
 def main(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
 from lab.config.overrides import hydra_parser
 from lab.errors import ConfigError
-from lab.runs.diff import flatten_config
+from lab.ledger.diff import flatten_config
 from lab.text import suggest
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lab.execution.outcome import Outcome, finished_outcome
 from lab.identity.identity import Identity
+from lab.ledger.saved_run import SavedRun
 from lab.record.files import lock_directory
 from lab.record.status import describe_crash, read_status, write_status
-from lab.runs.saved_run import SavedRun
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ from lab.errors import Stopped
 from lab.execution.manifest import build_manifest, hparams_row, write_config
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
+from lab.ledger.saved_run import SavedRun
 from lab.record.files import lock_directory, read_json
-from lab.runs.saved_run import SavedRun
 from lab.text import join_names
 
 if TYPE_CHECKING:
-    from lab.build.dry_run import DryRun
+    from lab.assembly.dry_run import DryRun
     from lab.run import Run
 
 
 def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions) -> Outcome:
     """Bring the run to its end in this process; raises as `lab.execution.run_job.run_job`."""
-    from lab.build.build import build
-    from lab.build.dry_run import dry_run
+    from lab.assembly.build import build
+    from lab.assembly.dry_run import dry_run
 
     restore_threads(composed, directory)
     run = build(composed.config)
@@ -75,7 +75,7 @@ def train_with_oom_retry(
 ) -> dict[str, float]:
     """Train the run. With oom=shrink, a run that runs out of memory continues from its checkpoint with half the
     micro-batch."""
-    from lab.build.build import build
+    from lab.assembly.build import build
     from lab.hardware import is_out_of_memory
     from lab.record.run_facts import mark_inexact
     from lab.train.micro_batches import half_micro_batch
@@ -107,7 +107,7 @@ def train_run(
     run: "Run", trial: "DryRun", composed: ComposedConfig, directory: Path, options: RunOptions
 ) -> dict[str, float]:
     """Train and score the run, with its progress shown and its files written."""
-    from lab.build.build import instantiate
+    from lab.assembly.build import instantiate
     from lab.record.console import Console
     from lab.record.record import Record
     from lab.train.loop import execute, train

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import Refused
 from lab.identity.identity import Identity
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:

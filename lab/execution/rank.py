@@ -144,8 +144,8 @@ def join_process_group(spec: RankSpec, rank: int) -> None:
 
 def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
     """Do what rank 0 does, but for the files."""
-    from lab.build.build import build
-    from lab.build.dry_run import dry_run
+    from lab.assembly.build import build
+    from lab.assembly.dry_run import dry_run
     from lab.record.record import Record
     from lab.train.loop import execute, train
 

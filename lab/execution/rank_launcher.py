@@ -19,10 +19,10 @@ from lab.execution.dead_process import Death, describe_death, describe_exit, rec
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.execution.rank import RankResult, RankSpec, run_rank
 from lab.identity.identity import Identity
+from lab.ledger.saved_run import SavedRun
 from lab.record.environment import describe_environment
 from lab.record.files import lock_directory, read_json
 from lab.record.status import write_status
-from lab.runs.saved_run import SavedRun
 from lab.train.stop import STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def num_ranks(composed: ComposedConfig) -> int:
     """The number of processes in which a run is to train. Raises ConfigError where this machine cannot."""
     if composed.config["hardware"].get("parallel", "none") == "none":
         return 1
-    from lab.build.build import instantiate
+    from lab.assembly.build import instantiate
 
     hardware: Hardware = instantiate(composed.config, "hardware")
     return hardware.processes or 1

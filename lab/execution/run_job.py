@@ -9,7 +9,7 @@ from lab.execution.in_process import run_in_process
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.execution.rank_launcher import num_ranks, run_in_ranks
 from lab.identity.identity import Identity
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 
 
 def run_job(

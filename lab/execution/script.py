@@ -1,4 +1,4 @@
-"""A run that a script built, without a config: recorded in a directory like any other, and known by what it is made of."""
+"""A run that a script built, without a config: recorded like any other, and known by what it is made of."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lab.errors import Refused
+from lab.ledger.saved_run import SavedRun
 from lab.nest import iterate_leaves
 from lab.record.console import Console
 from lab.record.environment import describe_environment
@@ -22,7 +23,6 @@ from lab.record.recording import recording
 from lab.record.run_facts import SCHEMAS, describe_run, describe_segments
 from lab.record.tensorboard import TensorBoard
 from lab.run import Run
-from lab.runs.saved_run import SavedRun
 from lab.train.loop import execute, train
 from lab.train.stop import StopSignal
 

@@ -19,5 +19,5 @@ def scratch(model: nn.Module) -> ParameterGroups:
     return train_only(model, {"all": model.parameters()})
 
 
-# lab.build.build reads this, and builds the model without its weights
+# lab.assembly.build reads this, and builds the model without its weights
 vars(scratch)["from_random_start"] = True

@@ -24,11 +24,10 @@ from lab.identity.identity import Identifier, Identity
 from lab.text import relative_to_cwd
 
 if TYPE_CHECKING:
-    from lab.hydra_app.planner import SweepPlanner
     from lab.sweep.plan import Plan
 
 RunFunction = Callable[[ComposedConfig, Identity, Path], int]
-SweepFunction = Callable[["SweepPlanner", Sequence[str]], int]
+SweepFunction = Callable[[Any, Sequence[str]], int]  # of a lab.hydra_app.planner.SweepPlanner and the arguments
 BatchFunction = Callable[["Plan", Mapping[str, Any]], int]
 
 SHOWING_FLAGS = {

@@ -23,8 +23,8 @@ from lab.hydra_app.launchers import PlannedTask, launcher_overrides, wait_for_st
 from lab.hydra_app.resolvers import is_in_outputs
 from lab.identity.identity import Identity
 from lab.identity.run_directory import run_directory, runs_folder
-from lab.runs.ledger import runs_by_id
-from lab.runs.saved_run import SavedRun
+from lab.ledger.listing import runs_by_id
+from lab.ledger.saved_run import SavedRun
 from lab.sweep.plan import Job, Plan, mark_duplicates, sweep_name
 from lab.text import relative_to_cwd
 

@@ -9,7 +9,7 @@ from lab.config.composed import ComposedConfig, without_hydra_node
 from lab.config.hydra_setup import plain_config
 from lab.identity.identity import Identifier
 from lab.identity.run_directory import run_directory, runs_folder
-from lab.runs.ledger import runs_by_id
+from lab.ledger.listing import runs_by_id
 
 
 def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> dict[str, Callable[..., str]]:

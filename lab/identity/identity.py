@@ -16,7 +16,7 @@ from lab.config.settings import POLICY
 from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
 from lab.identity.source_code import collect_sources
-from lab.runs.weights_file import find_weights
+from lab.ledger.weights_file import find_weights
 
 # keys that change where a run is written and how it is shown, not what it computes
 BOOKKEEPING = {

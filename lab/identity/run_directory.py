@@ -30,7 +30,7 @@ def run_directory(composed: ComposedConfig, identity: str, existing: Mapping[str
     """Where a run of this identity already lies, else `<outputs>/runs/<experiment>/<slug>-<id8>`; with again=true the
     next one that is not done.
 
-    identity: 8 characters.  existing: the runs there are, as `lab.runs.ledger.runs_by_id` gives them.
+    identity: 8 characters.  existing: the runs there are, as `lab.ledger.listing.runs_by_id` gives them.
     """
     base = runs_folder(composed) / composed.experiment / run_slug(composed)
     directory = base.with_name(f"{base.name}-{identity}")

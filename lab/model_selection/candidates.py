@@ -101,7 +101,7 @@ def count_parameters(model: Mapping[str, Any]) -> float:
     """The number of parameters of a model's node, without memory for them; infinity if they cannot be counted."""
     import torch
 
-    from lab.build.build import instantiate
+    from lab.assembly.build import instantiate
 
     node = {key: None if key == "weights" else value for key, value in model.items()}
     try:

@@ -8,9 +8,9 @@ from typing import Any
 
 from lab.errors import DamagedRun
 from lab.identity.identity import Identifier
+from lab.ledger.listing import find_runs
+from lab.ledger.saved_run import SavedRun
 from lab.model_selection.candidates import Candidate, model_and_weights
-from lab.runs.ledger import find_runs
-from lab.runs.saved_run import SavedRun
 
 SCRATCH_TARGET = "lab.finetune.scratch.scratch"
 FINETUNED_METRIC = "test/accuracy"

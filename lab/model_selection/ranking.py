@@ -52,8 +52,8 @@ def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hard
     """
     import numpy as np
 
-    from lab.build.blame import blame
-    from lab.build.build import build_data, instantiate, read_settings
+    from lab.assembly.blame import blame
+    from lab.assembly.build import build_data, instantiate, read_settings
 
     settings = read_settings(config)
     hardware: Hardware = replace(instantiate(config, "hardware"), compile=False, channels_last=False)
@@ -97,7 +97,7 @@ def score_candidate(candidate: Candidate, sample: Sample, hardware: "Hardware") 
 
     Raises ConfigError if the model cannot be built or scored.
     """
-    from lab.build.blame import blame
+    from lab.assembly.blame import blame
     from lab.model_selection.h_score import h_score
     from lab.model_selection.knn import knn_accuracy
     from lab.model_selection.linear_probe import linear_probe_accuracy
@@ -127,8 +127,8 @@ def extract_features(
     candidate: Candidate, sample: Sample, hardware: "Hardware"
 ) -> "tuple[np.ndarray, SourceHead | None]":
     """The features of the sample, checked, and the head that the weights came with. The model itself is released."""
-    from lab.build.blame import blame
-    from lab.build.build import create_model, read_settings
+    from lab.assembly.blame import blame
+    from lab.assembly.build import create_model, read_settings
     from lab.model_selection.features import check_features, head_inputs
     from lab.models.origin import origin_of
 

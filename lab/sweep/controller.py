@@ -10,9 +10,9 @@ from lab.errors import LabError, RunInUse
 from lab.execution.dead_process import Death, describe_death, record_death
 from lab.execution.outcome import Outcome, finished_outcome, saved_outcome
 from lab.identity.source_code import CodeWatch
+from lab.ledger.saved_run import SavedRun
 from lab.record.files import is_locked, read_json
 from lab.record.status import is_done
-from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import Job, Plan, job_status, link_run, needs_run
 from lab.sweep.pool import Event, Pool
 from lab.train.stop import Stop, StopSignal

@@ -13,8 +13,8 @@ from lab.config.composed import ComposedConfig
 from lab.config.redact import redact, redact_text
 from lab.errors import DamagedRun
 from lab.identity.identity import Identity
+from lab.ledger.saved_run import SavedRun
 from lab.record.files import slugify, write_atomically
-from lab.runs.saved_run import SavedRun
 
 PLAN_FILE = "plan.jsonl"
 SCHEMA = 1  # of plan.jsonl

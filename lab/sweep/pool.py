@@ -21,7 +21,7 @@ from lab.sweep.plan import Job
 from lab.sweep.worker import PRELOADED_MODULES, WorkerSpec, serve_worker
 
 if TYPE_CHECKING:
-    from lab.build.preflight_report import PreflightReport
+    from lab.assembly.preflight_report import PreflightReport
 
 STOP_GRACE = 60  # seconds for a step, its checkpoint and the way out, before a worker is killed
 

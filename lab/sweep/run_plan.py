@@ -10,7 +10,7 @@ from lab.config.settings import Policy
 from lab.errors import ConfigError, Refused
 from lab.execution.outcome import Outcome, saved_outcome
 from lab.identity.source_code import CodeWatch
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 from lab.sweep.controller import Source, SweepController, View
 from lab.sweep.plan import Job, Plan, link_run, read_plan, write_plan
 from lab.sweep.pool import Pool
@@ -18,7 +18,7 @@ from lab.text import format_si
 from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
-    from lab.build.preflight_report import PreflightReport
+    from lab.assembly.preflight_report import PreflightReport
 
 Launcher = Callable[[Plan, Sequence[Job]], None]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from lab.execution.outcome import Outcome
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 from lab.sweep.controller import Group
 from lab.sweep.plan import Job
 from lab.sweep.search import Search, Trial

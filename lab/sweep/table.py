@@ -10,9 +10,9 @@ from typing import Any
 from lab.config.overrides import split_override
 from lab.config.redact import redact_text
 from lab.errors import DamagedRun
+from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import is_overall, with_split
 from lab.record.files import write_atomically
-from lab.runs.saved_run import SavedRun
 from lab.sweep.plan import Job
 
 

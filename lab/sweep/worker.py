@@ -26,7 +26,7 @@ from lab.train.stop import StopSignal, Watchdog
 
 # imported once, by the process that the workers are forked from
 PRELOADED_MODULES = (
-    *("lab.build.preflight", "lab.record.record", "lab.record.tensorboard", "lab.sweep.worker"),
+    *("lab.assembly.preflight", "lab.record.record", "lab.record.tensorboard", "lab.sweep.worker"),
     *("torch._dynamo", "tensorboard.summary.writer.event_file_writer", "tensorboard.plugins.hparams.summary_v2"),
 )
 ORPHAN_GRACE = 30  # seconds that a worker takes to save when its supervisor has gone
@@ -71,7 +71,7 @@ class Worker:
         self.initial_state = ProcessState()
 
     def work(self) -> None:
-        from lab.build.preflight import preflight
+        from lab.assembly.preflight import preflight
 
         threading.Thread(target=self.listen, daemon=True).start()
         while (task := self.tasks.get()) is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sitecustomize import die_at
 
-import lab.build.build
+import lab.assembly.build
 import lab.record.record
 import lab.record.tensorboard
 import lab.sweep.worker  # noqa: F401

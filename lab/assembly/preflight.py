@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from lab.build.blame import blame
-from lab.build.build import (
+from lab.assembly.blame import blame
+from lab.assembly.build import (
     build,
     build_cadence,
     build_model,
@@ -19,9 +19,9 @@ from lab.build.build import (
     instantiate,
     read_settings,
 )
-from lab.build.cost_estimate import CostEstimate, checkpoint_bytes, estimate_cost
-from lab.build.dry_run import dry_run
-from lab.build.preflight_report import GraphReport, PreflightReport
+from lab.assembly.cost_estimate import CostEstimate, checkpoint_bytes, estimate_cost
+from lab.assembly.dry_run import dry_run
+from lab.assembly.preflight_report import GraphReport, PreflightReport
 from lab.config.check import check_config, check_group
 from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS, retried_parts

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import DamagedRun
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
 RUN_NAME = re.compile(r"-[0-9a-f]{8}$")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lab.runs.saved_run import SavedRun
+from lab.ledger.saved_run import SavedRun
 
 
 def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lab.build.blame import blame
+from lab.assembly.blame import blame
 from lab.config.groups import GROUPS
 from lab.config.settings import Settings
 from lab.distributed.collectives import get_world_size
@@ -17,6 +17,7 @@ from lab.distributed.shards import shard_model
 from lab.errors import ConfigError
 from lab.finetune.groups import Groups, ParameterGroups
 from lab.hardware import Hardware
+from lab.ledger.weights_file import find_weights
 from lab.metrics.scores import Monitor
 from lab.models.origin import origin_of, set_origin
 from lab.models.weights import draw_head, load_weights
@@ -24,7 +25,6 @@ from lab.optim.clip import make_clip
 from lab.optim.decay import no_decay_groups
 from lab.regularize.chain import Chain
 from lab.run import Cadence, Data, Run, Schedule, Task, cadence
-from lab.runs.weights_file import find_weights
 from lab.seeding import seed_all, stream_seed
 from lab.signatures import accepted_arguments
 from lab.train.single_batch import SingleBatch

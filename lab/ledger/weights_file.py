@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.ledger.listing import find_run
+from lab.ledger.saved_run import SavedRun
 from lab.record.files import sha256
-from lab.runs.ledger import find_run
-from lab.runs.saved_run import SavedRun
 
 RUN_ID = re.compile(r"[0-9a-f]{8}")
 

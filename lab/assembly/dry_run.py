@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lab.build.blame import blame
+from lab.assembly.blame import blame
 from lab.distributed import collectives
 from lab.errors import ConfigError
 from lab.metrics.scores import ResolvedMonitor

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from lab.build.build import build
-from lab.build.dry_run import dry_run
+from lab.assembly.build import build
+from lab.assembly.dry_run import dry_run
 from lab.config.check import check_config
 from lab.errors import ConfigError
+from lab.ledger.saved_run import SavedRun
 from lab.record.checkpoints import load_checkpoint
 from lab.run import Run
-from lab.runs.saved_run import SavedRun
 from lab.train.scoring import evaluate, final_model, generalization_gap
 from lab.train.state import restore_snapshot
 
