@@ -451,6 +451,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_a_run_killed_in_any_phase_resumes_to_the_same_bits(strategy):
     unbroken, broken = run_of(strategy), run_of(strategy)
@@ -771,6 +772,7 @@ def test_a_strategy_holds_its_start_on_the_device_that_the_model_moves_to():
     assert mean.scored(there).conv.weight.device.type == "meta"
 
 
+@pytest.mark.slow
 def test_a_sweep_over_all_strategies_goes_through(lab, tmp_path):
     ended = lab("train", "-m", "finetune_strategy=glob(*)", "steps=4", "log_every=1", "hydra.launcher.workers=1")
     assert ended.code == 0, ended.err

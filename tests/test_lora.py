@@ -312,6 +312,7 @@ def test_a_cnn_stays_in_channels_last(strategy):
     assert torch.allclose(model(IMAGES.contiguous(memory_format=torch.channels_last)), before, atol=1e-6)
 
 
+@pytest.mark.slow
 @both
 def test_a_compiled_model_is_the_same(strategy):
     model = made("attention")
@@ -472,6 +473,7 @@ def test_what_peft_cannot_express_is_named(name, named, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_s_adapter_is_written_and_starts_another(lab, tmp_path):
     pytest.importorskip("safetensors")
     small = ["model=mlp", "data=digits", "steps=4", "finetune_strategy.rank=2"]
