@@ -40,7 +40,7 @@ def command(place: Path, number: int) -> int:
 
 number, sys.argv = int(sys.argv[1]), ["lab", "train", *sys.argv[2:]]
 project = Path.cwd()
-sys.path.remove(str(project / "dying"))
+sys.path.pop(0)  # dying/
 
 
 def copy(name: str) -> Path:
