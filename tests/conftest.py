@@ -1,23 +1,30 @@
 """What the tests share: real data where it is, and the command line, in this process or in one of its own."""
 
+import gc
 import os
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+from tests.processes import Ended, can_fork, finish, start_lab
+
+if TYPE_CHECKING:
+    from tests.project import Project
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
+def pytest_collection_finish(session: pytest.Session) -> None:
+    names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if names & {"lab", "lab_process", "project"} and not session.config.option.collectonly:
+        can_fork(os.environ)  # the warm interpreter imports while the first tests run
+    gc.collect()
+    gc.freeze()  # what is imported lives on: a collection during a test need not look at it
 
 
 @pytest.fixture(scope="session")
@@ -56,16 +63,33 @@ def lab(tmp_path, monkeypatch, capsys) -> Callable[..., Ended]:
 
 @pytest.fixture
 def lab_process(tmp_path) -> Callable[..., Ended]:
-    """The command line, as a process of its own."""
+    """The command line, as a process of its own.  new: see `start_lab`.  Other named arguments are its environment."""
 
-    def call(*arguments: str, cwd: Path = tmp_path, **env: str) -> Ended:
-        command = [sys.executable, "-m", "lab", *arguments]
-        done = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=240, check=False
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+    def call(*arguments: str, cwd: Path = tmp_path, new: bool = False, **env: str) -> Ended:
+        return finish(start_lab(*arguments, cwd=cwd, new=new, env=env))
 
     return call
+
+
+@pytest.fixture
+def project(tmp_path) -> Iterator["Project"]:
+    """A copy of the project whose runs meet with mishaps."""
+    from tests.project import Project
+
+    project = Project(tmp_path / "project")
+    yield project
+    project.end()
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory) -> dict[int, dict[str, Any]]:
+    """What seeds 0, 1 and 2 of that project come to when nothing happens, in new interpreters and a process each."""
+    from tests.project import SEEDS, Project, by_seed
+
+    project = Project(tmp_path_factory.mktemp("unbroken") / "project", new=True)
+    done = project.lab(*SEEDS, "hydra.launcher.isolation=process")
+    assert done.code == 0, done.err
+    return by_seed(project.runs())
 
 
 def scores(results: dict[str, float]) -> dict[str, float]:
@@ -75,5 +99,5 @@ def scores(results: dict[str, float]) -> dict[str, float]:
 
 def only_run(root: Path) -> Path:
     """The one run directory below `root`/outputs/runs."""
-    (found,) = {path.parent for path in root.glob("outputs/runs/**/status.json")}
-    return found
+    (run,) = {path.parent for path in root.glob("outputs/runs/**/status.json")}
+    return run

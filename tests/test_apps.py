@@ -17,8 +17,9 @@ def spirals(tmp_path) -> Path:
     return Path(shutil.copytree(ROOT / "tests" / "apps" / "spirals", tmp_path / "spirals"))
 
 
+@pytest.mark.slow
 def test_a_users_project_runs_from_its_own_directory(spirals, lab_process):
-    ended = lab_process("train", "data=spirals", "model=sines", "optimizer.lr=0.01", cwd=spirals)
+    ended = lab_process("train", "data=spirals", "model=sines", "optimizer.lr=0.01", cwd=spirals, new=True)
     assert ended.code == 0, ended.err
     assert json.loads((only_run(spirals) / "results.json").read_text())["test/accuracy"] > 0.95
 
@@ -32,13 +33,14 @@ def test_a_users_experiment_stands_beside_ours(spirals, lab_process):
     assert "did you mean 'spirals/three'" in ended.err
 
 
+@pytest.mark.slow
 def test_a_change_of_the_projects_code_is_another_run(spirals, lab_process):
-    asked = ("train", "experiment=spirals/three", "steps=2")
-    assert lab_process(*asked, cwd=spirals).code == 0
-    assert "done before" in lab_process(*asked, cwd=spirals).out
+    command = ("train", "experiment=spirals/three", "steps=2")
+    assert lab_process(*command, cwd=spirals).code == 0
+    assert "done before" in lab_process(*command, cwd=spirals).out
     source = spirals / "spirals.py"
     source.write_text(source.read_text().replace("nn.Tanh()", "nn.GELU()"))
-    assert "done before" not in lab_process(*asked, cwd=spirals).out
+    assert "done before" not in lab_process(*command, cwd=spirals).out
     assert len(list(spirals.glob("outputs/runs/**/status.json"))) == 2
 
 
@@ -67,11 +69,14 @@ def test_masks_are_trained_on_without_augmentation(lab, tmp_path):
     assert json.loads((only_run(tmp_path) / "results.json").read_text())["test/pixel_accuracy"] > 0.95
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_configs_and_runs_the_users_project(spirals, tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".git", "outputs", ".venv*", "build", "*.egg-info", "__pycache__")
-    )
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    for name in ("lab", "conf", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), "."]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("lab-*.whl")
@@ -80,10 +85,10 @@ def test_a_wheel_holds_the_configs_and_runs_the_users_project(spirals, tmp_path)
     subprocess.run(install, check=True, capture_output=True)
     env = {**os.environ, "PYTHONPATH": str(site)}
     code = "import lab; print(lab.__file__)"
-    where = subprocess.run(
+    imported = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=spirals, capture_output=True, text=True, check=True
     )
-    assert where.stdout.startswith(str(site))
+    assert imported.stdout.startswith(str(site))
     for arguments in (["data=spirals", "model=sines", "steps=2"], ["model=mlp", "steps=2"]):
         command = [sys.executable, "-m", "lab", "train", *arguments]
         done = subprocess.run(command, env=env, cwd=spirals, capture_output=True, text=True, check=False)

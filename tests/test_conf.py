@@ -25,7 +25,26 @@ SMALLER = {
 }
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+SLOW = {
+    *("conf/data/bccd_cells", "conf/model/huggingface", "conf/model/resnet56"),
+    *("experiments/cifar10/resnet20", "experiments/few_shot/cells"),
+}
+# groups whose options all go with the defaults: each is one sweep
+SWEPT = ("augment", "finetune_strategy", "optimizer", "regularize", "schedule")
+
+
+def group_of(config: str) -> str:
+    return config.split("/")[1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, marks=[pytest.mark.slow] if config in SLOW else [])
+        for config in CONFIGS
+        if config in SMALLER or group_of(config) not in SWEPT
+    ],
+)
 def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
     import torch
 
@@ -54,9 +73,24 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         chosen = [f"{group}={option}"]
     ended = lab("train", *chosen, *overrides, "steps=2", "log_every=1", "hydra.run.dir=run")
     assert ended.code == 0, ended.err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
-    assert "test/accuracy" in json.loads((tmp_path / "run" / "results.json").read_text())
+    assert_two_steps(tmp_path / "run")
+
+
+@pytest.mark.parametrize("group", SWEPT)
+def test_every_option_of_a_group_takes_two_real_steps(lab, tmp_path, group):
+    options = [Path(c).name for c in CONFIGS if group_of(c) == group and c not in SMALLER]
+    ended = lab("train", "-m", f"{group}={','.join(options)}", "steps=2", "log_every=1")
+    assert ended.code == 0, ended.err
+    rows = json.loads(lab("ls", "--json").out)
+    assert sorted(row["overrides"][0] for row in rows) == [f"{group}={option}" for option in options]
+    for row in rows:
+        assert_two_steps(tmp_path / row["dir"])
+
+
+def assert_two_steps(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2], run
+    assert "test/accuracy" in json.loads((run / "results.json").read_text()), run
 
 
 def pictures(root: Path) -> None:

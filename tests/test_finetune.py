@@ -227,6 +227,7 @@ def test_scratch_refuses_weights_and_a_run_from_scratch_leaves_them_out(lab, tmp
     assert not torch.equal(final["scratch"], published)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_all_strategies_goes_through(lab, tmp_path):
     ended = lab("train", "-m", "finetune_strategy=glob(*)", "steps=4", "log_every=1", "hydra.launcher.workers=1")
     assert ended.code == 0, ended.err

@@ -46,6 +46,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_a_run_killed_in_any_phase_resumes_to_the_same_bits(strategy):
     unbroken, broken = make_run(strategy), make_run(strategy)

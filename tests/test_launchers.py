@@ -6,8 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +14,8 @@ import pytest
 
 from lab.hydra_app import launchers
 from lab.record.files import read_json
+from tests.processes import start_lab
+from tests.project import wait_for
 
 APPS = Path(__file__).parent / "apps"
 MLP = ("model=mlp", "steps=20", "optimizer=sgd")
@@ -27,15 +27,15 @@ def mishaps(tmp_path) -> Path:
     return Path(shutil.copytree(APPS / "mishaps", tmp_path / "mishaps"))
 
 
-def started(project: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lab", "train", "-m", "experiment=mishaps/short", *arguments]
-    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start_sweep(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    sweep = ("train", "-m", "experiment=mishaps/short", *arguments)
+    return start_lab(*sweep, cwd=project, stderr=subprocess.STDOUT)
 
 
 def runs(project: Path) -> dict[str, Path]:
     """The runs of a project by what befalls them."""
-    found = project.glob("outputs/runs/**/status.json")
-    return {re.findall(r"mishap=([a-z]+)", status.parent.name)[0]: status.parent for status in found}
+    statuses = project.glob("outputs/runs/**/status.json")
+    return {re.findall(r"mishap=([a-z]+)", status.parent.name)[0]: status.parent for status in statuses}
 
 
 def states(project: Path) -> Counter[str]:
@@ -48,50 +48,45 @@ def linked(project: Path) -> set[Path]:
     return {link.resolve() for link in plan.parent.iterdir() if link.is_symlink()}
 
 
-def until(true, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def others_are_done(project: Path, *launcher: str) -> None:
     """Of four runs two are killed by themselves, and the project's configs break while the sweep is under way."""
-    one = started(project, "data.mishap=kill,none", "seed=1,2", "data.pause=0.05", *launcher)
-    until(lambda: list(project.glob("outputs/runs/**/status.json")) or one.poll() is not None)
+    first = start_sweep(project, "data.mishap=kill,none", "seed=1,2", "data.pause=0.05", *launcher)
+    wait_for(lambda: list(project.glob("outputs/runs/**/status.json")) or first.poll() is not None)
     option = project / "conf" / "model" / "dropout.yaml"
     kept = option.read_text()
     option.unlink()
-    said, _ = one.communicate()
-    assert one.returncode == 1, said
-    assert states(project) == {"done": 2, "failed": 2}, said
+    output, _ = first.communicate()
+    assert first.returncode == 1, output
+    assert states(project) == {"done": 2, "failed": 2}, output
     assert linked(project) == {path.parent for path in project.glob("outputs/runs/**/status.json")}
     option.write_text(kept)
 
-    again = started(project, "data.mishap=none", "seed=1,2", "data.pause=0.05", *launcher)
-    said, _ = again.communicate()
-    assert again.returncode == 0, said
-    assert "2 done" in said
-    assert "aunching" not in said
+    again = start_sweep(project, "data.mishap=none", "seed=1,2", "data.pause=0.05", *launcher)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert "2 done" in output
+    assert "aunching" not in output
 
 
+@pytest.mark.slow
 def test_with_joblib_a_killed_run_takes_no_other_along_and_what_is_done_is_not_launched(mishaps):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'lab[joblib]'")
     others_are_done(mishaps, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
+@pytest.mark.slow
 def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_stay_their_own(mishaps):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'lab[submitit]'")
     sweep = ("data.mishap=diverge,kill,none", "data.pause=0.1", "hydra/launcher=submitit_local")
-    one = started(mishaps, *sweep)
-    until(lambda: "none" in runs(mishaps) or one.poll() is not None)
-    until(lambda: list(runs(mishaps)["none"].glob("checkpoints/*.pt")))
+    first = start_sweep(mishaps, *sweep)
+    wait_for(lambda: "none" in runs(mishaps) or first.poll() is not None)
+    wait_for(lambda: list(runs(mishaps)["none"].glob("checkpoints/*.pt")))
     # as SLURM does some time before it ends a job
     os.kill(parent(parent(read_json(runs(mishaps)["none"] / "status.json")["pid"])), signal.SIGUSR2)
-    said, _ = one.communicate()
-    assert one.returncode == 1, said
-    ended = {mishap: read_json(run / "status.json")["state"] for mishap, run in runs(mishaps).items()}
-    assert ended == {"diverge": "diverged", "kill": "failed", "none": "done"}
+    output, _ = first.communicate()
+    assert first.returncode == 1, output
+    ended_states = {mishap: read_json(run / "status.json")["state"] for mishap, run in runs(mishaps).items()}
+    assert ended_states == {"diverge": "diverged", "kill": "failed", "none": "done"}
     assert linked(mishaps) == set(runs(mishaps).values())
     assert len(read_json(runs(mishaps)["none"] / "manifest.json")["segments"]) == 2
     steps = [json.loads(line).get("step") for line in (runs(mishaps)["none"] / "metrics.jsonl").open()]
@@ -102,6 +97,7 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'lab[ray]'")
 def test_with_ray_a_killed_run_takes_no_other_along_and_what_is_done_is_not_launched(mishaps):
     others_are_done(mishaps, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
@@ -124,6 +120,7 @@ def test_slurm_is_asked_for_in_its_own_words_and_says_where_it_is_not(lab, tmp_p
     assert "2 pending" in ended.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lab", "basic"])
 def test_hydras_own_sweeper_does_all_runs_though_one_fails(lab, tmp_path, launcher):
     basic = ("hydra/sweeper=basic", f"hydra/launcher={launcher}", "hydra.sweeper.max_batch_size=2")

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 BLOCK = """
@@ -16,6 +18,7 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
+@pytest.mark.slow
 def test_the_script_of_the_readme_trains_without_hydra_and_omegaconf(tmp_path):
     (script,) = re.findall(r"```python\n(from pathlib.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(script.strip().splitlines()) <= 18

@@ -236,6 +236,7 @@ def test_a_cnn_stays_in_channels_last(strategy):
     assert torch.allclose(model(IMAGES.contiguous(memory_format=torch.channels_last)), before, atol=1e-6)
 
 
+@pytest.mark.slow
 @both
 def test_a_compiled_model_is_the_same(strategy):
     model = make_model("attention")

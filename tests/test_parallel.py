@@ -24,8 +24,9 @@ from lab.models.resnet_cifar import ResNet
 from lab.train.loop import train
 from lab.train.scoring import evaluate
 from lab.train.state import restore_snapshot, take_snapshot
-from tests.test_injury import SHORT as MISHAPS
-from tests.test_injury import Project, bits, ended, frozen, last_step, read, wait_for
+from tests.processes import finish
+from tests.project import SHORT as MISHAPS
+from tests.project import Project, bits, frozen, last_step, read, wait_for
 
 SHORT = ("data=digits", "model=mlp", "steps=7", "log_every=1")
 DEEP = "model._target_=tests.test_parallel.Deep"
@@ -165,6 +166,7 @@ def in_two(cases, tmp_path_factory) -> dict[str, dict[str, Any]]:
     return torch.load(folder / "found.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*(f"ddp {name}" for name in REPLICAS), *(f"fsdp {name}" for name in SHARDS)])
 def test_two_processes_come_to_what_one_does(case, cases, in_two):
     config, found = cases[case], in_two[case]
@@ -185,6 +187,7 @@ def test_two_processes_come_to_what_one_does(case, cases, in_two):
     assert found["scores"] == pytest.approx(alone["scores"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [*(f"ddp {name}" for name in REPLICAS), *(f"fsdp {name}" for name in [*SHARDS, "orthogonalised"])]
 )
@@ -193,6 +196,7 @@ def test_what_two_processes_save_they_go_on_from(case, in_two):
     assert len(in_two[case]["state"]["generators_of_others"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fsdp orthogonalised", *(f"fsdp {name}" for name in SHARDS)])
 def test_the_checkpoint_of_shards_is_one_that_a_single_process_goes_on_from(case, cases, in_two):
     config = cases[case]
@@ -203,12 +207,14 @@ def test_the_checkpoint_of_shards_is_one_that_a_single_process_goes_on_from(case
     next(train(run, after=6))
 
 
+@pytest.mark.slow
 def test_all_stop_after_the_same_step_when_one_is_asked_to(in_two):
     (ours, why), theirs = in_two["stopped"]
     assert (ours, why) == theirs
     assert why == "enough"
 
 
+@pytest.mark.slow
 def test_replicas_score_with_the_running_statistics_of_the_first(cases, in_two):
     found = in_two["ddp normalised"]
     assert found["alike"]  # the buffers too, once they have been scored with
@@ -234,17 +240,10 @@ TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
 SLOW = "data.pause=0.05"
 
 
-@pytest.fixture
-def project(tmp_path) -> Iterator[Project]:
-    made = Project(tmp_path / "project")
-    yield made
-    made.end()
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Iterator[Project]:
     """A sweep of jobs of two processes each: one to which nothing happens, and others."""
-    made = Project(tmp_path_factory.mktemp("swept") / "project")
+    made = Project(tmp_path_factory.mktemp("swept") / "project", new=True)  # as users start ranks
     jobs = ("data.mishap=none,error,hang", "step_timeout=3", "hydra.launcher.workers=1")
     done = made.lab("train", "-m", MISHAPS, *TWO, *jobs)
     assert done.code == 1, done.err
@@ -252,6 +251,7 @@ def swept(tmp_path_factory) -> Iterator[Project]:
     made.end()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_jobs_of_two_processes_each_is_done_in_warm_workers(swept):
     states = swept.states("mishap")
     assert {mishap: status["state"] for mishap, status in states.items()} == {
@@ -289,13 +289,14 @@ def are_gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.slow
 def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bits(project, swept):
     command = ("train", MISHAPS, *TWO, SLOW)
 
     process = project.start(*command)
     (run,) = project.await_steps(2)
     process.send_signal(signal.SIGTERM)
-    stopped = ended(process)
+    stopped = finish(process)
     assert stopped.code == 75, stopped.err
     assert "SIGTERM after step" in stopped.err
     assert read(run / "status.json")["state"] == "interrupted"
@@ -307,7 +308,7 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
     assert read(run / "status.json")["pid"] in both
     (other,) = set(both) - {read(run / "status.json")["pid"]}
     os.kill(other, signal.SIGKILL)
-    died = ended(process)
+    died = finish(process)
     assert died.code == 1, died.err
     assert are_gone(both)
     status = read(run / "status.json")
@@ -332,10 +333,11 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
     assert project.lab("eval", str(run)).code == 0
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_config_is_said_once_and_nothing_is_left_behind(project):
     both = [project.start("train", MISHAPS, *TWO, *wrong) for wrong in (["monitor=val/nothing"], ["data.batch_size=1"])]
     for process, said in zip(both, ("no score 'val/nothing'", "a batch of 1 for 2 processes"), strict=True):
-        refused = ended(process)
+        refused = finish(process)
         assert refused.code == 2, refused.err
         assert refused.err.count(said) == 1
         assert "Traceback" not in refused.err

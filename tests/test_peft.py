@@ -130,6 +130,7 @@ def test_what_peft_cannot_express_is_named(name, named, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_s_adapter_is_written_and_starts_another(lab, tmp_path):
     pytest.importorskip("safetensors")
     small = ["model=mlp", "data=digits", "steps=4", "finetune_strategy.rank=2"]

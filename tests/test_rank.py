@@ -213,6 +213,7 @@ def weights(real_data, monkeypatch) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path}
 
 
+@pytest.mark.slow
 def test_pretrained_models_rank_above_a_random_one_on_cifar10(lab, weights):
     files = ",".join(map(str, [weights["resnet20"], weights["resnet56"], "null"]))
     sample = ("data=cifar10", "data.limit=300", "--examples=200")
@@ -233,6 +234,7 @@ def test_pretrained_models_rank_above_a_random_one_on_cifar10(lab, weights):
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_ranks_above_a_random_one_for_a_hundred_digits(lab, weights):
     images = ("data=digits", "data.shape=[3,32,32]", "data.mean=[0.3,0.3,0.3]", "data.std=[0.4,0.4,0.4]")
     command = ("rank", *images, "--examples=100", "model=resnet20", f"model.weights=null,{weights['resnet20']}")
@@ -264,6 +266,7 @@ def test_one_candidate_that_fails_is_named_and_loses_no_other(lab, weights):
 MODELS = ("data=digits", "model=mlp", "model.hidden=[2],[16],[128]", "--examples=100")
 
 
+@pytest.mark.slow
 def test_the_scores_agreement_with_fine_tuning_runs_is_told(lab):
     def accuracy(hidden: int, *recipe: str) -> float:
         given = ("data=digits", "model=mlp", f"model.hidden=[{hidden}]", "steps=12", *recipe)
@@ -309,6 +312,7 @@ class Net(nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_models_that_take_no_weights_are_scored_with_those_that_are_given(lab, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "conf" / "model").mkdir(parents=True)
@@ -336,6 +340,7 @@ def test_what_only_trains_otherwise_is_one_candidate(lab):
     assert row[-1] == "mlp"
 
 
+@pytest.mark.slow
 def test_a_command_that_compares_no_models_on_one_sample_is_refused_with_what_to_type(lab):
     for arguments, said in {
         ("seed=0,1",): "seed is not the same for all of them; give seed one value",

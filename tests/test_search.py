@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.config.search_space import Interval, SearchAxis, SearchSettings
+from lab.config.search_space import Interval, SearchSettings
 from lab.sweep.search import Search
 
 pytest.importorskip("optuna")
@@ -61,6 +61,7 @@ def minimized(path: Path, sampler: str, seed: int) -> float:
     return best.values[0]
 
 
+@pytest.mark.slow
 def test_tpe_finds_a_better_optimum_of_a_quadratic_than_random_search(tmp_path):
     seeds = range(3)
     tpe = [minimized(tmp_path / f"tpe{seed}.db", "tpe", seed) for seed in seeds]
@@ -68,6 +69,7 @@ def test_tpe_finds_a_better_optimum_of_a_quadratic_than_random_search(tmp_path):
     assert sum(tpe) < sum(drawn)
 
 
+@pytest.mark.slow
 def test_several_trials_are_open_at_once_and_told_in_any_order(tmp_path):
     search = Search(tmp_path / "search.db", {"optimizer.lr": LR}, replace(TPE, trials=3))
     first, second = search.ask(), search.ask()
@@ -117,106 +119,10 @@ def test_more_trials_can_be_asked_for_later(tmp_path):
     assert more.ask() is None
 
 
-# kills
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-from lab.sweep.search import Interval, Search
-from tests.test_search import KILL_AXES, KILLS
-
-import optuna.storages  # once, for all the children
-folder = Path(sys.argv[1])
-for name, settings in KILLS.items():
-    for commit in range(1, 100):
-        child = os.fork()
-        if not child:
-            left, written = commit, False
-            def wrote(connection, cursor, statement, *rest):
-                global written
-                written |= not statement.startswith(("SELECT", "PRAGMA"))
-            def count(connection):
-                global left, written
-                left -= written
-                if not left:
-                    os._exit(9)  # all is written, nothing is committed
-                written = False
-            event.listen(Engine, "before_cursor_execute", wrote)
-            event.listen(Engine, "commit", count)
-            search = Search(folder / f"{name}-{commit}.db", KILL_AXES, settings)
-            while trial := search.ask():
-                print(name, commit, "asked", trial.number, *trial.overrides, flush=True)
-                if search.report(trial.number, 1, -trial.number):
-                    search.tell(trial.number, None, "pruned")
-                else:
-                    search.tell(trial.number, [trial.number], "done")
-                print(name, commit, "told", trial.number, flush=True)
-            os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            break
-"""
-KILL_AXES: dict[str, SearchAxis] = {"optimizer.lr": ("0.1", "0.2"), "model": ("mlp",)}
-KILLS = {"tpe": replace(TPE, trials=2, pruner=ASHA), "grid": GRID}
-
-
-def test_a_search_killed_at_any_write_goes_on_with_the_trials_it_had_open(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    said = [line.split() for line in done.stdout.splitlines()]
-    stores = list(tmp_path.glob("*.db"))
-    assert len(stores) > 2 * 2 * 4  # each trial writes four times or more
-    for path in stores:
-        name, commit = path.stem.split("-")
-        mine = [words[2:] for words in said if words[:2] == [name, commit]]
-        asked = {int(words[1]): tuple(words[2:]) for words in mine if words[0] == "asked"}
-        told = {int(words[1]) for words in mine if words[0] == "told"}
-        search = Search(path, KILL_AXES, KILLS[name])
-        rest = []
-        while trial := search.ask():
-            rest.append(trial)
-        numbers = [trial.number for trial in rest]
-        # told last, then killed before it could say so
-        assert numbers == sorted(numbers)
-        assert len({*numbers, *told, *list(asked)[-1:]}) == 2, (path, numbers, told)
-        assert not set(numbers) & told
-        assert all(trial.overrides == asked[trial.number] for trial in rest if trial.number in asked), path
-        if name == "grid":
-            assert len({*asked.values(), *(trial.overrides for trial in rest)}) == 2
-
-
-def test_an_open_trial_comes_again_once_with_its_number_and_values(tmp_path):
-    code = """
-import os, sys
-from pathlib import Path
-from tests.test_search import LR, Search, TPE
-search = Search(Path(sys.argv[1]), {"optimizer.lr": LR}, TPE)
-for number in range(4):
-    print(*search.ask().overrides, flush=True)
-search.tell(1, [0.5], "done")
-os._exit(9)
-"""
-    path = tmp_path / "search.db"
-    command = [sys.executable, "-c", code, str(path)]
-    root = Path(__file__).parent.parent
-    killed = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
-    assert killed.returncode == 9, killed.stderr
-    before = killed.stdout.split()
-    search = Search(path, {"optimizer.lr": LR}, replace(TPE, trials=5))
-    asked = []
-    while trial := search.ask():
-        asked.append(trial)
-    assert [trial.number for trial in asked] == [0, 2, 3, 4]
-    assert [trial.overrides for trial in asked[:3]] == [(before[0],), (before[2],), (before[3],)]
-    assert asked[3].overrides[0] not in before
-
-
 # ASHA
 
 
+@pytest.mark.slow
 def test_asha_spends_less_than_half_and_keeps_the_best(tmp_path):
     limit = 27
     levels = [f"{0.5 + 0.01 * level:.2f}" for level in range(27)]

@@ -158,6 +158,7 @@ def test_safetensors_are_read_and_checked(tmp_path):
         mlp(10, str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_runs_final_weights(lab, tmp_path):
     assert lab("train", "model=mlp", "steps=6", "eval_every=2", "log_every=2").code == 0
     run = only_run(tmp_path)

@@ -41,7 +41,7 @@ def run_command(project: Path, number: int) -> int:
 
 number, sys.argv = int(sys.argv[1]), ["lab", "train", *sys.argv[2:]]
 original = Path.cwd()
-sys.path.remove(str(original / "dying"))
+sys.path.pop(0)  # dying/
 
 
 def copy_project(name: str) -> Path:

@@ -1,0 +1,132 @@
+"""Commands that read and tell: a config, runs that are done, what completes a line, what there is."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.conftest import scores
+
+QUICK = ("epochs=1",)
+
+
+@pytest.mark.slow
+def test_hydras_flags_and_directories_work_as_in_any_hydra_app(lab, tmp_path):
+    shown = lab("train", "model=mlp", "--cfg", "job")
+    assert yaml.safe_load(shown.out)["model"]["_target_"] == "lab.models.mlp.MLP"
+    package = lab("train", "--cfg", "job", "--package", "optimizer", "optimizer=adamw")
+    assert "AdamW" in package.out
+    assert "model: huggingface, mlp, resnet20" in lab("train", "--help").out
+    assert "lab" in lab("train", "--info", "searchpath").out
+    assert not (tmp_path / "outputs").exists()
+    assert lab("train", *QUICK, "hydra.run.dir=elsewhere").code == 0
+    assert (tmp_path / "elsewhere" / "status.json").exists()
+    assert lab("train", "-m", "seed=0,1", *QUICK, "hydra.sweep.dir=sweep").code == 0
+    assert sorted(path.name[:2] for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0-", "1-"]
+    assert lab("train", "-m", "model=glob(m*)", *QUICK).code == 0
+
+
+@pytest.mark.slow
+def test_eval_gives_the_scores_of_the_run_and_of_its_overrides(lab, tmp_path):
+    ways = {
+        "wise_ft": "finetune_strategy=wise_ft",
+        "last": ["finetune_strategy=wise_ft", "final=last"],
+        "none": "regularize=none",
+        "ema": "regularize=ema",
+    }
+    for name, overrides in ways.items():
+        lab("train", "epochs=4", *([overrides] if isinstance(overrides, str) else overrides), f"hydra.run.dir={name}")
+        run = tmp_path / name
+        results = json.loads((run / "results.json").read_text())
+        assert json.loads(lab("eval", str(run), "--json").out) == pytest.approx(scores(results))
+    changed = json.loads(lab("eval", str(run), "--json", "data.val_share=0.5", "hardware=cpu").out)
+    assert changed["test/accuracy"] == pytest.approx(results["test/accuracy"])
+    assert changed["val/cross_entropy"] != pytest.approx(results["val/cross_entropy"])
+    assert (
+        lab("eval", str(run), "data.val_shar=0.5").err
+        == "lab: no key 'data.val_shar'; did you mean 'data.val_share'?\n"
+    )
+    checkpoint = run / "checkpoints" / "best.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    ended = lab("eval", str(run))
+    assert ended.code == 2
+    assert "checkpoints/best.pt changed" in ended.err
+
+
+def test_a_config_with_a_key_that_it_interpolates_itself_is_scored_again(lab, tmp_path):
+    assert lab("train", *QUICK, "model=mlp", "+width=9", "model.hidden=[${width}]", "hydra.run.dir=run").code == 0
+    assert lab("eval", "run").code == 0
+
+
+def test_runs_are_listed_shown_and_compared(lab, tmp_path):
+    lab("train", *QUICK)
+    lab("train", *QUICK, "seed=1", "optimizer.lr=0.01")
+    rows = json.loads(lab("ls", "--json").out)
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert rows[0].keys() == {"id", "dir", "state", "experiment", "overrides", "seed", "metrics", "started", "ended"}
+    assert re.search(r"done .* seed=1 optimizer.lr=0.01", lab("ls").out)
+    assert "config.optimizer.lr" in lab("show", rows[1]["id"]).out
+    compared = lab("diff", rows[0]["dir"], rows[1]["id"]).out
+    assert re.search(r"optimizer\.lr +0\.001 +0\.01", compared)
+    assert "result: test/accuracy" in compared
+    assert "config" not in compared.replace("config.", "")
+    assert lab("show", "nothing").code == 2
+    assert lab("ls", "nowhere").code == 2
+
+
+def test_doctor_says_what_there_is(lab):
+    ended = lab("doctor")
+    assert ended.code == 0
+    assert re.search(r"^torch +\d", ended.out, re.MULTILINE)
+    assert re.search(r"^devices .*cpu", ended.out, re.MULTILINE)
+    assert re.search(r"^timm +(\d|not there; only model=timm needs it: pip install timm)", ended.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "forbidden"),
+    [
+        (["--help"], {"torch", "hydra", "omegaconf"}),
+        (["ls", "."], {"torch", "hydra", "omegaconf"}),
+        (["show", "x"], {"torch", "hydra", "omegaconf"}),
+        (["diff", "x", "y"], {"torch", "hydra", "omegaconf"}),
+        (["train", "--cfg", "job"], {"torch"}),
+        (["train", "--help"], {"torch"}),
+        (["-sc", "query=bash"], {"torch"}),
+    ],
+)
+def test_what_only_reads_imports_no_torch(tmp_path, arguments, forbidden):
+    code = f"""
+import sys
+sys.argv = ["lab", *{arguments!r}]
+from lab.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+sys.stderr.write("imported:" + ",".join(sorted({forbidden!r} & sys.modules.keys())))
+"""
+    env = {**os.environ, "COMP_LINE": "lab train model=", "COMP_POINT": "16"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.endswith("imported:"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lab tr", {"train"}),
+        ("lab train model=", {"model=mlp", "model=resnet20"}),
+        ("lab optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab train optimizer.l", {"optimizer.lr="}),
+        ("lab train experiment=ci", {"experiment=cifar10/resnet20"}),
+    ],
+)
+def test_tab_completes_commands_options_and_keys(lab, monkeypatch, line, expected):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert expected <= set(lab("-sc", "query=bash").out.split())
