@@ -26,8 +26,8 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     from lab.config.standalone import compose_overrides
 
     composed = compose_overrides(overrides)
-    check_config(composed.config, composed.source)
-    return dict(composed.config)
+    check_config(composed.resolved, composed.unresolved)
+    return dict(composed.resolved)
 
 
 def fit(

@@ -66,9 +66,9 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
             composer(0, list(job))
         return
     found = composer(0, list(job))
-    assert found.config == expected.config
-    assert list(found.config) == list(expected.config)
-    assert found.source == expected.source
+    assert found.config == expected.resolved
+    assert list(found.config) == list(expected.resolved)
+    assert found.source == expected.unresolved
     assert found.choices == expected.choices
     assert list(found.overrides) == list(expected.overrides)
 

@@ -39,7 +39,7 @@ def plan(jobs: list[Job], directory: Path) -> Plan:
 
 def asked_parts(asked: ComposedConfig) -> list:
     # as a plan keeps them: hypothesis does find keys named TOKEN
-    return redact([asked.config, asked.source, asked.hydra, list(asked.overrides), asked.choices])
+    return redact([asked.resolved, asked.unresolved, asked.hydra, list(asked.overrides), asked.choices])
 
 
 def parts(jobs: Sequence[Job]) -> list:

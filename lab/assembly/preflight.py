@@ -53,15 +53,15 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
         return problems_of_groups[key]
 
     for job in jobs:
-        config = job.composed.config
+        config = job.composed.resolved
         try:
-            check_config(config, job.composed.source, check_group_once)
+            check_config(config, job.composed.unresolved, check_group_once)
             graphs.setdefault(graph_key(config), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
     for alike in graphs.values():
         try_graph(alike, report)
-    report.gpus = count_gpus([job.composed.config for job in jobs])
+    report.gpus = count_gpus([job.composed.resolved for job in jobs])
     return report
 
 
@@ -71,9 +71,9 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
     report.graphs.append(graph)
     try:
-        run = build(composed.config)
+        run = build(composed.resolved)
         trial = dry_run(run)
-        estimate = estimate_run(composed.config, run, trial.batch)
+        estimate = estimate_run(composed.resolved, run, trial.batch)
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
         return
@@ -82,7 +82,7 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph.monitor = (trial.monitor.name, trial.monitor.mode) if trial.monitor else None
     problems_of_parts: dict[str, Sequence[str]] = {}
     for job in jobs:
-        config = job.composed.config
+        config = job.composed.resolved
         settings = [config[name] for name in SETTINGS if name != "seed"]
         for part, groups in retried_parts().items():
             key = graph_json([part, settings, *(config[group] for group in groups)])

@@ -65,7 +65,7 @@ def rank_models(options: argparse.Namespace, planner: "SweepPlanner", arguments:
     overrides = zip_axes(arguments, planner.loader) if options.zip else planner.expand(arguments)
     composed = planner.compose_jobs(list(enumerate(overrides)))
     candidates = sort_by_size(make_candidates(list(composed.values())))
-    config = candidates[0].composed.config
+    config = candidates[0].composed.resolved
     sample, hardware = read_sample(config, options.examples)
     code = score_candidates(candidates, sample, hardware, planner.app.with_traceback)
     outputs = Path(config["paths"]["outputs"])

@@ -74,11 +74,11 @@ def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
 
 def check_unchanged(jobs: Sequence[Job], anyway: bool) -> None:
     """Raises Refused where the same config is another run by now, ConfigError where a part of it was not kept."""
-    if any("<redacted>" in json.dumps(job.composed.config) for job in jobs):
+    if any("<redacted>" in json.dumps(job.composed.resolved) for job in jobs):
         raise ConfigError("a secret of the config is not kept on disk; give the command again, with it")
     identify = Identifier()
     for job in jobs if not anyway else ():
-        now, before = identify(job.composed.config), job.identity
+        now, before = identify(job.composed.resolved), job.identity
         if (now.config, now.code) != (before.config, before.code):
             part = "code" if now.code != before.code else "data" if now.files != before.files else "config"
             raise Refused(

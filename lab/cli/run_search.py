@@ -56,7 +56,7 @@ class PlannedSearch:
     samples: Plan
 
     def make_pool(self, planner: SweepPlanner) -> Pool:
-        config = self.samples.jobs[0].composed.config
+        config = self.samples.jobs[0].composed.resolved
         return make_pool([config] * self.request.num_jobs, planner.launcher_options)
 
     def with_monitors(self, report: "PreflightReport") -> "PlannedSearch":
@@ -90,7 +90,7 @@ def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
 def train_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     """Run the search. Gives the exit code. Raises ConfigError, before it starts, for what cannot be searched."""
     search = plan_search(planner, arguments)
-    policy = Policy.of(search.samples.jobs[0].composed.config)
+    policy = Policy.of(search.samples.jobs[0].composed.resolved)
     try:
         with search.make_pool(planner) as pool:
             report = preflight_with_spinner(search.samples, search.samples.unique_jobs, pool)

@@ -46,7 +46,7 @@ def try_sweep(plan: Plan, launcher: Mapping[str, Any]) -> int:
     if not pending:
         print("nothing to do")
         return 0
-    with make_pool([job.composed.config for job in pending], launcher) as pool:
+    with make_pool([job.composed.resolved for job in pending], launcher) as pool:
         report = preflight_with_spinner(plan, pending, pool)
     print_costs(report, pending)
     print("nothing is wrong; nothing was started")
@@ -60,14 +60,14 @@ def train_sweep(plan: Plan, launcher: Mapping[str, Any], *, retry: bool = False,
     launcher, in place of the pool.
     """
     check_same_sweep(plan)
-    policy = Policy.of(plan.jobs[0].composed.config)
+    policy = Policy.of(plan.jobs[0].composed.resolved)
     stop = StopSignal.with_limits(policy.time_limit)
     # another launcher has its own way with signals
     with nullcontext() if launch else stop.signals(keyboard=True):
         pending, outcomes = split_pending(plan, retry)
         result = SweepResult({})
         if pending:
-            with make_pool([job.composed.config for job in pending], launcher) as pool:
+            with make_pool([job.composed.resolved for job in pending], launcher) as pool:
                 preflight_with_spinner(plan, pending, pool)
                 record_plan(plan)
                 if launch is None:

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
 def train_run(composed: ComposedConfig, identity: Identity, directory: Path) -> int:
     """Do a run in this process and print how it ended. Gives the exit code."""
     try:
-        policy = Policy.of(composed.config)
+        policy = Policy.of(composed.resolved)
     except (LookupError, TypeError, ValueError):  # the check in `run_job` tells what is wrong
         stop = StopSignal()
     else:

@@ -14,15 +14,15 @@ from lab.record.files import slugify
 class ComposedConfig:
     """A run's config with all that Hydra knows of it.
 
-    config: the config, resolved to plain values.
-    source: the same before interpolations were resolved.
+    resolved: the config as plain values.
+    unresolved: the same before interpolations were resolved.
     hydra: Hydra's own node, unresolved.
     overrides: overrides of the command line or of the sweep's job.
     choices: the option chosen of each group.
     """
 
-    config: Mapping[str, Any]
-    source: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    unresolved: Mapping[str, Any]
     hydra: Mapping[str, Any]
     overrides: Sequence[str]
     choices: Mapping[str, Any]
@@ -34,8 +34,8 @@ class ComposedConfig:
         config: a job's config without Hydra's own node.  hydra: that node.
         """
         return cls(
-            config=plain_config(config),
-            source=unresolved_container(config),
+            resolved=plain_config(config),
+            unresolved=unresolved_container(config),
             hydra=unresolved_container(hydra),
             overrides=unresolved_container(hydra.overrides.task),
             choices=dict(hydra.runtime.choices),

@@ -25,7 +25,7 @@ def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path
     from lab.assembly.dry_run import dry_run
 
     restore_threads(composed, directory)
-    run = build(composed.config)
+    run = build(composed.resolved)
     trial = dry_run(run)
     with lock_directory(directory):
         # another process may have finished it since
@@ -38,7 +38,7 @@ def restore_threads(composed: ComposedConfig, directory: Path) -> None:
     import torch
 
     segments = read_json(directory / "manifest.json", {}).get("segments", [])
-    if segments and composed.config["hardware"].get("threads") is None:
+    if segments and composed.resolved["hardware"].get("threads") is None:
         torch.set_num_threads(segments[0]["threads"])
 
 
@@ -84,14 +84,14 @@ def train_with_oom_retry(
         try:
             return train_run(run, trial, composed, directory, options)
         except BaseException as error:
-            if composed.config["oom"] != "shrink" or not is_out_of_memory(error):
+            if composed.resolved["oom"] != "shrink" or not is_out_of_memory(error):
                 raise
             micro_batch = half_micro_batch(run.task, trial.batch, run.hardware.micro_batch)
             if micro_batch is None:
                 raise
         release_memory(run)  # the caller still holds it, and memory is short
-        hardware = {**composed.config["hardware"], "micro_batch": micro_batch}
-        run = build({**composed.config, "hardware": hardware})
+        hardware = {**composed.resolved["hardware"], "micro_batch": micro_batch}
+        run = build({**composed.resolved, "hardware": hardware})
         message = f"micro-batch {micro_batch}, memory did not suffice for more"
         mark_inexact(directory, message)
         logging.getLogger(__name__).warning("%s: %s", directory, message)
@@ -121,9 +121,9 @@ def train_run(
         if not options.progress:
             for line in introduction(run, composed, directory):
                 console.note(line)
-        record = Record(directory, console, instantiate(composed.config, "logger"), introduce)
+        record = Record(directory, console, instantiate(composed.resolved, "logger"), introduce)
         try:
-            trainer = partial(train_with_profiler, directory=directory) if composed.config.get("profile") else train
+            trainer = partial(train_with_profiler, directory=directory) if composed.resolved.get("profile") else train
             return execute(run, record, trainer, options.stop)
         finally:
             record.close()

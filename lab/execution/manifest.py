@@ -28,7 +28,7 @@ def hparams_row(composed: ComposedConfig) -> dict[str, Any]:
     """The run's row in a table of runs: the chosen options, and the overridden values."""
     shown = [name for name, group in GROUPS.items() if group.in_hparams]
     choices = {group: composed.choices[group] for group in shown if composed.choices.get(group) is not None}
-    return choices | {"seed": composed.config["seed"]} | redact(overridden_values(composed))
+    return choices | {"seed": composed.resolved["seed"]} | redact(overridden_values(composed))
 
 
 def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
     values = {}
     for override in composed.overrides:
         key, _ = split_override(override)
-        value: Any = composed.config
+        value: Any = composed.resolved
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None and not isinstance(value, Mapping):
@@ -47,10 +47,10 @@ def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
 def write_config(composed: ComposedConfig, directory: Path) -> None:
     """Write config.yaml, resolved and without secrets, and .hydra/ as Hydra does."""
     dump = partial(yaml.dump, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
-    (directory / "config.yaml").write_text(dump(redact(composed.config)))
+    (directory / "config.yaml").write_text(dump(redact(composed.resolved)))
     folder = directory / ".hydra"
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(dump(redact(composed.source)))
+    (folder / "config.yaml").write_text(dump(redact(composed.unresolved)))
     (folder / "hydra.yaml").write_text(redact_text(dump(redact({"hydra": composed.hydra}))))
     (folder / "overrides.yaml").write_text(dump([redact_text(override) for override in composed.overrides]))
 
@@ -72,7 +72,7 @@ def build_manifest(
 
     facts = redact_environment(environment or describe_environment())
     earlier = read_json(directory / "manifest.json", {})
-    data = str(composed.config["data"].get("folder", ""))
+    data = str(composed.resolved["data"].get("folder", ""))
     return {
         "schema": SCHEMAS["manifest.json"],
         "schemas": SCHEMAS,

@@ -150,7 +150,7 @@ def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
     from lab.train.loop import execute, train
 
     restore_threads(spec.composed, spec.directory)
-    run = build(spec.composed.config)
+    run = build(spec.composed.resolved)
     dry_run(run)
     try:
         with stop.watchdog.watch(spec.crash_file(rank)):

@@ -34,11 +34,11 @@ PEER_GRACE = 10  # seconds in which ranks end by themselves once one of them has
 
 def num_ranks(composed: ComposedConfig) -> int:
     """The number of processes in which a run is to train. Raises ConfigError where this machine cannot."""
-    if composed.config["hardware"].get("parallel", "none") == "none":
+    if composed.resolved["hardware"].get("parallel", "none") == "none":
         return 1
     from lab.assembly.build import instantiate
 
-    hardware: Hardware = instantiate(composed.config, "hardware")
+    hardware: Hardware = instantiate(composed.resolved, "hardware")
     return hardware.processes or 1
 
 
@@ -46,7 +46,7 @@ def run_in_ranks(composed: ComposedConfig, identity: Identity, directory: Path, 
     """Bring the run to its end in processes of its own; raises as `lab.execution.run_job.run_job`."""
     import torch
 
-    if composed.config["oom"] == "shrink":
+    if composed.resolved["oom"] == "shrink":
         raise ConfigError("oom=shrink is for one process; give oom=fail, and hardware.micro_batch= (examples at once)")
     world_size = num_ranks(composed)
     started = time.time()

@@ -25,6 +25,6 @@ def run_job(
         return outcome
     absolute = directory.absolute()  # the run's code may change the working directory
     if not options.is_checked:
-        check_config(composed.config, composed.source)
+        check_config(composed.resolved, composed.unresolved)
     run = run_in_ranks if num_ranks(composed) > 1 else run_in_process
     return replace(run(composed, identity, absolute, options), directory=directory)

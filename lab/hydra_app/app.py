@@ -77,7 +77,7 @@ class HydraApp:
             directory = relative_to_cwd(directory)
         try:
             composed = ComposedConfig.from_hydra(config, hydra)
-            self.code = self.run(composed, self.identify(composed.config), directory) or self.code
+            self.code = self.run(composed, self.identify(composed.resolved), directory) or self.code
         except LabError as error:  # reported here: under another sweeper the other runs go on
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = report_error(error, self.with_traceback)

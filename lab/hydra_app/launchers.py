@@ -55,14 +55,14 @@ class PlannedTask:
         sys.path[:] = [*self.path, *(folder for folder in sys.path if folder not in self.path)]
         jobs = self.read_jobs()
         job = jobs[Path(HydraConfig.get().runtime.output_dir).name]
-        policy = Policy.of(job.composed.config)
+        policy = Policy.of(job.composed.resolved)
         if reason := self.why_not_started(policy, jobs):
             print(f"#{job.number} not started: {reason}", file=sys.stderr)
             return None
         if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's own, which the run's process lacks
             multiprocessing.set_start_method("spawn", force=True)
         stop = StopSignal.with_limits(policy.time_limit)
-        with make_pool([job.composed.config], {"workers": 1}) as pool, stop_before_requeue(stop), stop.signals():
+        with make_pool([job.composed.resolved], {"workers": 1}) as pool, stop_before_requeue(stop), stop.signals():
             pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
             code = CodeWatch(self.sources)
             controller = SweepController(self.sweep, FixedJobs([job]), pool, policy, PlainSweepView(), code, stop)
@@ -96,7 +96,7 @@ class PlannedTask:
         OmegaConf.set_struct(config, False)
         for key in [str(key) for key in config if key != "hydra"]:
             del config[key]
-        config.merge_with(OmegaConf.create(dict(composed.source)))
+        config.merge_with(OmegaConf.create(dict(composed.unresolved)))
         config.hydra.run.dir = config.hydra.sweep.subdir = str(directory)
         config.hydra.overrides.task = [redact_text(override) for override in composed.overrides]
         config.hydra.runtime.choices = dict(composed.choices)

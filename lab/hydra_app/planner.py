@@ -88,7 +88,7 @@ class SweepPlanner:
         """The plan of these override lists, numbered from `first`. Raises ConfigError with every job's problems."""
         composed = self.compose_jobs(list(enumerate(overrides, start=first)))
         runs_folder(next(iter(composed.values())))
-        identities = {number: self.app.identify(job.config) for number, job in composed.items()}
+        identities = {number: self.app.identify(job.resolved) for number, job in composed.items()}
         keys = swept_keys([job.overrides for job in composed.values()])
         sweep = self.name_sweep(keys, [identity.id for identity in identities.values()])
         jobs = mark_duplicates(self.make_jobs(composed, sweep, identities))
@@ -119,7 +119,7 @@ class SweepPlanner:
         self, composed: Mapping[int, ComposedConfig], sweep: Path, identities: Mapping[int, Identity] | None = None
     ) -> list[Job]:
         """The jobs of composed configs.  identities: theirs, where they are known already."""
-        identities = identities or {number: self.app.identify(job.config) for number, job in composed.items()}
+        identities = identities or {number: self.app.identify(job.resolved) for number, job in composed.items()}
         existing = None
         if is_in_outputs(self.master):
             existing = runs_by_id(runs_folder(next(iter(composed.values()))))

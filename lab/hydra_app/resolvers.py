@@ -17,7 +17,7 @@ def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> 
 
     def run_dir(root: DictConfig) -> Path:
         composed = ComposedConfig.from_hydra(without_hydra_node(root), root.hydra)
-        return run_directory(composed, identify(composed.config).id, runs_by_id(runs_folder(composed)))
+        return run_directory(composed, identify(composed.resolved).id, runs_by_id(runs_folder(composed)))
 
     def job_dir(root: DictConfig) -> Path:
         """Where a single run would be; `<n>-<id8>` inside hydra.sweep.dir where that was moved."""

@@ -16,7 +16,7 @@ NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def outputs_of(composed: ComposedConfig) -> Path:
-    outputs = composed.config["paths"]["outputs"]
+    outputs = composed.resolved["paths"]["outputs"]
     if not isinstance(outputs, str) or not outputs:
         raise ConfigError(f"paths.outputs={outputs!r} is no folder; give paths.outputs=... or LAB_OUTPUTS=...")
     return Path(outputs)
@@ -34,7 +34,7 @@ def run_directory(composed: ComposedConfig, identity: str, existing: Mapping[str
     """
     base = runs_folder(composed) / composed.experiment / run_slug(composed)
     directory = base.with_name(f"{base.name}-{identity}")
-    if not composed.config.get("again"):
+    if not composed.resolved.get("again"):
         return existing.get(identity, directory)
     number = 1
     while is_done(directory):

@@ -43,13 +43,13 @@ def make_candidates(configs: Sequence[ComposedConfig]) -> list[Candidate]:
     problems: dict[str, None] = {}
     for composed in configs:
         try:
-            check_config(composed.config, composed.source)
+            check_config(composed.resolved, composed.unresolved)
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise ConfigError(*problems)
     check_shared_sample(configs)
-    distinct = {str(model_and_weights(composed.config)): composed for composed in reversed(configs)}
+    distinct = {str(model_and_weights(composed.resolved)): composed for composed in reversed(configs)}
     kept = list(reversed(distinct.values()))
     return [Candidate(name, composed) for name, composed in zip(candidate_names(kept), kept, strict=True)]
 
@@ -58,7 +58,7 @@ def check_shared_sample(configs: Sequence[ComposedConfig]) -> None:
     """Raises ConfigError if the configs do not read the same sample in the same way."""
     overridden = swept_keys([composed.overrides for composed in configs])
     for name in SHARED_KEYS:
-        if any(composed.config[name] != configs[0].config[name] for composed in configs):
+        if any(composed.resolved[name] != configs[0].resolved[name] for composed in configs):
             keys = [key for key in overridden if key.split(".")[0] == name] or [name]
             raise ConfigError(
                 f"lab rank compares models on one sample, and {', '.join(keys)} is not the same for all of them; give "
@@ -94,7 +94,7 @@ def describe_override(key: str, value: str) -> str:
 def sort_by_size(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates by number of parameters, the smallest first. Models that need their weights to be built, and
     cannot be counted without, come last."""
-    return sorted(candidates, key=lambda candidate: count_parameters(candidate.composed.config["model"]))
+    return sorted(candidates, key=lambda candidate: count_parameters(candidate.composed.resolved["model"]))
 
 
 def count_parameters(model: Mapping[str, Any]) -> float:

@@ -22,7 +22,7 @@ def attach_finetuned(candidates: Sequence[Candidate], outputs: Path, identify: I
     outputs: folder of the runs. Runs count if they are done, on the same data but for seed and batch size, and from the
     same model and weights. A recipe is the config without the seed.
     """
-    by_start = {start_key(candidate.composed.config, identify): candidate for candidate in candidates}
+    by_start = {start_key(candidate.composed.resolved, identify): candidate for candidate in candidates}
     recipes: dict[tuple[str, str], list[float]] = {}
     for directory in find_runs(outputs):
         with suppress(DamagedRun):  # costs its own result alone

@@ -132,7 +132,7 @@ def extract_features(
     from lab.model_selection.features import check_features, head_inputs
     from lab.models.origin import origin_of
 
-    config = candidate.composed.config
+    config = candidate.composed.resolved
     model = create_model(config, read_settings(config))
     origin = origin_of(model)
     candidate.parameters = sum(p.numel() for p in model.parameters())

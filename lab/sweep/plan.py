@@ -131,8 +131,13 @@ def plan_lines(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterato
         key = id(composed.hydra)  # jobs that were composed together share one object
         if key not in bases:
             bases[key] = (first_base + len(bases), composed)
-            parts = {name: getattr(composed, name) for name in ("config", "source", "hydra", "choices")}
-            yield {"base": bases[key][0], **parts}
+            yield {
+                "base": bases[key][0],
+                "config": composed.resolved,
+                "source": composed.unresolved,
+                "hydra": composed.hydra,
+                "choices": composed.choices,
+            }
         number, base = bases[key]
         yield {
             "job": job.number,
@@ -142,8 +147,8 @@ def plan_lines(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterato
             "directory": os.path.relpath(job.directory, sweep),  # outputs/ may be moved as a whole
             "duplicate_of": job.duplicate_of,
             "overrides": list(map(redact_text, composed.overrides)),
-            "config": top_level_changes(base.config, composed.config),
-            "source": top_level_changes(base.source, composed.source),
+            "config": top_level_changes(base.resolved, composed.resolved),
+            "source": top_level_changes(base.unresolved, composed.unresolved),
         }
 
 
@@ -182,8 +187,8 @@ def read_plan(directory: Path) -> Plan:
 
 def parse_job(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> Job:
     composed = ComposedConfig(
-        config=apply_changes(base["config"], line["config"]),
-        source=apply_changes(base["source"], line["source"]),
+        resolved=apply_changes(base["config"], line["config"]),
+        unresolved=apply_changes(base["source"], line["source"]),
         hydra=base["hydra"],
         overrides=line["overrides"],
         choices=base["choices"],

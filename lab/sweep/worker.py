@@ -143,7 +143,7 @@ class Worker:
 
 
 def stop_signal_for(job: Job) -> StopSignal:
-    return StopSignal(watchdog=Watchdog(Policy.of(job.composed.config).step_timeout))
+    return StopSignal(watchdog=Watchdog(Policy.of(job.composed.resolved).step_timeout))
 
 
 def apply_job_settings(job: Job) -> None:
