@@ -43,7 +43,10 @@ def asked_parts(asked: ComposedConfig) -> list:
 
 
 def parts(jobs: Sequence[Job]) -> list:
-    return [(job.number, job.identity, job.directory.absolute(), job.twin, asked_parts(job.asked)) for job in jobs]
+    return [
+        (job.number, job.identity, job.directory.absolute(), job.duplicate_of, asked_parts(job.composed))
+        for job in jobs
+    ]
 
 
 several = st.lists(st.tuples(configs, st.integers(0, 1), st.tuples(text)), min_size=1, max_size=5)
@@ -128,13 +131,13 @@ def test_secrets_are_not_in_it(tmp_path):
 @given(several)
 def test_jobs_that_are_the_same_run_are_one(drawn):
     marked = mark_duplicates(jobs_of(drawn))
-    assert len({j.identity.id for j in marked}) == sum(j.twin is None for j in marked)
+    assert len({j.identity.id for j in marked}) == sum(j.duplicate_of is None for j in marked)
     by_number = {j.number: j for j in marked}
     for one in marked:
-        if one.twin is not None:
-            first = by_number[one.twin]
+        if one.duplicate_of is not None:
+            first = by_number[one.duplicate_of]
             assert first.number < one.number
-            assert (first.twin, first.identity.id, first.directory) == (None, one.identity.id, one.directory)
+            assert (first.duplicate_of, first.identity.id, first.directory) == (None, one.identity.id, one.directory)
 
 
 @given(st.lists(text), st.lists(st.from_regex("[0-9a-f]{8}", fullmatch=True), min_size=1), st.randoms())

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab.execution.stop import Stop
 
 from lab.config.search_space import SearchSettings
 from lab.execution.outcome import Outcome
 from lab.sweep.plan import Job
 from lab.sweep.search import Search
 from lab.sweep.search_jobs import SearchJobs
+from lab.train.stop import Stop
 from tests.test_search import ASHA, GRID
 
 
