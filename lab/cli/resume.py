@@ -9,7 +9,7 @@ from pathlib import Path
 from lab.cli.arguments import parse_arguments, read_run
 from lab.cli.run_sweep import train_sweep
 from lab.cli.train import main as train
-from lab.cli.train import train_run
+from lab.cli.train import train_single_run
 from lab.config.composed import ComposedConfig
 from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused
 from lab.identity.identity import Identifier, Identity
@@ -43,7 +43,7 @@ def continue_directory(options: argparse.Namespace, retry: bool) -> int:
             return continue_sweep(options, retry)
         job = read_job(read_run(options.dir, options.outputs))
         check_unchanged([job], options.anyway)
-        return train_run(job.composed, job.identity, job.directory)
+        return train_single_run(job.composed, job.identity, job.directory)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -20,10 +20,10 @@ from lab.train.stop import StopSignal
 
 
 def main(arguments: list[str]) -> int:
-    return run_app(arguments, HydraApp(run=train_run, sweep=train_arguments, batch=train_batch))
+    return run_app(arguments, HydraApp(run=train_single_run, sweep=train_arguments, batch=train_batch))
 
 
-def train_run(composed: ComposedConfig, identity: Identity, directory: Path) -> int:
+def train_single_run(composed: ComposedConfig, identity: Identity, directory: Path) -> int:
     """Do a run in this process and print how it ended. Gives the exit code."""
     try:
         policy = Policy.of(composed.resolved)

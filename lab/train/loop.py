@@ -47,7 +47,7 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
         yield Step(n, loss.detach(), norm, batch.num_examples)
 
 
-class Record(Protocol):
+class Recorder(Protocol):
     """Keeps what a run leaves behind, as lab.record.record.Record does."""
 
     def restore(self, run: Run, /) -> int:
@@ -63,10 +63,10 @@ class Record(Protocol):
         ...
 
 
-def execute(run: Run, record: Record, trainer: Trainer = train, pulse: StopCheck = never_stop) -> dict[str, float]:
+def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopCheck = never_stop) -> dict[str, float]:
     """Train to the end and score it: the validation set on the way, the test set once, with the final weights.
 
-    pulse: called after every step; where it returns a reason to stop, the state is saved and Stopped raised.
+    stop: called after every step; where it returns a reason to stop, the state is saved and Stopped raised.
     Returns the scores of the final weights, `split/name`: on val and test; where there is a validation set, on as many
     training examples as that has, and the difference between the two, `gap/name`; and what a step cost on this
     machine, `hardware/name`.
@@ -78,10 +78,10 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: StopCheck
         meter.step(step)
         if is_due(step.n, run.cadence.eval_every, run.cadence.steps):
             with meter.paused():
-                scores = evaluate(run, pulse=pulse)
+                scores = evaluate(run, stop=stop)
                 run.regularize.on_scores(scores)
                 record.scores(run, step.n, scores)
-        reason = pulse(step.n)
+        reason = stop(step.n)
         if is_due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped or reason:
             with meter.paused():
                 record.save(run, step)
@@ -91,8 +91,8 @@ def execute(run: Run, record: Record, trainer: Trainer = train, pulse: StopCheck
             raise Stopped(f"{reason} after step {step.n}")
     costs = meter.results()
     n, val, model = record.recall(run)
-    test = evaluate(run, "test", pulse, model)
-    gap = generalization_gap(run, val, model, pulse)
+    test = evaluate(run, "test", stop, model)
+    gap = generalization_gap(run, val, model, stop)
     record.scores(run, n, test | gap)
     return {**val, **test, **gap, **costs}
 

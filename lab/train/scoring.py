@@ -26,7 +26,7 @@ def never_stop(step: int) -> None:
     return None
 
 
-def generalization_gap(run: Run, val: Evaluation, model: nn.Module, pulse: StopCheck = never_stop) -> Evaluation:
+def generalization_gap(run: Run, val: Evaluation, model: nn.Module, stop: StopCheck = never_stop) -> Evaluation:
     """`train/name` on as many training examples as validate, and `gap/name`: train minus val, the scores of `val`.
 
     The more a model overfits, the further above 0 is the gap of an accuracy, and the further below 0 that of a loss.
@@ -34,7 +34,7 @@ def generalization_gap(run: Run, val: Evaluation, model: nn.Module, pulse: StopC
     """
     if not val:
         return Evaluation({})
-    train = evaluate(run, "train", pulse, model)
+    train = evaluate(run, "train", stop, model)
     overall = {name: score for name, score in train.items() if is_overall(name)}
     gaps = {
         with_split(name, "gap"): score - val[with_split(name, "val")]
@@ -44,19 +44,19 @@ def generalization_gap(run: Run, val: Evaluation, model: nn.Module, pulse: StopC
     return Evaluation({**overall, **gaps}, train.directions)
 
 
-def evaluate(run: Run, split: str = "val", pulse: StopCheck = never_stop, model: nn.Module | None = None) -> Evaluation:
+def evaluate(run: Run, split: str = "val", stop: StopCheck = never_stop, model: nn.Module | None = None) -> Evaluation:
     """Scores on `val`, `test` or a part of `train`, named `split/name`, of `model`; None for the model that the run's
     regularizer wants scored.
 
-    pulse: called with 0 for every batch, so that a long evaluation is not taken for a hang.
+    stop: called with 0 for every batch, so that a long evaluation is not taken for a hang.
     """
 
     def batches() -> Iterator[Batch]:
         for batch in prepared_batches(run, training_subset(run) if split == "train" else getattr(run.data, split)()):
-            pulse(0)
+            stop(0)
             yield batch
 
-    model = (model or scored_model(run, pulse)).eval()
+    model = (model or scored_model(run, stop)).eval()
     broadcast_buffers(model)
     # not inference_mode: what a model caches while it is scored may be needed in training
     with torch.no_grad(), run.hardware.autocast():
@@ -73,9 +73,9 @@ def score_batches(run: Run, model: nn.Module, batches: Iterable[Batch], split: s
     return replace(evaluation, monitor=getattr(run.task, "monitor", None)).with_split(split)
 
 
-def scored_model(run: Run, pulse: StopCheck = never_stop) -> nn.Module:
+def scored_model(run: Run, stop: StopCheck = never_stop) -> nn.Module:
     """The model that the run's regularizer wants scored, with running statistics that are its own."""
-    return run.regularize.model_to_score(run.model, partial(update_bn_statistics, run, pulse))
+    return run.regularize.model_to_score(run.model, partial(update_bn_statistics, run, stop))
 
 
 def final_model(run: Run, weights: Mapping[str, Any] | None = None) -> nn.Module:
@@ -88,7 +88,7 @@ def final_model(run: Run, weights: Mapping[str, Any] | None = None) -> nn.Module
     return run.finish(model)
 
 
-def update_bn_statistics(run: Run, pulse: StopCheck, model: nn.Module) -> None:
+def update_bn_statistics(run: Run, stop: StopCheck, model: nn.Module) -> None:
     """Recompute the BatchNorm statistics of averaged weights over one epoch of training batches, as
     torch.optim.swa_utils.update_bn does, but not augmented and without dropout (Izmailov et al. 2018, arXiv:1803.05407,
     sec. 3.2).
@@ -110,7 +110,7 @@ def update_bn_statistics(run: Run, pulse: StopCheck, model: nn.Module) -> None:
     def batches() -> Iterator[Batch]:
         for batch in prepared_batches(run, first_epoch(run)):
             yield batch
-            pulse(0)
+            stop(0)
 
     # a data set of one's own may draw while it is read
     with temporary_seed(stream_seed(run.seed, "statistics")), torch.no_grad(), run.hardware.autocast():
