@@ -51,8 +51,8 @@ TORCH_FREE_FILES = {
     "stop.py",
 }
 TORCH_FILES = {"script.py"}  # of a torch-free room: a script has imported torch already
-# names that several modules define: the entry point of each command, and type variables
-SHARED_NAMES = {"main"}
+# names that several modules define: the entry point of each command, and a target of two config groups
+SHARED_NAMES = {"main", "chain"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

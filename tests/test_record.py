@@ -184,9 +184,9 @@ def test_a_run_leaves_about_ten_confusion_matrices_and_the_last_one(tmp_path):
 def test_a_run_whose_best_weights_are_damaged_starts_again_and_ends_the_same(tmp_path):
     whole, broken_run = make(steps=70), make(steps=70)
     results = execute(whole, Record(tmp_path / "whole"))
-    pulse = {45: "killed"}.get
+    stop = {45: "killed"}.get
     with pytest.raises(Stopped):
-        execute(broken_run, Record(tmp_path / "broken"), pulse=pulse)
+        execute(broken_run, Record(tmp_path / "broken"), stop=stop)
     best = tmp_path / "broken" / "checkpoints" / "best.pt"
     best.write_bytes(best.read_bytes()[:-100])
     record, resumed = Record(tmp_path / "broken"), make(steps=70)
