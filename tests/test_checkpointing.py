@@ -135,7 +135,7 @@ def test_the_estimate_of_a_steps_memory_tells_of_it():
             model = Hardware("cpu", activation_checkpointing=lean).place(Transformer())
             return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
-        estimated = estimate_cost(make, Classification(10).loss, batch).peak
+        estimated = estimate_cost(make, Classification(10), batch, Hardware("cpu")).peak
         assert estimated
         return estimated
 

@@ -39,7 +39,7 @@ QUICK = ("epochs=1",)
         ("data=cifar10 paths.data=/nowhere", "place train.parquet and test.parquet there"),
         ("model=resnet20 model.weights=nowhere.th", "no weights at nowhere.th; place the file there"),
         ("data.shape=[2,8,8]", "shape [2, 8, 8] is not [1, height, width] (gray) or [3, height, width]"),
-        ("model.shape=[1,9,9]", "a batch (float32[64, 1, 8, 8], int64[64]) does not go through the model"),
+        ("model.shape=[1,9,9]", "the model cannot process a batch of (float32[64, 1, 8, 8], int64[64])"),
         ("task.num_classes=9 task.classes=null", "the model gives (144, 10) for 144 examples of 9 classes"),
         ("hardware=cuda", "device 'cuda' is not on this machine"),
         ("finetune_strategy=last_blocks finetune_strategy.num_blocks=9", "num_blocks 9 is not from 0 to 1"),
@@ -100,7 +100,7 @@ def test_every_problem_is_named_at_once(lab, tmp_path, arguments, problems):
             "model._target_",
             {
                 "lab.config.targets.locate": "is not one to be run from a config",
-                "lab.record.environment.command_output": "is not one to be run from a config",
+                "lab.record.environment.run_command": "is not one to be run from a config",
                 "subprocess.run": "is not one to be run from a config",
                 "torch.hub.load": "is not one to be run from a config",
                 "lab.models.mlp.MPL": "no 'MPL' in lab.models.mlp; did you mean 'MLP'?",

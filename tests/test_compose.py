@@ -66,9 +66,9 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
             composer(0, list(job))
         return
     found = composer(0, list(job))
-    assert found.config == expected.resolved
-    assert list(found.config) == list(expected.resolved)
-    assert found.source == expected.unresolved
+    assert found.resolved == expected.resolved
+    assert list(found.resolved) == list(expected.resolved)
+    assert found.unresolved == expected.unresolved
     assert found.choices == expected.choices
     assert list(found.overrides) == list(expected.overrides)
 
@@ -77,7 +77,7 @@ def test_a_relative_interpolation_behind_another_is_followed(composer):
     for width in (3, 4):
         job = ["+paths.a=${.b}", f"+paths.b={width}", "+width=${paths.a}", "model=mlp", "model.hidden=[${width}]"]
         found = composer(0, job)
-        assert found.config["width"] == width
+        assert found.resolved["width"] == width
         base = composer.bases[("model=mlp",)]
         source = {"paths": {"a": "${.b}", "b": width}, "width": "${paths.a}", "x": {"y": "${width}"}}
         assert base.resolve_node("x", source) == {"y": width}
@@ -87,7 +87,7 @@ def test_a_job_asks_hydra_for_its_own_choices_and_number(composer):
     for number, model in enumerate(("mlp", "simple_cnn", "mlp")):
         job = [f"model={model}", "+of=${hydra:runtime.choices.model}", "+n=${hydra:job.num}"]
         found = composer(number, job)
-        assert (found.config["of"], found.config["n"]) == (model, number)
+        assert (found.resolved["of"], found.resolved["n"]) == (model, number)
 
 
 def test_what_does_not_compose_says_so(composer):
@@ -99,9 +99,9 @@ def test_what_does_not_compose_says_so(composer):
 
 def test_jobs_share_what_is_the_same(composer):
     one, other = (composer(0, ["model=mlp", f"seed={seed}"]) for seed in (1, 2))
-    assert one.config["optimizer"] is other.config["optimizer"]
-    assert one.config["data"]["seed"] == 1
-    assert other.config["data"]["seed"] == 2
+    assert one.resolved["optimizer"] is other.resolved["optimizer"]
+    assert one.resolved["data"]["seed"] == 1
+    assert other.resolved["data"]["seed"] == 2
 
 
 def test_missing_values_are_found_in_lists_and_behind_interpolations_too():

@@ -61,7 +61,7 @@ def test_a_run_killed_in_any_phase_resumes_to_the_same_bits(strategy):
         restore_snapshot(resumed, state)
         list(train(resumed, after=n))
         assert not changed_names(copy_state(unbroken.model), copy_state(resumed.model))
-        scored = [copy_state(run.regularize.scored(run.model)) for run in (unbroken, resumed)]
+        scored = [copy_state(run.regularize.model_to_score(run.model)) for run in (unbroken, resumed)]
         assert not changed_names(*scored)
 
 

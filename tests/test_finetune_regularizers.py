@@ -36,11 +36,11 @@ def test_the_l2_sp_penalty_is_the_gradient_of_its_formula():
     loss = F.cross_entropy(model(images), labels)
     expected = torch.autograd.grad(loss + 0.3 / 2 * body + 0.07 / 2 * head, list(model.parameters()))
     F.cross_entropy(model(images), labels).backward()
-    groups.regularizer.penalise(model)
+    groups.regularizer.add_to_gradients(model)
     for p, grad in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad)
     model.conv.weight.grad = None
-    groups.regularizer.penalise(model)
+    groups.regularizer.add_to_gradients(model)
     assert model.conv.weight.grad is None
 
 
@@ -71,7 +71,7 @@ def test_wise_ft_scores_the_mean_of_start_and_finetuned_weights(tmp_path):
     start = copy_state(model)
     run = make_run(partial(wise_ft, mix=0.25), model=model)
     list(train(run))
-    tuned, scored = copy_state(model), copy_state(run.regularize.scored(model))
+    tuned, scored = copy_state(model), copy_state(run.regularize.model_to_score(model))
     for name, value in scored.items():
         whole = name.startswith("linear") or not value.is_floating_point()
         torch.testing.assert_close(value, tuned[name] if whole else 0.75 * start[name] + 0.25 * tuned[name])
@@ -79,7 +79,7 @@ def test_wise_ft_scores_the_mean_of_start_and_finetuned_weights(tmp_path):
     assert not changed_names(tuned, copy_state(model)), "the weights that are trained stay as they are"
     with torch.no_grad():
         model.conv1.weight.zero_()
-    again = run.regularize.scored(model)
+    again = run.regularize.model_to_score(model)
     torch.testing.assert_close(again.conv1.weight, 0.75 * start["conv1.weight"])
     assert not any(p.requires_grad for p in again.parameters())
 
@@ -90,7 +90,7 @@ def test_wise_ft_at_its_ends_is_the_start_or_the_finetuned_model(mix, like):
     ends = {"start": copy_state(run.model)}
     list(train(run))
     ends["tuned"] = copy_state(run.model)
-    scored = copy_state(run.regularize.scored(run.model))
+    scored = copy_state(run.regularize.model_to_score(run.model))
     assert not {name for name in changed_names(ends[like], scored) if "num_batches" not in name}
 
 
@@ -99,7 +99,7 @@ def test_wise_ft_sees_the_steps_of_a_fused_optimizer_which_torch_does_not_count_
     run = make_run(wise_ft, model=model, optimizer=partial(torch.optim.Adam, lr=0.01, fused=True))
     start = model.head.weight.detach().clone()
     for step in train(run):
-        scored = run.regularize.scored(model).head.weight
+        scored = run.regularize.model_to_score(model).head.weight
         torch.testing.assert_close(scored, (start + model.head.weight.detach()) / 2, msg=f"step {step.n}")
     assert not torch.equal(start, model.head.weight)
 
@@ -109,7 +109,7 @@ def test_wise_ft_mixes_an_average_of_the_weights_as_well(tmp_path):
     start, mean = copy_state(run.model), EMA(run.model, decay=0.5)
     run = replace(run, regularize=Chain([mean, *run.regularize.parts]))
     scores = execute(run, Record(tmp_path))
-    averaged, scored = mean.average.conv1.weight, run.regularize.scored(run.model).conv1.weight
+    averaged, scored = mean.average.conv1.weight, run.regularize.model_to_score(run.model).conv1.weight
     torch.testing.assert_close(scored, (start["conv1.weight"] + averaged) / 2)
     assert {"val/accuracy", "test/accuracy"} <= scores.keys()
 
@@ -121,7 +121,7 @@ def test_wise_ft_takes_the_running_statistics_of_the_mean_anew():
     found = model.bn1.running_mean.clone()
     inputs = torch.cat([model.conv1(images) for images, _ in map(run.data.prepare, first_epoch(run))])
     torch.testing.assert_close(found, inputs.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
-    assert not run.regularize.parts[-1].stale
+    assert not run.regularize.parts[-1].statistics_stale
     assert torch.equal(scored_model(run).bn1.running_mean, found)
 
 
@@ -133,6 +133,6 @@ def test_a_strategy_holds_its_start_on_the_device_that_the_model_moves_to():
         there = SimpleCNN([1, 8, 8], 10)
     penalty.pretrained, penalty.new = list(there.conv.parameters()), list(there.head.parameters())
     there(torch.rand(2, 1, 8, 8, device="meta")).sum().backward()
-    penalty.penalise(there)
+    penalty.add_to_gradients(there)
     assert {w0.device.type for w0 in penalty.start} == {"meta"}
-    assert mean.scored(there).conv.weight.device.type == "meta"
+    assert mean.model_to_score(there).conv.weight.device.type == "meta"

@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -256,7 +257,9 @@ def test_the_cost_of_a_step_can_be_found_without_taking_it(strategy, name):
         return model, torch.optim.AdamW(strategy(model, rank=2))
 
     model, _ = make()
-    found = estimate_cost(make, lambda model, x: model(x).square().mean(), IMAGES)
+    found = estimate_cost(
+        make, SimpleNamespace(loss=lambda model, x: model(x).square().mean()), IMAGES, Hardware("cpu")
+    )
     assert found.parameters == count_parameters(model.parameters())
     assert found.trainable == count_parameters(p for p in model.parameters() if p.requires_grad)
     assert (found.flops is None) == (name == "recurrent")  # as without an adapter: the LSTM's kernel is fused

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
 from lab.assembly.build import build
+from lab.data.standardize import Standardize
 from lab.data.streamed import Streamed
 from lab.distributed import collectives, replicas, shards
 from lab.execution.rank import AgreedStop
@@ -66,7 +67,7 @@ class Read(Streamed):
         every = list(zip(images, digits.target, strict=True))
         self.read = 0
         parts = {"train": Counted(self, every[:600]), "val": every[600:700], "test": every[700:800]}
-        super().__init__(**parts, batch_size=batch_size, seed=seed, workers=0, mean=(0.02,), std=(0.02,))
+        super().__init__(**parts, batch_size=batch_size, seed=seed, workers=0, prepare=Standardize((0.02,), (0.02,)))
 
 
 class Counted(list):

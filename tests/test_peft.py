@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lab.assembly.cost_estimate import estimate_cost
 from lab.finetune.dora import dora
 from lab.finetune.lora import lora
 from lab.finetune.peft import load_adapter, save_adapter
+from lab.hardware import Hardware
 from lab.models.low_rank import merge_low_rank
 from lab.models.mlp import MLP
 from lab.models.resnet_cifar import ResNet
@@ -101,7 +103,9 @@ def test_an_adapter_that_does_not_fit_says_how(tmp_path):
         return started, torch.optim.SGD(lora(started, rank=2, alpha=4, adapter=str(tmp_path)))
 
     start(lora, rank=2, alpha=4)
-    assert estimate_cost(make, lambda model, x: model(x).mean(), IMAGES).flops  # of tensors without values
+    assert estimate_cost(
+        make, SimpleNamespace(loss=lambda model, x: model(x).mean()), IMAGES, Hardware("cpu")
+    ).flops  # of tensors without values
     with pytest.raises(ValueError, match=r"finetune_strategy\.rank=2 finetune_strategy\.alpha=4"):
         start(lora, rank=4)
     with pytest.raises(ValueError, match="finetune_strategy=lora"):

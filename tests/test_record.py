@@ -135,9 +135,9 @@ def test_a_status_says_done_only_with_the_hashes_of_what_it_seals(tmp_path):
     checkpoints.save_checkpoint(tmp_path / "checkpoints" / "best.pt", {})
     write_status(tmp_path, "done", sealed=hash_sealed_files(tmp_path))
     assert is_done(tmp_path)
-    assert changed_files(tmp_path, checkpoints=True) == []
+    assert changed_files(tmp_path, read_status(tmp_path), checkpoints=True) == []
     (tmp_path / "results.json").write_text("better")
-    assert changed_files(tmp_path, checkpoints=False) == ["results.json"]
+    assert changed_files(tmp_path, read_status(tmp_path), checkpoints=False) == ["results.json"]
 
 
 def test_scores_that_are_not_finite_are_never_best(tmp_path):

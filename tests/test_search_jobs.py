@@ -41,12 +41,12 @@ def test_a_trial_that_is_ended_early_stops_all_of_its_jobs_and_is_pruned(tmp_pat
         first, second = jobs.next(), jobs.next()
         assert first
         assert second
-        assert jobs.scored(first, 1, {"val/accuracy": accuracy}) is None  # the mean is over both
-        stops = [jobs.scored(job, 1, {"val/accuracy": accuracy}) for job in (second, first)]
+        assert jobs.on_scores(first, 1, {"val/accuracy": accuracy}) is None  # the mean is over both
+        stops = [jobs.on_scores(job, 1, {"val/accuracy": accuracy}) for job in (second, first)]
     assert stops == [Stop("stopped early by asha", pruned=True)] * 2
-    assert jobs.scored(first, 2, {}) == stops[0]
-    jobs.ended(second, ending(second, "done"))
-    jobs.ended(first, ending(first, "interrupted", pruned=True))
+    assert jobs.on_scores(first, 2, {}) == stops[0]
+    jobs.on_ended(second, ending(second, "done"))
+    jobs.on_ended(first, ending(first, "interrupted", pruned=True))
     assert states_of(jobs) == ["RUNNING", "RUNNING", "PRUNED"]
 
 
@@ -65,5 +65,5 @@ def test_a_trial_ends_when_the_last_of_its_jobs_does(states, told, tmp_path):
     for job, state in zip(under_way, states, strict=True):
         assert states_of(jobs) == ["RUNNING"]
         assert job
-        jobs.ended(job, ending(job, state))
+        jobs.on_ended(job, ending(job, state))
     assert states_of(jobs) == [told]

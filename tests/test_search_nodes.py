@@ -36,7 +36,7 @@ def test_an_option_of_a_search_s_groups_is_a_node_that_optuna_makes(group, tmp_p
     for option in sorted(path.stem for path in (ROOT / "conf" / "search" / group).glob("*.yaml")):
         chosen = SearchSettings(**composed("search=tpe", f"search/{group}={option}", "search.min_resource=7"))
         assert chosen.pruner is None or chosen.pruner["min_resource"] == 7
-        assert Search(tmp_path / f"{option}.db", AXES, chosen).ask()
+        assert Search(tmp_path / f"{option}.db", AXES, chosen.resolve([("val/loss", "min")])).ask()
 
 
 def test_asha_with_another_sampler_is_a_choice_of_a_group():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from lab.assembly.blame import blame
 from lab.distributed import collectives
 from lab.errors import ConfigError
+from lab.hardware import is_out_of_memory
 from lab.metrics.scores import ResolvedMonitor
 from lab.nest import describe_shapes
 from lab.run import Batch, Run
@@ -40,11 +42,22 @@ def dry_run(run: Run) -> DryRun:
     with temporary_seed(stream_seed(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
         with restored_buffers(run.model):
             set_training_mode(run.model)
-            with blame(f"the model cannot process a batch of {describe_shapes(batch)}"):
-                loss = run.task.loss(run.model, batch)
-        if not isinstance(loss, torch.Tensor) or loss.dim():
+            loss = try_loss(run, batch)
+        if loss is not None and (not isinstance(loss, torch.Tensor) or loss.dim()):
             raise ConfigError(f"task: its loss is {describe_shapes(loss)}; expected is a scalar tensor")
         return DryRun(batch, dry_run_score(run, run.regularize.model_to_score(run.model).eval()))
+
+
+def try_loss(run: Run, batch: Batch) -> Any:
+    """The loss of a batch; None where memory does not suffice, which is no fault of the config: the run itself reports
+    it, or takes smaller micro-batches (oom=shrink)."""
+    with blame(f"the model cannot process a batch of {describe_shapes(batch)}"):
+        try:
+            return run.task.loss(run.model, batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                return None
+            raise
 
 
 def first_batch(run: Run) -> Batch:

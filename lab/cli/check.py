@@ -21,7 +21,7 @@ COMPARED_STEPS = 12
 def main(arguments: list[str]) -> int:
     if "--resume" in arguments:
         return check_exact_resume([argument for argument in arguments if argument != "--resume"])
-    return run_app(arguments, HydraApp(run=None, sweep=check_arguments))
+    return run_app(arguments, HydraApp("check", run=None, sweep=check_arguments))
 
 
 def check_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ def print_outcome(outcome: Outcome) -> None:
     directory = outcome.directory
     if outcome.state == "interrupted":
         print(f"stopped: {outcome.error}", file=sys.stderr)
-        print(f"{directory} holds the run; the same command continues it", file=sys.stderr)
+        print(f"{directory} holds the run; the same command goes on with it", file=sys.stderr)
         return
     if outcome.state != "done":
         print(f"{outcome.state}: {outcome.error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from lab.hydra_app.planner import SweepPlanner
 
 
 def main(arguments: list[str]) -> int:
-    return run_app(arguments, HydraApp(run=None, sweep=plan_arguments))
+    return run_app(arguments, HydraApp("plan", run=None, sweep=plan_arguments))
 
 
 def plan_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     options, overrides = parser.parse_known_args(arguments)
     if options.examples < 2:
         parser.error(f"--examples={options.examples} is not a number from 2 on")
-    return run_app(overrides, HydraApp(run=None, sweep=partial(rank_models, options)))
+    return run_app(overrides, HydraApp("rank", run=None, sweep=partial(rank_models, options)))
 
 
 def rank_models(options: argparse.Namespace, planner: "SweepPlanner", arguments: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from lab.train.stop import StopSignal
 
 
 def main(arguments: list[str]) -> int:
-    return run_app(arguments, HydraApp(run=train_single_run, sweep=train_arguments, batch=train_batch))
+    return run_app(arguments, HydraApp("train", run=train_single_run, sweep=train_arguments, batch=train_batch))
 
 
 def train_single_run(composed: ComposedConfig, identity: Identity, directory: Path) -> int:

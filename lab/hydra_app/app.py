@@ -53,12 +53,13 @@ class HydraApp:
     """Hydra's task function, and where lab's sweeper and launcher find what they are to do. Each function gives an
     exit code.
 
-    run: does a single run; None for a command that only takes sweeps.  sweep: takes the arguments of a sweep.  batch:
-    does the jobs of a plan that another sweeper asked for; None: refused.
+    verb: the command's, for messages.  run: does a single run; None for a command that only takes sweeps.  sweep: takes
+    the arguments of a sweep.  batch: does the jobs of a plan that another sweeper asked for; None: refused.
     with_traceback: whether errors are printed with theirs.
     code: to exit with.  sweep_name: name of the planned sweep's directory.  identify: gives identities.
     """
 
+    verb: str
     run: RunFunction | None
     sweep: SweepFunction
     batch: BatchFunction | None = None
@@ -70,7 +71,7 @@ class HydraApp:
     def __call__(self, config: DictConfig) -> None:
         """Do a single run, which may be one of another sweeper's."""
         if self.run is None:
-            raise ConfigError("this command plans with lab's own sweeper; leave hydra/sweeper= out")
+            raise ConfigError(f"lab {self.verb} plans with lab's own sweeper; leave hydra/sweeper= out")
         hydra = HydraConfig.get()
         directory = Path(hydra.runtime.output_dir)
         if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it

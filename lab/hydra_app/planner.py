@@ -171,7 +171,7 @@ def launch_with_app(planner: SweepPlanner, overrides: Sequence[Sequence[str]], f
     the sweeper optimizes."""
     app = planner.app
     if app.batch is None:
-        raise ConfigError("this command goes by lab's own sweeper; leave hydra/sweeper= out")
+        raise ConfigError(f"lab {app.verb} goes by lab's own sweeper; leave hydra/sweeper= out")
     plan = planner.plan(overrides, first)
     app.code = app.batch(plan, planner.launcher_options) or app.code
     # Hydra's own sweeper would end with the first failure, its later batches not begun; it needs no value

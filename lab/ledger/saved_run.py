@@ -116,8 +116,8 @@ class SavedRun:
         """Raises ConfigError for a run that is not done."""
         if not self.is_done:
             raise ConfigError(
-                f"{self.directory} is {self.state}, not done; the command that started it continues it, or give one of "
-                f"its checkpoints, such as {self.directory}/checkpoints/last.pt"
+                f"{self.directory} is {self.state}, not done; the command that started it goes on with it, or give one "
+                f"of its checkpoints, such as {self.directory}/checkpoints/last.pt"
             )
 
     def _read_mapping(self, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lab.metrics.scores import Evaluation, Picture
 from lab.record.checkpointer import Checkpointer
 from lab.record.console import Console
 from lab.record.metrics_files import MetricsFiles, NoMetricsFiles, Writer
+from lab.record.run_parts import check_or_write_parts
 from lab.record.tensorboard import NoTensorBoard
 from lab.run import Cadence, Run, Step
 from lab.train.loop import is_due
@@ -45,7 +46,7 @@ class Record:
         silent: bool = False,
     ):
         self.console: Progress = console or Console(steps=0, quiet=True)
-        self.introduce = introduce
+        self.directory, self.introduce, self.writes = directory, introduce, not silent
         self.checkpointer = Checkpointer(directory / "checkpoints", writes=not silent)
         self.metrics = NoMetricsFiles() if silent else MetricsFiles(directory, writer)
 
@@ -54,7 +55,12 @@ class Record:
         return self.metrics.writer
 
     def restore(self, run: Run) -> int:
-        """Bring `run` to its newest sound checkpoint, and the files to that step; return the step."""
+        """Bring `run` to its newest sound checkpoint, and the files to that step; return the step.
+
+        Raises Refused where the directory holds another run. A manifest tells which; without one, the run's parts do.
+        """
+        if self.writes and not (self.directory / "manifest.json").exists():
+            check_or_write_parts(self.directory, run)
         step = self.checkpointer.restore(run)
         for problem in self.checkpointer.problems:
             lost = max(0, self.metrics.last_step() - step)
