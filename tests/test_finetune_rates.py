@@ -4,13 +4,13 @@ import json
 import math
 from copy import deepcopy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lab.assembly.build import build_optimizer
-from lab.config.settings import Settings
 from lab.data.digits import digits
 from lab.finetune.discriminative import discriminative
 from lab.finetune.gradual import gradual
@@ -96,7 +96,6 @@ def test_a_groups_rate_reaches_the_optimizer_through_schedule_and_resume(optimiz
     config = {
         "optimizer": {**node, "_partial_": True},
         "schedule": {"_target_": "lab.optim.schedules.cosine", "_partial_": True},
-        "weight_decay_on": "all",
     }
 
     def make() -> Run:
@@ -104,7 +103,7 @@ def test_a_groups_rate_reaches_the_optimizer_through_schedule_and_resume(optimiz
         model = ResNet(1, [1, 8, 8], 10)
         groups = strategy(model)
         pace = cadence(10, steps_per_epoch=4)
-        parts = build_optimizer(config, Settings.of(config), groups, pace)
+        parts = build_optimizer(config, SimpleNamespace(weight_decay_on="all"), groups, pace)
         return Run(model, Classification(10), digits(batch_size=32, seed=0), *parts, pace, hardware=Hardware("cpu"))
 
     def expected(run: Run, taken: int) -> list[float]:

@@ -84,8 +84,8 @@ def test_a_damaged_directory_costs_its_own_row(tmp_path, name, content, reason):
     assert rows["0123abcd"]["state"] == "done"
     assert rows["4567abcd"]["state"] == "damaged"
     assert reason in rows["4567abcd"]["error"]
+    run = SavedRun(damaged)
     with pytest.raises(DamagedRun, match=reason):
-        run = SavedRun(damaged)
         _ = (run.status, run.manifest, run.results)
 
 

@@ -23,6 +23,13 @@ def source_of_jobs(path: Path, changed: SearchSettings) -> SearchJobs:
     return SearchJobs(search, make_jobs)
 
 
+def take_next(jobs: SearchJobs) -> Job | None:
+    """The next job, a group of its own."""
+    group = jobs.next()
+    assert group is None or len(group) == 1
+    return group[0] if group else None
+
+
 def ending(job: Job, state: str, pruned: bool = False) -> Outcome:
     if state == "done":
         job.directory.mkdir()
@@ -38,7 +45,7 @@ def test_a_trial_that_is_ended_early_stops_all_of_its_jobs_and_is_pruned(tmp_pat
     jobs = source_of_jobs(tmp_path, replace(GRID, pruner=ASHA, seeds=[0, 1], name="asha"))
     stops = []
     for accuracy in (0.9, 0.8, 0.1):
-        first, second = jobs.next(), jobs.next()
+        first, second = take_next(jobs), take_next(jobs)
         assert first
         assert second
         assert jobs.on_scores(first, 1, {"val/accuracy": accuracy}) is None  # the mean is over both
@@ -61,7 +68,7 @@ def test_a_trial_that_is_ended_early_stops_all_of_its_jobs_and_is_pruned(tmp_pat
 )
 def test_a_trial_ends_when_the_last_of_its_jobs_does(states, told, tmp_path):
     jobs = source_of_jobs(tmp_path, replace(GRID, seeds=[0, 1]))
-    under_way = [jobs.next(), jobs.next()]
+    under_way = [take_next(jobs), take_next(jobs)]
     for job, state in zip(under_way, states, strict=True):
         assert states_of(jobs) == ["RUNNING"]
         assert job

@@ -28,10 +28,10 @@ def compose_overrides(overrides: Sequence[str]) -> ComposedConfig:
 @contextmanager
 def own_hydra() -> Iterator[None]:
     """Hydra set up for lab's configs, with the caller's own set-up, if any, put back afterwards."""
-    state = GlobalHydra.get_state()
-    GlobalHydra.set_state(GlobalHydra())
+    callers = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_module("lab.conf", version_base="1.3"):
             yield
     finally:
-        GlobalHydra.set_state(state)
+        GlobalHydra.instance().hydra = callers

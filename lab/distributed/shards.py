@@ -84,8 +84,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """The state with its tensors in shards like the optimizer's parameters."""
-    if inner := getattr(optimizer, "inner", None):  # lab.optim.muon has an optimizer for each kind of weights
-        return {**state, "inner": list(map(shard_optimizer_state, inner, state["inner"]))}
+    if optimizers := getattr(optimizer, "optimizers", None):  # lab.optim.muon has one for each kind of weights
+        return {**state, "inner": list(map(shard_optimizer_state, optimizers, state["inner"]))}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sharded = {
         number: {name: distribute_like(value, parameters[number]) for name, value in values.items()}
