@@ -9,8 +9,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from lab import __version__
 from lab.cli.output import align_columns
+from lab.version import __version__
 
 REQUIRED = (
     "torch",

@@ -32,7 +32,7 @@ def main() -> None:
         print(usage())
         return
     if arguments[0] == "--version":
-        from lab import __version__
+        from lab.version import __version__
 
         print(__version__)
         return

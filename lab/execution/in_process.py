@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.config.composed import ComposedConfig
-from lab.errors import Stopped
+from lab.errors import Diverged, Stopped
 from lab.execution.manifest import build_manifest, hparams_row, write_config
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import lock_directory, read_json
+from lab.record.files import lock_directory
 from lab.text import join_names
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def restore_threads(composed: ComposedConfig, directory: Path) -> None:
     """Give a resumed run as many threads as it began with: another number of threads adds up in another order."""
     import torch
 
-    segments = read_json(directory / "manifest.json", {}).get("segments", [])
+    segments = SavedRun(directory).manifest.get("segments", [])
     if segments and composed.resolved["hardware"].get("threads") is None:
         torch.set_num_threads(segments[0]["threads"])
 
@@ -66,8 +66,8 @@ def train_and_record(
         return Outcome(directory, "interrupted", error=str(stopped), pruned=options.stop.pruned)
     except BaseException as error:
         message, outside = describe_error(error)
-        state = read_json(directory / "status.json", {}).get("state")
-        return Outcome(directory, "diverged" if state == "diverged" else "failed", error=message, outside=outside)
+        state = "diverged" if isinstance(error, Diverged) else "failed"
+        return Outcome(directory, state, error=message, outside=outside)
 
 
 def train_with_oom_retry(
@@ -134,7 +134,7 @@ def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[
     from lab.finetune.groups import format_groups
     from lab.models.origin import origin_of
 
-    manifest = read_json(directory / "manifest.json")
+    manifest = SavedRun(directory).manifest
     lines = format_groups(manifest["groups"], manifest["parameters"], run.cadence.epoch(run.cadence.steps))
     lines[0] = f"finetune_strategy={composed.choices.get('finetune_strategy')} {lines[0]}"
     if origin := origin_of(run.model):

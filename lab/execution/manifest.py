@@ -14,8 +14,8 @@ from lab.config.groups import GROUPS
 from lab.config.overrides import split_override
 from lab.config.redact import redact, redact_text
 from lab.identity.identity import Identity
+from lab.ledger.saved_run import SavedRun
 from lab.record.environment import describe_environment
-from lab.record.files import read_json
 
 if TYPE_CHECKING:
     from lab.metrics.scores import ResolvedMonitor
@@ -71,7 +71,7 @@ def build_manifest(
     from lab.record.run_facts import SCHEMAS, describe_run, describe_segments
 
     facts = redact_environment(environment or describe_environment())
-    earlier = read_json(directory / "manifest.json", {})
+    earlier = SavedRun(directory).manifest
     data = str(composed.resolved["data"].get("folder", ""))
     return {
         "schema": SCHEMAS["manifest.json"],

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lab import __version__
 from lab.config.check import target_nodes
 from lab.config.redact import names_secret
 from lab.config.settings import POLICY
@@ -17,6 +16,7 @@ from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
 from lab.identity.source_code import collect_sources
 from lab.ledger.weights_file import find_weights
+from lab.version import __version__
 
 # keys that change where a run is written and how it is shown, not what it computes
 BOOKKEEPING = {

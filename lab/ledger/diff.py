@@ -20,10 +20,12 @@ def diff_runs(first: SavedRun, second: SavedRun) -> list[tuple[str, Any, Any]]:
     they differ."""
     rows = []
     for part, read in DIFF_PARTS.items():
-        left, right = flatten_config(read(first)), flatten_config(read(second))
-        names = dict.fromkeys([*left, *right])
+        before, after = flatten_config(read(first)), flatten_config(read(second))
+        names = dict.fromkeys([*before, *after])
         rows += [
-            (f"{part}{name}", left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)
+            (f"{part}{name}", before.get(name), after.get(name))
+            for name in names
+            if before.get(name) != after.get(name)
         ]
     return rows
 
