@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lab.version import __version__
+from lab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lab.assembly.build import build as build
