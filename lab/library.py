@@ -65,8 +65,8 @@ def load(run: Path | str) -> "nn.Module":
     """The model of a finished run with its final weights, in evaluation mode, on the device that its config names.
 
     run: directory of the run, or the first characters of its id, 4 at least.
-    Raises ConfigError where there is no such run, or the run is not done, changed since it was sealed, or was trained by
-    a script without a config.
+    Raises ConfigError where there is no such run, or the run is not done, changed since it was sealed, or was trained
+    by a script without a config.
     """
     from lab.assembly.final_model import load_finished_run
     from lab.config.outputs import split_outputs
