@@ -1,4 +1,4 @@
-"""`lab`: research experiments on PyTorch. Importing it does not import torch: each name is imported on its first use."""
+"""`lab`: research experiments on PyTorch. Importing it imports no torch: each name is imported on its first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
