@@ -1,4 +1,4 @@
-"""`lab`: research experiments on PyTorch. Importing it costs no torch; its names are imported when they are used."""
+"""`lab`: research experiments on PyTorch. Importing it imports no torch: each name is imported on its first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""python -m lab is the command lab."""
+"""`python -m lab` runs the command `lab`."""
 
 from lab.cli.main import main
 

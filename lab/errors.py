@@ -1,11 +1,11 @@
-"""The errors that lab raises by intent, and the exit codes of the command line.
+"""The errors that lab raises on purpose, and the exit codes of the command line.
 
 LabError                   an error whose message tells the reader what to type next
 ├── ConfigError      2     a config, a command line or a file that cannot be used; nothing was started
-├── Refused          3     done, it could cost somebody a result
+├── Refused          3     an action that could cost somebody a result; it was not done
 ├── RunInUse         4     another live process has the run
-├── DamagedRun       2     a file of a run directory is not what a run leaves
-├── CorruptCheckpoint 1    a checkpoint is not what was written
+├── DamagedRun       2     a file of a run directory is not as a run writes it
+├── CorruptCheckpoint 1    a checkpoint differs from the one that was written
 ├── Diverged         1     a loss, a gradient or a score is not finite
 └── Stopped          75    a run was asked to stop; its state is saved, and it can be resumed
 """
@@ -18,18 +18,21 @@ EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_IN_USE, EXIT_STOPPED, EXIT_INTERRUPT
 
 
 class LabError(Exception):
-    """exit_code: what the command line exits with where this error ends it."""
+    """exit_code: exit code of the command that this error ends."""
 
     exit_code = EXIT_FAILED
 
     @property
     def problems(self) -> Sequence[str]:
-        """Each problem, on one line or a few."""
+        """The problems, each a text of one line or a few."""
         return (str(self),)
 
 
 class ConfigError(LabError):
-    """Every problem found, each a line with the next thing to type. Nothing was started."""
+    """A config, a command line or a file cannot be used. Nothing was started.
+
+    problems: all that were found, each a line that says what to type next.
+    """
 
     exit_code = EXIT_USAGE
 
@@ -45,7 +48,7 @@ class ConfigError(LabError):
 
 
 class Refused(LabError):
-    """Not done, because it could cost somebody a result."""
+    """An action was not done, because it could cost somebody a result."""
 
     exit_code = EXIT_REFUSED
 
@@ -57,27 +60,30 @@ class RunInUse(LabError):
 
 
 class DamagedRun(LabError):
-    """A file of a run directory is not what a run leaves, or the directory is no run's."""
+    """A file of a run directory is not as a run writes it, or the directory does not belong to a run."""
 
     exit_code = EXIT_USAGE
 
 
 class CorruptCheckpoint(LabError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint differs from the one that was written."""
 
 
 class Diverged(LabError):
-    """A loss, a gradient or a score that is not finite."""
+    """A loss, a gradient or a score is not finite."""
 
 
 class Stopped(LabError):
-    """A run was asked to stop; its state is saved, and it goes on from there."""
+    """A run was asked to stop; its state is saved, and it can be resumed."""
 
     exit_code = EXIT_STOPPED
 
 
 def report_error(error: LabError, with_traceback: bool = False) -> int:
-    """Print an error's problems to standard error. Gives the exit code that tells the same."""
+    """Print an error's problems to standard error. Gives its exit code.
+
+    with_traceback: whether to print the traceback first.
+    """
     if with_traceback:
         traceback.print_exception(error)
     for problem in error.problems:

@@ -1,6 +1,6 @@
-"""lab as a library, for scripts and notebooks: configs composed, runs recorded, listed and loaded.
+"""lab as a library, for scripts and notebooks: compose configs; record, list and load runs.
 
-`compose` needs Hydra; the others do not.
+`compose` and `load` need Hydra; `fit` and `runs` do not.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config that `lab train OVERRIDES` trains with, resolved, as plain values.
 
     lab.compose(["model=mlp", "optimizer.lr=0.01"])
-    Raises ConfigError for what does not compose or cannot be run.
+    Raises ConfigError where the overrides do not compose, or give a config that cannot be run.
     """
     from lab.config.check import check_config
     from lab.config.standalone import compose_overrides
@@ -33,12 +33,14 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def fit(
     run: "Run", directory: Path | str, progress: "Progress | None" = None, stop: "StopSignal | None" = None
 ) -> dict[str, float]:
-    """Train a run to its end and record it in `directory`, as `lab train` does; gives the final scores.
+    """Train a run to its end and record it in `directory`, as `lab train` does; returns the final scores.
 
-    Given again for the same run it resumes from the last checkpoint, or says that it is done and gives its scores. What
-    makes a run the same: its initial weights, first training batch, hyper-parameters, cadence and seed.
-    progress: shows progress; None: a bar on a terminal.  stop: tells when to stop; None: never.
-    Raises Refused where `directory` holds another run, RunInUse where another process is at it, Stopped.
+    A second call with the same run resumes from the last checkpoint, or, where the run is done, notes that and returns
+    its saved scores. Two runs are the same if their parts are (`lab.record.run_parts`): among them the initial weights,
+    the first training batch, the hyper-parameters, the cadence and the seed.
+    progress: display of the progress; None: a bar on a terminal.  stop: signal that ends the run early; None: none.
+    Raises Refused where `directory` holds another run, RunInUse where another process works in it, Stopped where `stop`
+    ended the run, Diverged where a loss or a score is not finite.
     """
     from lab.execution.script import fit_in_directory
 
@@ -49,7 +51,7 @@ def runs(folder: Path | str | None = None) -> "list[SavedRun]":
     """The runs at or below a folder, in order of their paths: `run.state`, `run.results`, `run.config`, `run.metrics`,
     each read when it is first asked for.
 
-    folder: None for the outputs folder that `lab ls` lists.
+    folder: root of the search; None: the outputs folder that `lab ls` lists.
     """
     from lab.config.outputs import split_outputs
     from lab.ledger.listing import find_runs
@@ -62,8 +64,9 @@ def runs(folder: Path | str | None = None) -> "list[SavedRun]":
 def load(run: Path | str) -> "nn.Module":
     """The model of a finished run with its final weights, in evaluation mode, on the device that its config names.
 
-    run: a run's directory, or the first characters of its id, 4 at least.
-    Raises ConfigError where there is no such run, or it is not done, or it was trained by a script without a config.
+    run: directory of the run, or the first characters of its id, 4 at least.
+    Raises ConfigError where there is no such run, or the run is not done, changed since it was sealed, or was trained
+    by a script without a config.
     """
     from lab.assembly.final_model import load_finished_run
     from lab.config.outputs import split_outputs

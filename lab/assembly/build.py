@@ -1,4 +1,4 @@
-"""From plain values to live objects, in one fixed order. Below this there is no config."""
+"""Builds a run from a config: plain values become live objects, in a fixed order. Modules below use no config."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ WHOLE_WEIGHT_HOOKS = (
 
 
 def build(config: Mapping[str, Any]) -> Run:
-    """The run that a checked config describes. Raises ConfigError where a part cannot be made as the config says."""
+    """The run of a checked config. Raises ConfigError where a part cannot be made."""
     settings = read_settings(config)
     with blame(""):
         monitor = Monitor(settings.monitor, settings.mode)
@@ -81,7 +81,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware) -> Data:
-    seed_all(stream_seed(settings.seed, "init"))  # a data set of one's own may draw while it is made
+    """The data set, moved to the device if it has a method for that; with overfit, its first batch alone."""
+    seed_all(stream_seed(settings.seed, "init"))  # a project's data set may draw while it is made
     data: Data = instantiate(config, "data")
     if move := getattr(data, "to", None):
         with blame("data"):
@@ -98,7 +99,7 @@ def build_model(config: Mapping[str, Any], settings: Settings, hardware: Hardwar
 
 
 def create_model_and_groups(config: Mapping[str, Any], settings: Settings) -> tuple[torch.nn.Module, Groups]:
-    """As build_model, but the model stays where torch creates it."""
+    """As `build_model`, but the model stays on the device on which torch creates it."""
     strategy: partial[ParameterGroups | Groups] = instantiate(config, "finetune_strategy")
     model = create_model(config, settings, at_random=getattr(strategy.func, "from_random_start", False))
     with blame("finetune_strategy"):
@@ -109,9 +110,9 @@ def create_model_and_groups(config: Mapping[str, Any], settings: Settings) -> tu
 
 
 def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool = False) -> torch.nn.Module:
-    """The model where torch creates it, drawn from the init stream, with the weights to start from.
+    """The model, drawn from the init stream, with the weights to start from, on the device on which torch creates it.
 
-    at_random: leave the weights out.
+    at_random: whether to load no weights.
     """
     node: dict[str, Any] = dict(config["model"])
     loads_itself = "weights" in node
@@ -120,9 +121,11 @@ def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool 
             f"weights={settings.weights}, but model.weights={node['weights']}; give one of the two, or write "
             "`weights: ${weights}` in the model's YAML"
         )
-    asked = None if at_random else node["weights"] if loads_itself else settings.weights
+    typed_weights = None if at_random else node["weights"] if loads_itself else settings.weights
     with blame("model" if loads_itself else "weights"):
-        weights = locate_weights(asked, Path(str(config["paths"]["outputs"]))) if isinstance(asked, str) else asked
+        weights = typed_weights
+        if isinstance(typed_weights, str):
+            weights = locate_weights(typed_weights, Path(str(config["paths"]["outputs"])))
     if loads_itself:
         node["weights"] = weights
     seed_all(stream_seed(settings.seed, "init"))
@@ -133,7 +136,7 @@ def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool 
         with blame("weights"):
             load_weights(model, weights)
     if (origin := origin_of(model)) and origin.source == weights:
-        set_origin(model, replace(origin, source=str(asked)))  # as it was typed
+        set_origin(model, replace(origin, source=str(typed_weights)))
     if settings.new_head and not at_random:
         with blame("new_head"):
             draw_head(model)
@@ -141,9 +144,9 @@ def create_model(config: Mapping[str, Any], settings: Settings, at_random: bool 
 
 
 def locate_weights(weights: str, outputs: Path) -> str:
-    """The path of the file that `weights` means, checked against its seal; `weights` itself where it is a name.
+    """The path of the file that `weights` names, checked against its seal; `weights` itself where it names no file.
 
-    outputs: the folder in which runs are looked up by their id. Raises ValueError or LabError as `find_weights`.
+    outputs: folder in which runs are looked up by their id. Raises ValueError or LabError as `find_weights`.
     """
     file = find_weights(weights, outputs)
     if file is None:
@@ -155,15 +158,18 @@ def locate_weights(weights: str, outputs: Path) -> str:
 def shard_run(
     model: torch.nn.Module, groups: ParameterGroups, regularize: Chain, hardware: Hardware
 ) -> ParameterGroups:
-    """Shard the model over the ranks, where the process group exists already; gives the groups of the shards.
+    """Shard the model over the ranks of the process group; gives the parameter groups with the shards. Without a
+    process group, the groups as they are.
 
-    Raises ConfigError for parts that need whole weights.
+    Raises ConfigError for regularizers that need whole weights, and for groups that are frozen at first.
     """
-    needy = [
+    unsuitable = [
         type(part).__name__ for part in regularize.parts if any(hasattr(part, name) for name in WHOLE_WEIGHT_HOOKS)
     ]
-    if needy:
-        raise ConfigError(f"hardware: {', '.join(needy)} needs whole weights, which fsdp has in shards; hardware=ddp")
+    if unsuitable:
+        raise ConfigError(
+            f"hardware: {', '.join(unsuitable)} needs whole weights, which fsdp has in shards; hardware=ddp"
+        )
     if any(group.get("from_epoch", 0) > 0 for group in groups):
         raise ConfigError("hardware: fsdp cannot thaw groups on the way, as finetune_strategy= wants; hardware=ddp can")
     if get_world_size() == 1:
@@ -175,6 +181,7 @@ def shard_run(
 def build_optimizer(
     config: Mapping[str, Any], settings: Settings, groups: ParameterGroups, cadence: Cadence
 ) -> tuple[torch.optim.Optimizer, Schedule]:
+    """The optimizer of these groups, and its schedule. Each group's learning rate is multiplied by its `lr_scale`."""
     matrices_only = settings.weight_decay_on == "matrices"
     make_optimizer = instantiate(config, "optimizer")
     with blame("optimizer"):
@@ -206,7 +213,7 @@ def build_regularizer(config: Mapping[str, Any], model: torch.nn.Module, monitor
 
 
 def build_cadence(settings: Settings, data: Data) -> Cadence:
-    """Raises ValueError where epochs cannot be counted and no number of steps is given."""
+    """Raises ValueError where the data set has no `steps_per_epoch` and the config no `steps`."""
     steps_per_epoch: int | None = getattr(data, "steps_per_epoch", None)
     if steps_per_epoch is None:
         if settings.steps is None:
@@ -217,7 +224,7 @@ def build_cadence(settings: Settings, data: Data) -> Cadence:
 
 
 def instantiate(config: Mapping[str, Any], group: str) -> Any:
-    """The object of one group; for a partial node a plain functools.partial that is still to be called."""
+    """The object of a group's node; for a partial node, a functools.partial that makes it."""
     from hydra.utils import instantiate as hydra_instantiate
 
     assert group in GROUPS
@@ -234,12 +241,13 @@ def plain_partials(value: Any) -> Any:
 
 
 def unwrap_partial(function: Any) -> Any:
-    """The function itself in place of a partial that gives it nothing, so that it can be compared with others."""
+    """The function of a partial without arguments, so that it can be compared by `is`; anything else unchanged."""
     return function.func if isinstance(function, partial) and not function.args and not function.keywords else function
 
 
 def call_with_offered(group: str, function: Callable[..., Any], *positional: Any, **offered: Any) -> Any:
-    """Call with the positional arguments, and with the offered ones that the callable takes and the config lacks."""
+    """Call the function with the positional arguments, and with those of `offered` that it takes and that the config
+    does not give."""
     with blame(group):
         return function(*positional, **accepted_arguments(function, offered))
 

@@ -1,4 +1,4 @@
-"""What a training step will cost, found without computing it."""
+"""Estimates the cost of a training step by tracing it on fake tensors, without computing it."""
 
 import warnings
 import weakref
@@ -34,17 +34,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """parameters, trainable: numbers in the model, and those of them that the optimizer trains.
+    """parameters, trainable: number of parameters of the model, and of those that the optimizer trains.
 
-    flops: floating-point operations of one step (forward, backward and update) in products of matrices, convolutions
-    and attention, a multiplication and an addition being two; elementwise operations do not count.
-    peak: bytes, the most that parameters, buffers, gradients, optimizer state, one batch, activations and temporaries
-    take together in a step that is not the first. Each storage counts as long as it lives, whatever device it is on.
-    It excludes what an operator allocates and frees inside (workspaces), the allocator's rounding and its cache, the
-    device's context, and what the traced step leaves out: clipping, unscaling, a regularizer's copy of the weights.
-    None where it cannot be known without values, as estimate_cost says.
-    saved: bytes of a checkpoint, which holds the states of the model and the optimizer; without the optimizer's where
-    peak is None.
+    flops: floating-point operations of one step (forward, backward and update) in matrix products, convolutions and
+    attention. A multiplication and an addition are two; elementwise operations do not count.
+    peak: peak memory in bytes of parameters, buffers, gradients, optimizer state, one batch, activations and
+    temporaries, in a step after the first. Each storage counts as long as it lives, on any device. Not included:
+    memory that an operator allocates and frees inside (workspaces), the allocator's rounding and cache, the device's
+    context, and parts of a step that the trace leaves out (clipping, unscaling, a regularizer's copy of the weights).
+    None where it depends on values of tensors, see `estimate_cost`.
+    saved: bytes of a checkpoint with the states of the model and the optimizer; without the optimizer's where peak is
+    None.
     """
 
     parameters: int
@@ -55,17 +55,18 @@ class CostEstimate:
 
 
 def estimate_cost(make: Callable[[], ModelAndOptimizer], task: Task, batch: Batch, hardware: Hardware) -> CostEstimate:
-    """What a training step on batches like `batch` costs a model and its optimizer, by tracing two of them.
+    """The cost of a training step of a model and its optimizer on batches like `batch`, from a trace of two steps.
 
-    make: builds both anew, of tensors that have shapes and devices but neither memory nor values. Where it reads values
-    (`nn.init.trunc_normal_` does), it is called once more, for real, and what it built gives its memory back.
-    batch: real tensors, on any device, used for their shapes alone.  hardware: decides on autocast and micro-batches;
-    the model is on the device on which `make` puts it.
+    make: function that builds both anew. It is called on fake tensors, which have shapes and devices but no memory and
+    no values. If it reads values (`nn.init.trunc_normal_` does), it is called again on real tensors, whose memory is
+    freed before the trace.
+    batch: real tensors on any device, of which only the shapes are used.  hardware: settings of autocast and
+    micro-batches; the model stays on the device on which `make` puts it.
 
-    flops and peak are None where loss or optimizer read values (`.item()`, shapes that depend on data), use an operator
-    that has no function of shapes, or one that does not say what it takes: fused recurrent kernels, sparse gradients.
-    All other errors are the model's own and propagate. The generators of torch on the CPU, NumPy and Python stay as
-    they were.
+    flops and peak are None where the loss or the optimizer reads values (`.item()`, shapes that depend on data), or
+    uses an operator without a shape function or with unknown memory (fused recurrent kernels, sparse gradients). All
+    other errors are the model's own and propagate. The generators of torch on the CPU, NumPy and Python stay as they
+    were.
     """
     fake, allocations = BuildableFakeMode(), Allocations()
     hardware = replace(hardware)  # with a scaler of its own, as that keeps a tensor without values
@@ -96,7 +97,8 @@ def checkpoint_bytes(model: nn.Module, optimizer: Optimizer) -> int:
 
 
 def trace_step(built: ModelAndOptimizer, task: Task, batch: Batch, hardware: Hardware) -> Tensor:
-    """One step of the same cost as in lab.train.loop, whose backward pass it takes. The loss, which lives as long."""
+    """One step of the same cost as in lab.train.loop, with the same backward pass. Returns the loss, as the loop keeps
+    it alive that long too."""
     model, optimizer = built
     loss = choose_backward(hardware)(task, hardware, model, LocalBatch(batch))
     optimizer.step()
@@ -108,7 +110,8 @@ def trace_step(built: ModelAndOptimizer, task: Task, batch: Batch, hardware: Har
 def measure_cost(built: ModelAndOptimizer, step: Callable[[], Any], allocations: "Allocations") -> tuple[int, int]:
     """FLOPs and peak of a step: FLOPs of the first of two, peak of the second, when the optimizer has its state.
 
-    allocations: a mode that is active now, and was while the model, the optimizer and the batch were built.
+    allocations: mode that counts bytes. It is active now, and was when the model, the optimizer and the batch were
+    built.
     """
     model, optimizer = built
     set_training_mode(model)
@@ -121,8 +124,8 @@ def measure_cost(built: ModelAndOptimizer, step: Callable[[], Any], allocations:
 
 
 class Allocations(TorchDispatchMode):
-    """Bytes of the living storages that were made inside: `now`, and at most (`peak`). Views share a storage, which
-    counts once."""
+    """Counts the bytes of the living storages that were made inside the mode: `now`, and the maximum so far, `peak`.
+    Views share a storage, which counts once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,6 +138,7 @@ class Allocations(TorchDispatchMode):
         return outputs
 
     def count(self, tensor: Tensor) -> Tensor:
+        """Add the tensor's storage until it is freed. Returns the tensor."""
         for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
             storage = part.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
@@ -142,7 +146,7 @@ class Allocations(TorchDispatchMode):
                 self.living.add(key)
                 self.now += size
                 self.peak = max(self.peak, self.now)
-                # torch keeps one Python object for a storage, as long as that lives
+                # torch keeps one Python object for each living storage
                 weakref.finalize(storage, self.free, key, size).atexit = False
         return tensor
 
@@ -155,19 +159,19 @@ class BuildableFakeMode(FakeTensorMode):
     """A fake mode in which models can be built unchanged: its tensors can be copied deeply and moved by `Module.to`."""
 
     def __init__(self) -> None:
-        # a fallback would compute on zeros, so that shapes which depend on values would be guesses; the real tensors
-        # that a loss holds (weights of classes) count as fake ones
+        # no fallback kernels: they compute on zeros, so that shapes which depend on values would be guesses. Real
+        # tensors of a loss (class weights) are treated as fake ones
         super().__init__(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.fake_tensor_converter = NoMemoConverter()
 
     def __deepcopy__(self, memo: Any) -> "BuildableFakeMode":
-        return self  # a copied tensor copies its mode, and tensors of two modes do not mix
+        return self  # copying a tensor copies its mode, and tensors of two modes do not mix
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operator = getattr(func, "overloadpacket", None)
         if operator in opaque_operators():
             raise UnsupportedOperatorException(func)
-        self.cache_enabled = operator is not torch.ops.aten.set_  # the cache would keep the storage it is given alive
+        self.cache_enabled = operator is not torch.ops.aten.set_  # the cache would keep the storage alive
         outputs = super().__torch_dispatch__(func, types, args, kwargs)
         if isinstance(outputs, Tensor) and outputs.layout is not torch.strided:
             raise UnsupportedFakeTensorException(f"how much a tensor of {outputs.layout} holds depends on its values")
@@ -175,14 +179,14 @@ class BuildableFakeMode(FakeTensorMode):
 
 
 class NoMemoConverter(FakeTensorConverter):
-    """Keeps no weak references to the operators' outputs: they would forbid `Module.to` to swap fake tensors."""
+    """Keeps no weak references to the operators' outputs, with which `Module.to` could not swap fake tensors."""
 
     def set_tensor_memo(self, t: Tensor, v: Any) -> None:
         pass
 
 
 def try_traced(function: Callable[[], Result], fake: BuildableFakeMode, allocations: Allocations) -> Result | None:
-    """The result of `function` on tensors without values; None where it needs values."""
+    """The result of `function` on fake tensors; None where it needs their values."""
     try:
         with warnings.catch_warnings(), fake, allocations:
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own deepcopy does
@@ -194,7 +198,7 @@ def try_traced(function: Callable[[], Result], fake: BuildableFakeMode, allocati
 
 
 def needs_values(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that fake tensors have no values."""
+    """Whether an error, or one of its causes, comes from fake tensors having no values."""
     kinds = (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -210,7 +214,7 @@ def needs_values(error: BaseException | None) -> bool:
 
 
 def make_fake(model: nn.Module) -> None:
-    """Put fake tensors in the place of a real model's parameters and buffers, which stay the same objects."""
+    """Replace the data of a real model's parameters and buffers by fake tensors; they stay the same Python objects."""
 
     def empty_copy(tensor: Tensor) -> Tensor:
         if tensor.layout is not torch.strided:
@@ -218,7 +222,7 @@ def make_fake(model: nn.Module) -> None:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
     swaps = torch.__future__.get_swap_module_params_on_conversion()
-    torch.__future__.set_swap_module_params_on_conversion(True)  # else the optimizer would keep the real ones
+    torch.__future__.set_swap_module_params_on_conversion(True)  # else the optimizer would keep the real tensors
     try:
         model._apply(empty_copy)
     finally:
@@ -245,6 +249,6 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
 
 @cache
 def opaque_operators() -> frozenset[Any]:
-    """Operators whose products the counter does not see, and whose workspaces have no size in torch's fake tensors."""
+    """Operators whose FLOPs torch's counter does not see, and whose workspaces fake tensors do not show."""
     aten = torch.ops.aten
     return frozenset({aten.mkldnn_rnn_layer, aten._cudnn_rnn, aten.miopen_rnn, aten._lstm_mps})

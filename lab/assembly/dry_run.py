@@ -1,4 +1,4 @@
-"""A dry run: one batch through a run that has been built, before it starts."""
+"""A dry run: takes one batch through a run that has been built, before it starts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +23,10 @@ from lab.train.scoring import score_batches, set_training_mode
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run has found out.
+    """The results of a dry run.
 
-    batch: as much of the first training batch as goes through the model at once.  monitor: the score that chooses the
-    best weights, with its name and its mode; None without a validation set.
+    batch: the part of the first training batch that goes through the model at once.  monitor: name and mode of the
+    score that chooses the best weights; None without a validation set.
     """
 
     batch: Batch
@@ -34,9 +34,9 @@ class DryRun:
 
 
 def dry_run(run: Run) -> DryRun:
-    """Take one batch through the loss and one through the score, leaving no trace but the model's mode.
+    """Take one batch through the loss and one through the score. Nothing changes but the model's mode.
 
-    Raises ConfigError where either fails, or the score that is monitored is missing or has no known direction.
+    Raises ConfigError where either fails, or the monitored score is missing or has no known direction.
     """
     batch = first_batch(run)
     with temporary_seed(stream_seed(run.seed, "dry")), torch.no_grad(), run.hardware.autocast():
@@ -49,7 +49,7 @@ def dry_run(run: Run) -> DryRun:
 
 
 def try_loss(run: Run, batch: Batch) -> Any:
-    """The loss of a batch; None where memory does not suffice, which is no fault of the config: the run itself reports
+    """The loss of a batch; None where the memory is too small. That is no error of the config: the run itself reports
     it, or takes smaller micro-batches (oom=shrink)."""
     with blame(f"the model cannot process a batch of {describe_shapes(batch)}"):
         try:
@@ -61,10 +61,11 @@ def try_loss(run: Run, batch: Batch) -> Any:
 
 
 def first_batch(run: Run) -> Batch:
-    """As much of the first training batch as goes through the model at once."""
+    """The part of the first training batch that goes through the model at once: one rank's shard, or a micro-batch of
+    it."""
     with blame("data or augment"):
         batch = next(training_batches(run, 0))
-    if collectives.get_world_size() == 1:  # a run of several ranks is tried as one of them
+    if collectives.get_world_size() == 1:  # a run of several ranks is tried in one process, as rank 0
         with blame("data"):
             batch = local_shard(run.task, batch.data, 0, run.hardware.processes or 1)
     is_uneven = (batch.num_examples or 0) % (run.hardware.processes or 1) != 0
@@ -81,7 +82,7 @@ def first_batch(run: Run) -> Batch:
 
 @contextmanager
 def restored_buffers(model: nn.Module) -> Iterator[None]:
-    """Put the model's buffers (running statistics) back afterwards: the same tensors, with the same bits."""
+    """Restore the model's buffers (running statistics) on leaving the context: the same tensors, with the same bits."""
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -96,7 +97,8 @@ def restored_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def dry_run_score(run: Run, model: nn.Module) -> ResolvedMonitor | None:
-    """The first validation batch through the task's score, which must have what is monitored."""
+    """Take the first validation batch through the task's score. Gives the monitored score, which must be among the
+    scores; None without a validation set."""
     with blame("data"):
         batch = next(iter(prepared_batches(run, run.data.val())), None)
     if batch is None:

@@ -1,4 +1,4 @@
-"""A finished run, built again with its final weights."""
+"""Builds a finished run again, with its final weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from lab.train.state import restore_snapshot
 def score_again(saved: SavedRun, config: Mapping[str, Any] | None = None) -> dict[str, float]:
     """Scores of the run's final weights on `val`, `test` and a part of `train`, as in its results.
 
-    config: in place of the run's own. Raises ConfigError as `load_finished_run`.
+    config: config to build the run from; None: the run's own. Raises ConfigError as `load_finished_run`.
     """
     run, model = load_finished_run(saved, config)
     val = evaluate(run, "val", model=model)
@@ -29,8 +29,8 @@ def score_again(saved: SavedRun, config: Mapping[str, Any] | None = None) -> dic
 def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) -> tuple[Run, torch.nn.Module]:
     """The run, built again, and the model with its final weights.
 
-    config: in place of the run's own. Raises ConfigError where the run is not done, changed since it was sealed, or was
-    not started by lab train.
+    config: config to build the run from; None: the run's own. Raises ConfigError where the run is not done, changed
+    since it was sealed, or was not started by lab train.
     """
     saved.check_done()
     if changed := saved.changed_files(checkpoints=True):
@@ -43,7 +43,7 @@ def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) 
         )
     check_config(config, saved.unresolved_config)
     run = build(config)
-    dry_run(run)  # before the weights are loaded: it asks for the model to score, which some methods then make anew
+    dry_run(run)  # before the weights are loaded, as some regularizers create the model to score on the first call
     return run, load_final_model(run, saved)
 
 

@@ -1,4 +1,4 @@
-"""What can be found out about a whole sweep before its first run: problems, and what a run will cost."""
+"""The preflight of a whole sweep before its first run: finds problems, and estimates the cost of a run."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,11 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
 
 
 def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
-    """Take one batch through the first of these jobs, then make each part by which the others differ on its own."""
+    """Take one batch through the first of these jobs, then make each part in which the other jobs differ from it,
+    alone.
+
+    report: takes the problems, and the costs of one job.
+    """
     composed = jobs[0].composed
     graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
     report.graphs.append(graph)
@@ -112,6 +116,7 @@ def try_part(part: str, config: Mapping[str, Any], run: Run) -> None:
 
 
 def collect_problems(make: Callable[[], None]) -> Sequence[str]:
+    """The problems of the ConfigError that `make` raises; none where it raises none."""
     try:
         make()
     except ConfigError as error:
@@ -120,7 +125,7 @@ def collect_problems(make: Callable[[], None]) -> Sequence[str]:
 
 
 def estimate_run(config: Mapping[str, Any], run: Run, batch: Batch) -> CostEstimate:
-    """What a step costs, or its parameters alone where that cannot be traced."""
+    """The cost of a training step; only the numbers of parameters and the checkpoint's size where tracing it fails."""
     settings = read_settings(config)
     hardware = replace(run.hardware, compile=False)
 
@@ -132,7 +137,7 @@ def estimate_run(config: Mapping[str, Any], run: Run, batch: Batch) -> CostEstim
 
     try:
         return estimate_cost(make, run.task, batch, hardware)
-    except Exception:  # the dry run went well, so it is the tracing that failed
+    except Exception:  # the dry run succeeded, so only the tracing fails
         parameters = sum(p.numel() for p in run.model.parameters())
         trainable = sum(p.numel() for p in run.trainable)
         return CostEstimate(parameters, trainable, None, None, checkpoint_bytes(run.model, run.optimizer))
@@ -145,7 +150,7 @@ def describe_estimate(estimate: CostEstimate) -> str:
 
 
 def graph_key(config: Mapping[str, Any]) -> str:
-    """A key that is equal for jobs which do the same arithmetic but for numbers that change no shape."""
+    """A key that is the same for jobs of the same arithmetic, which differ only in numbers that change no shape."""
     graph = {name: without_numbers(config[name]) for name, group in GROUPS.items() if group.in_graph}
     return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
 
@@ -160,9 +165,11 @@ def without_numbers(value: Any) -> Any:
 
 
 def graph_json(value: Any) -> str:
+    """A nest as text: the same text for equal nests."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def count_gpus(configs: Sequence[Mapping[str, Any]]) -> int:
-    wanted = any(str(config["hardware"].get("device")).startswith(("auto", "cuda")) for config in configs)
-    return torch.cuda.device_count() if wanted and torch.cuda.is_available() else 0
+    """The number of this machine's GPUs; 0 where no config uses one."""
+    uses_gpus = any(str(config["hardware"].get("device")).startswith(("auto", "cuda")) for config in configs)
+    return torch.cuda.device_count() if uses_gpus and torch.cuda.is_available() else 0

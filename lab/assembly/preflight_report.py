@@ -1,4 +1,4 @@
-"""What a preflight found out. It travels from a worker to its supervisor, so nothing here imports torch."""
+"""The report of a preflight. A worker sends it to its supervisor, so nothing here imports torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 class GraphReport:
     """Jobs that do the same arithmetic: they differ in seeds and in numbers that change no shape.
 
-    jobs: their numbers.  cost: what one of them costs, in words.  disk: bytes of one job's checkpoints, about.
-    monitor: name of the score that chooses their best weights, and whether `max` or `min` of it is best; None where
-    there is no validation set.
+    label: data and model.  jobs: numbers of the jobs.  cost: cost of one of them, in words.  disk: approximate bytes of
+    one job's checkpoints.  monitor: name of the score that chooses the best weights, and whether `max` or `min` of it
+    is best; None where there is no validation set.
     """
 
     label: str
@@ -22,7 +22,8 @@ class GraphReport:
 
 @dataclass
 class PreflightReport:
-    """problems: the problems of the jobs that have some, by their numbers.  gpus: how many GPUs the jobs could use."""
+    """problems: problems of each job that has some, by number.  graphs: report on each distinct graph.  gpus: number of
+    GPUs that the jobs could use."""
 
     problems: dict[int, Sequence[str]] = field(default_factory=dict)
     graphs: list[GraphReport] = field(default_factory=list)
@@ -30,5 +31,5 @@ class PreflightReport:
 
     @property
     def disk(self) -> int:
-        """Bytes that the checkpoints of all jobs take, about."""
+        """The approximate bytes of all jobs' checkpoints."""
         return sum(len(graph.jobs) * graph.disk for graph in self.graphs)

@@ -1,4 +1,4 @@
-"""lab adapter: the LoRA or DoRA of a run, in a folder that Hugging Face's peft reads."""
+"""lab adapter: writes the LoRA or DoRA of a run to a folder that Hugging Face's peft reads."""
 
 import argparse
 from pathlib import Path
@@ -20,13 +20,13 @@ def main(arguments: list[str]) -> int:
 
 
 def write_adapter(saved: SavedRun, folder: Path) -> None:
-    """Write the adapter of the run's final weights. Raises ConfigError where it has none that peft could read."""
+    """Write the adapter of the run's final weights. Raises ConfigError where it has none that peft can read."""
     from lab.assembly.blame import blame
     from lab.assembly.final_model import load_finished_run
     from lab.finetune.peft import save_adapter
 
     run, model = load_finished_run(saved)
-    if model is not run.model:  # an average, frozen whole, which does not tell what was trained
+    if model is not run.model:  # an average: all of it is frozen, so only run.model tells which parameters were trained
         run.model.load_state_dict(model.state_dict())
     node = saved.config["model"]
     base = node.get("name") if node.get("weights") == "DEFAULT" else node.get("weights")

@@ -1,4 +1,4 @@
-"""Arguments of the commands that read runs: which run, and where runs lie."""
+"""Arguments of the commands that read runs: the run, and the folder of runs."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ RUN_HELP = "a run's directory, or the first characters of its id, 4 at least"
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """The parsed arguments, and in `outputs` the folder of runs, which `paths.outputs=DIR` moves in every command."""
+    """The parsed arguments; `outputs` is the folder of runs, which every command takes as `paths.outputs=DIR`."""
     outputs, rest = split_outputs(arguments)
     parsed = parser.parse_intermixed_args(rest)
     parsed.outputs = outputs
@@ -20,7 +20,7 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
 
 
 def read_run(path_or_id: Path, outputs: Path) -> SavedRun:
-    """The run that is meant. Raises ConfigError where there is none."""
+    """The run with this directory, or with this id in `outputs`. Raises ConfigError where there is none."""
     directory = find_run(path_or_id, outputs)
     if directory is None:
         is_folder = path_or_id.is_dir()

@@ -1,4 +1,5 @@
-"""lab check: whether a config, or a sweep's, will run, without starting it; with --resume, whether exactly."""
+"""lab check: whether a config or a sweep will run, without starting it; with --resume, whether a run that is killed and
+resumed ends in the same bits."""
 
 import os
 import signal
@@ -31,9 +32,10 @@ def check_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:
 
 
 def check_exact_resume(arguments: list[str]) -> int:
-    """Train a few steps of the config unbroken, and again killed half-way and resumed; compare every bit of the two.
+    """Train a few steps of the config twice, once unbroken, once killed half-way and resumed, and compare every bit.
 
-    Gives 0 where they are the same, 1 where they are not, having printed what differs.
+    Prints the differences. Gives the exit code: 0 where there are none, 1 where there are some, and that of `lab train`
+    where it fails.
     """
     with tempfile.TemporaryDirectory(prefix="lab-check-") as folder:
         short = [f"steps={COMPARED_STEPS}", "save_every=1", f"eval_every={COMPARED_STEPS // 2}", "log_every=1"]
@@ -64,15 +66,15 @@ def check_exact_resume(arguments: list[str]) -> int:
 
 
 def run_quietly(command: list[str]) -> int:
-    """Run the command and show what it says only where it fails. Gives its exit code."""
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        print(ended.stderr, end="", file=sys.stderr)
-    return ended.returncode
+    """Run the command, and print its standard error only where it fails. Gives its exit code."""
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        print(process.stderr, end="", file=sys.stderr)
+    return process.returncode
 
 
 def run_and_kill(command: list[str], run: Path) -> int:
-    """Start the command and kill it with SIGKILL once it is half-way. Gives the last step that it logged."""
+    """Start the command and kill it with SIGKILL once it is half-way. Gives the number of steps that it logged."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and logged_steps(run) < COMPARED_STEPS // 2:
         time.sleep(0.001)
@@ -90,7 +92,8 @@ def logged_steps(run: Path) -> int:
 
 
 def compare_runs(a: Path, b: Path) -> list[str]:
-    """What is not the same in the metrics, the scores and every tensor of the last checkpoints."""
+    """The differences in the metrics, the scores, and the tensors and values of the last checkpoints, a line each; of
+    each file of lines the first 3."""
     import torch
 
     from lab.record.checkpoints import load_checkpoint
@@ -115,7 +118,7 @@ def compare_runs(a: Path, b: Path) -> list[str]:
 
 
 def comparable_lines(path: Path) -> list[str]:
-    """The lines without those about what steps cost, which no two runs share."""
+    """The lines of a file without those of `hardware/` metrics: no two runs take the same time."""
     return [line for line in path.read_text().splitlines() if '"hardware/' not in line]
 
 

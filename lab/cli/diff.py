@@ -1,4 +1,4 @@
-"""lab diff: what differs between two runs, read without torch or Hydra."""
+"""lab diff: prints the differences between two runs, read without torch or Hydra."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""lab doctor: the versions and devices of this machine, and what is missing."""
+"""lab doctor: prints versions, devices, and missing packages."""
 
 import argparse
 import importlib
@@ -25,7 +25,7 @@ REQUIRED = (
     "safetensors",
     "scikit-learn",
 )
-# with the option that needs it
+# packages that only one option needs, with that option
 OPTIONAL = {
     "timm": "model=timm",
     "transformers": "model=huggingface",
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     for module in ("torch", "torchvision"):
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a broken build raises
+        except Exception as error:  # a broken build may raise anything
             problems.append(f"import {module} fails: {error}; torch and torchvision must be built for each other")
     if not problems:
         rows += device_rows()
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def device_rows() -> list[list[str]]:
-    """Rows for the devices that torch sees."""
+    """Rows of the devices that torch can use."""
     import torch
 
     from lab.hardware import available_devices

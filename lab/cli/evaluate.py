@@ -1,4 +1,4 @@
-"""lab eval: score a finished run's weights again."""
+"""lab eval: scores a finished run's weights again."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""lab ls: the runs there are, read without torch or Hydra."""
+"""lab ls: lists runs, read without torch or Hydra."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from lab.metrics.names import is_overall
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lab ls", description="List runs, the one started last at the end.")
     parser.add_argument("dir", nargs="?", type=Path, help="a folder of runs or a sweep; paths.outputs if left out")
-    parser.add_argument("--json", action="store_true", help="as a JSON list, whole")
+    parser.add_argument("--json", action="store_true", help="as a JSON list, with all metrics")
     options = parse_arguments(parser, arguments)
     root = options.dir or options.outputs
     if not root.is_dir():
@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> int:
 
 
 def runs_table(root: Path) -> str:
-    """The runs below `root` as text: id, state, main metrics, seed, start and overrides; for a damaged one, why."""
+    """The runs below `root` as text: id, state, main metrics, seed, start and overrides; for a damaged run its error in
+    place of the overrides."""
     rows = run_rows(root)
     if not rows:
         return f"no runs in {root}"

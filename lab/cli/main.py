@@ -1,4 +1,5 @@
-"""The command `lab`: finds the verb and hands its arguments on. Each verb imports what it needs, none of it torch."""
+"""The command `lab`: finds the verb and calls its function. Each verb's module is imported only when the verb is used,
+and imports no torch at its top."""
 
 import os
 import sys
@@ -23,7 +24,7 @@ VERBS = {
 
 
 def main() -> None:
-    sys.path.insert(0, os.getcwd())  # the project of the working directory, as for a script that lies in it
+    sys.path.insert(0, os.getcwd())  # so that targets may name the project's modules, as in a script that lies there
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = sys.argv[1:]
     if any(argument.startswith("query=") for argument in arguments) and complete():
@@ -51,7 +52,7 @@ def main() -> None:
         code = getattr(import_module(module), function)(arguments)
     except LabError as error:
         code = report_error(error, with_traceback)
-    except BrokenPipeError:  # the reader has gone, as in: lab ls | head
+    except BrokenPipeError:  # the reader of the output has ended, as in: lab ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
@@ -70,8 +71,8 @@ def usage() -> str:
 
 
 def complete() -> bool:
-    """Print the completions of a verb, or take the verb out of the line that Hydra is to complete. Gives whether that
-    was all."""
+    """Print the completions of the verb, or remove `train` from the line, so that Hydra completes the rest. Gives
+    whether the completion is finished, without Hydra."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
     if len(words) <= 1 or (len(words) == 2 and not line.endswith(" ") and "=" not in words[1]):

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Text that several commands print."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from lab.metrics.names import is_overall
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print how a single run ended, and where it lies."""
+    """Print how a single run ended, and its directory."""
     directory = outcome.directory
     if outcome.state == "interrupted":
         print(f"stopped: {outcome.error}", file=sys.stderr)

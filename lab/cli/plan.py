@@ -1,4 +1,4 @@
-"""lab plan: the jobs of a sweep, done and new, and what they cost. Starts nothing."""
+"""lab plan: prints the jobs of a sweep, done and new, and their costs. Starts nothing."""
 
 from collections.abc import Sequence
 

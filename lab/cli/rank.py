@@ -33,7 +33,7 @@ from lab.text import format_si
 if TYPE_CHECKING:
     from lab.hydra_app.planner import SweepPlanner
 
-FEWEST_CANDIDATES = 3  # candidates, below which an order says nothing
+FEWEST_CANDIDATES = 3  # fine-tuned candidates; with fewer, agreement of two orders means nothing
 Ranking = Sequence[tuple[Candidate, float | None]]
 
 
@@ -93,8 +93,8 @@ def rank_models(options: argparse.Namespace, planner: "SweepPlanner", arguments:
 
 
 def score_candidates(candidates: Sequence[Candidate], sample: Any, hardware: Any, with_traceback: bool) -> int:
-    """Score one after the other, showing the scores as they come; one that fails does not stop the others. Gives the
-    exit code."""
+    """Score the candidates one after the other and show the scores as they come. A candidate that fails keeps its error
+    and does not stop the others. Gives the exit code."""
     console = Console(stderr=True, highlight=False)
     current = ""
     with Live(
@@ -121,7 +121,10 @@ def score_candidates(candidates: Sequence[Candidate], sample: Any, hardware: Any
 
 
 def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) -> str:
-    """The candidates in this order, and below them how far each column agrees with fine-tuning."""
+    """The candidates in this order; a last row has how far each column agrees with fine-tuning.
+
+    taus: Kendall's tau with the fine-tuned results, and its number of candidates, by column; empty: no such row.
+    """
     tuned = ["tuned"] if any(candidate.tuned is not None for candidate, _ in found) else []
     lines = [["rank", "params", *SCORE_NAMES, "s", *tuned, "candidate"]]
     for candidate, rank in found:
@@ -132,8 +135,8 @@ def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) ->
         lines.append([format_fixed(rank, 1), size, *scores, took, *accuracy, candidate.name])
     if taus:
         values = {name: format_fixed(None if math.isnan(tau) else tau, 2) for name, (tau, _) in taus.items()}
-        own = f", LEEP n={taus['LEEP'][1]}" if "LEEP" in taus and taus["LEEP"][1] != taus["rank"][1] else ""
-        label = f"(tau with tuned, n={taus['rank'][1]}{own})"
+        leep_count = f", LEEP n={taus['LEEP'][1]}" if "LEEP" in taus and taus["LEEP"][1] != taus["rank"][1] else ""
+        label = f"(tau with tuned, n={taus['rank'][1]}{leep_count})"
         lines.append([values["rank"], "", *(values.get(name, "-") for name in SCORE_NAMES), "", "", label])
     return align_columns(lines)
 
@@ -143,25 +146,25 @@ def format_fixed(value: float | None, digits: int) -> str:
 
 
 def format_ranking(found: Ranking, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> str:
-    """All that is printed: the sample, the table, and what fine-tuning tells of it."""
+    """All that is printed: the sample, the table, and the fine-tuning runs behind the column `tuned`."""
     runs = sum(candidate.runs for candidate, _ in found)
-    known = sum(candidate.tuned is not None for candidate, _ in found)
-    lacks = about["of_classes"] not in (None, about["classes"])
-    classes = f"{about['classes']} of {about['of_classes']} classes" if lacks else f"{about['classes']} classes"
+    num_tuned = sum(candidate.tuned is not None for candidate, _ in found)
+    lacks_classes = about["of_classes"] not in (None, about["classes"])
+    classes = f"{about['classes']} of {about['of_classes']} classes" if lacks_classes else f"{about['classes']} classes"
     lines = [
         f"{about['examples']} training examples of {about['data']}, {classes}, seed {about['seed']}; best first "
         "by the mean of its ranks",
-        ranking_table(found, taus if known >= FEWEST_CANDIDATES else {}),
+        ranking_table(found, taus if num_tuned >= FEWEST_CANDIDATES else {}),
     ]
-    if random := [candidate.name for candidate, _ in found if candidate.pretrained is False]:
-        lines.append(f"without pretrained weights: {', '.join(random)}")
+    if untrained := [candidate.name for candidate, _ in found if candidate.pretrained is False]:
+        lines.append(f"without pretrained weights: {', '.join(untrained)}")
     if not runs:
         return "\n".join([*lines, f"no fine-tuning runs of these in {about['outputs']}"])
-    said = f"{runs} fine-tuning {'run' if runs == 1 else 'runs'} in {about['outputs']}"
-    lines.append(f"tuned: {FINETUNED_METRIC} of the best recipe, the mean over its seeds; {said}")
-    if known < FEWEST_CANDIDATES:
+    source = f"{runs} fine-tuning {'run' if runs == 1 else 'runs'} in {about['outputs']}"
+    lines.append(f"tuned: {FINETUNED_METRIC} of the best recipe, the mean over its seeds; {source}")
+    if num_tuned < FEWEST_CANDIDATES:
         lines.append(
-            f"they are of {known} of the candidates, too few to tell whether the scores agree; {FEWEST_CANDIDATES} "
+            f"they are of {num_tuned} of the candidates, too few to tell whether the scores agree; {FEWEST_CANDIDATES} "
             "would do"
         )
     else:
@@ -186,5 +189,5 @@ def ranking_json(found: Ranking, taus: Mapping[str, tuple[float, int]], about: M
         }
         for candidate, rank in found
     ]
-    agrees = {name: {"tau": None if math.isnan(tau) else tau, "n": n} for name, (tau, n) in taus.items()}
-    return {**about, "candidates": rows, "agreement": agrees}
+    agreement = {name: {"tau": None if math.isnan(tau) else tau, "n": n} for name, (tau, n) in taus.items()}
+    return {**about, "candidates": rows, "agreement": agreement}

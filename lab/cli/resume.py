@@ -1,4 +1,4 @@
-"""lab resume, lab retry: continue what was planned once, whatever the configs have become since."""
+"""lab resume, lab retry: continue runs and sweeps as they were planned, even if the config files have changed since."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def parse_directory(verb: str, description: str, arguments: list[str]) -> argpar
 
 
 def continue_directory(options: argparse.Namespace, retry: bool) -> int:
-    """Gives the exit code.  retry: do failed jobs again."""
+    """Continue the run or the sweep in `options.dir`. Gives the exit code.  retry: whether to do failed jobs again."""
     try:
         if (options.dir / PLAN_FILE).exists():
             return continue_sweep(options, retry)
@@ -55,7 +55,7 @@ def continue_sweep(options: argparse.Namespace, retry: bool) -> int:
     plan = read_plan(options.dir)
     check_inside(options.dir, plan.jobs)
     check_unchanged(plan.jobs, options.anyway)
-    if plan.search is not None and not retry:  # a search asks for more jobs than it has so far
+    if plan.search is not None and not retry:  # the plan holds only the jobs that the search has asked for so far
         workers = [f"hydra.launcher.workers={options.workers}"] if options.workers else []
         directory = relative_to_cwd(options.dir.absolute())
         return train(["-m", *plan.search, f"hydra.sweep.dir='{directory}'", *workers])
@@ -63,7 +63,8 @@ def continue_sweep(options: argparse.Namespace, retry: bool) -> int:
 
 
 def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
-    """Raises Refused for a plan, perhaps someone else's, that would have runs written elsewhere."""
+    """Raises Refused for a plan with runs outside of the sweep and of the runs folder beside it: the plan may come from
+    someone else."""
     allowed = [sweep.resolve(), sweep.resolve().parent.parent / "runs"]
     for job in jobs:
         if not any(job.directory.resolve().is_relative_to(folder) for folder in allowed):
@@ -73,7 +74,11 @@ def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
 
 
 def check_unchanged(jobs: Sequence[Job], anyway: bool) -> None:
-    """Raises Refused where the same config is another run by now, ConfigError where a part of it was not kept."""
+    """Raises Refused where the code or the data changed, so that the same config would now be another run; ConfigError
+    where the config had a secret, which is not kept on disk.
+
+    anyway: continue although the code or the data changed.
+    """
     if any("<redacted>" in json.dumps(job.composed.resolved) for job in jobs):
         raise ConfigError("a secret of the config is not kept on disk; give the command again, with it")
     identify = Identifier()
@@ -88,7 +93,7 @@ def check_unchanged(jobs: Sequence[Job], anyway: bool) -> None:
 
 
 def read_job(run: SavedRun) -> Job:
-    """The job that a run directory describes. Raises ConfigError where it describes none."""
+    """The job of a run directory, from its config and manifest. Raises ConfigError where it lacks them."""
     manifest = run.manifest
     if not manifest:
         raise ConfigError(f"{run.directory} has no manifest.json; give the command again")

@@ -1,4 +1,4 @@
-"""A searched sweep: its jobs are asked for one by one, as slots fall free, and the search is told how they ended."""
+"""A searched sweep: the search gives a job whenever a slot becomes free, and gets the scores of each job that ends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """settings: of the search.  axes: the space it searches.  fixed: the overrides that all its jobs have."""
+    """What a sweep's arguments ask of a search.
+
+    settings: settings of the search.  axes: search space, an axis for each key.  fixed: overrides that all its jobs
+    have.
+    """
 
     settings: SearchSettings
     axes: Mapping[str, SearchAxis]
@@ -49,7 +53,11 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class PlannedSearch:
-    """plan: of the search, without jobs yet.  samples: a plan of jobs in which every value is tried once."""
+    """A search that can start.
+
+    plan: plan of the search, without jobs yet.  samples: plan of the jobs that the preflight tries, in which every
+    value of the space occurs once.
+    """
 
     request: SearchRequest
     plan: Plan
@@ -60,8 +68,8 @@ class PlannedSearch:
         return make_pool([config] * self.request.num_jobs, planner.launcher_options)
 
     def with_monitors(self, report: "PreflightReport") -> "PlannedSearch":
-        """The same search, its objectives and directions settled by what the tried jobs monitor. Raises ConfigError
-        where that does not settle them."""
+        """The same search with its objectives and directions, where the config leaves them open, taken from the scores
+        that the tried jobs monitor. Raises ConfigError where those do not decide them."""
         monitors = [graph.monitor for graph in report.graphs if graph.monitor]
         try:
             settings = self.request.settings.resolve(monitors)
@@ -71,7 +79,7 @@ class PlannedSearch:
 
 
 def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
-    """Try a job with each value of the space and print what the search would do. Gives the exit code."""
+    """Try jobs with each value of the search space, and print costs and the number of trials. Gives the exit code."""
     search = plan_search(planner, arguments)
     samples = search.samples.unique_jobs
     with search.make_pool(planner) as pool:
@@ -88,7 +96,7 @@ def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
 
 
 def train_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
-    """Run the search. Gives the exit code. Raises ConfigError, before it starts, for what cannot be searched."""
+    """Run the search. Gives the exit code. Raises ConfigError, before the search starts, where it cannot be run."""
     search = plan_search(planner, arguments)
     policy = Policy.of(search.samples.jobs[0].composed.resolved)
     try:
@@ -103,9 +111,9 @@ def train_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
 
 
 def run_trials(planner: SweepPlanner, planned: PlannedSearch, pool: Pool, policy: Policy, stop: StopSignal) -> int:
-    """Ask and tell until all trials have ended. Gives the exit code."""
+    """Run trials until all have ended or the search is stopped, and print the results. Gives the exit code."""
     request, directory = planned.request, planned.plan.directory
-    jobs: dict[int, Job] = {}  # those asked for so far, by their numbers
+    jobs: dict[int, Job] = {}  # jobs of the trials so far, by number
     if (directory / PLAN_FILE).exists():
         jobs = {job.number: job for job in read_plan(directory).jobs}
     write_plan(replace(planned.plan, jobs=list(jobs.values())))
@@ -137,7 +145,7 @@ def run_trials(planner: SweepPlanner, planned: PlannedSearch, pool: Pool, policy
 
 
 def plan_search(planner: SweepPlanner, arguments: Sequence[str]) -> PlannedSearch:
-    """Raises ConfigError for what cannot be searched."""
+    """The search of a sweep's arguments. Raises ConfigError where it cannot be run."""
     request = parse_search(planner, arguments)
     settings, axes = request.settings, request.axes
     overrides = [[*request.fixed, *own] for own in [*extreme_jobs(axes), *objective_jobs(request)]]
@@ -149,6 +157,7 @@ def plan_search(planner: SweepPlanner, arguments: Sequence[str]) -> PlannedSearc
 
 
 def parse_search(planner: SweepPlanner, arguments: Sequence[str]) -> SearchRequest:
+    """Raises ConfigError as `plan_search`."""
     node = {"name": name_search(planner.choices), **(planner.search_node or {})}
     try:
         check_search_nodes(node)
@@ -166,12 +175,12 @@ def parse_search(planner: SweepPlanner, arguments: Sequence[str]) -> SearchReque
         raise ConfigError(f"{', '.join(secrets)} names a secret, which a search would keep; give it one value")
     if not axes:
         raise ConfigError("there is nothing to search; give an axis, as optimizer.lr='tag(log,interval(1e-4,1e-1))'")
-    own_keys = [override for override in fixed if root_key(override) != "search"]
-    return SearchRequest(settings, axes, own_keys)
+    job_overrides = [override for override in fixed if root_key(override) != "search"]
+    return SearchRequest(settings, axes, job_overrides)
 
 
 def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
-    """The overrides of jobs in which every value of every axis occurs once, of an interval its two ends."""
+    """The overrides of jobs that together have every value of every axis; of an interval, its two ends."""
     ends = {key: [axis.low, axis.high] if isinstance(axis, Interval) else list(axis) for key, axis in axes.items()}
     longest = max(map(len, ends.values()))
     return [
@@ -181,7 +190,11 @@ def extreme_jobs(axes: Mapping[str, SearchAxis]) -> list[list[str]]:
 
 
 def objective_jobs(request: SearchRequest) -> list[list[str]]:
-    """The overrides of jobs that monitor each objective, so that trying them tells whether there is such a score."""
+    """The overrides of a job for each objective that is a score. The job monitors the score, so that its dry run fails
+    where the task has no such score.
+
+    Raises ConfigError for an objective that is neither a score nor a number of parameters.
+    """
     jobs = []
     directions = request.settings.directions or ["null"] * len(request.settings.objectives)
     for name, mode in zip(request.settings.objectives, directions, strict=True):

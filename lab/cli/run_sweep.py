@@ -1,4 +1,4 @@
-"""A planned sweep: tried and listed, or carried out, with what a person sees of it."""
+"""A planned sweep, tried or carried out, and the text that is printed about it."""
 
 import sys
 from collections import Counter
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def try_sweep(plan: Plan, launcher: Mapping[str, Any]) -> int:
-    """Try the pending jobs of a plan and print what they cost. Gives the exit code.
+    """Try the pending jobs of a plan and print their costs. Gives the exit code.
 
     launcher: options of the pool, as hydra/launcher=lab has them.
     """
@@ -54,15 +54,15 @@ def try_sweep(plan: Plan, launcher: Mapping[str, Any]) -> int:
 
 
 def train_sweep(plan: Plan, launcher: Mapping[str, Any], *, retry: bool = False, launch: Launcher | None = None) -> int:
-    """Do the pending jobs of a plan and print the results of all. Gives the exit code.
+    """Do the pending jobs of a plan and print the results of all jobs. Gives the exit code.
 
-    launcher: options of the pool, as hydra/launcher=lab has them.  retry: do failed jobs again.  launch: another
-    launcher, in place of the pool.
+    launcher: options of the pool, as hydra/launcher=lab has them.  retry: whether to do failed jobs again.
+    launch: function that has another launcher do the jobs; None: the pool does them.
     """
     check_same_sweep(plan)
     policy = Policy.of(plan.jobs[0].composed.resolved)
     stop = StopSignal.with_limits(policy.time_limit)
-    # another launcher has its own way with signals
+    # another launcher handles signals itself
     with nullcontext() if launch else stop.signals(keyboard=True):
         pending, outcomes = split_pending(plan, retry)
         result = SweepResult({})
@@ -96,7 +96,7 @@ def preflight_with_spinner(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "Pref
 
 
 def report_stop(plan: Plan, result: SweepResult, stop: StopSignal) -> int:
-    """Print why the sweep was stopped, where it was. Gives the exit code; 0 where the outcomes alone decide."""
+    """Print the reason of a sweep that was stopped. Gives the exit code; 0 where the jobs' outcomes decide it."""
     if result.changed:
         print(
             f"lab: {', '.join(result.changed)} changed since the sweep was planned, so the remaining jobs would be "
@@ -123,7 +123,7 @@ def print_costs(report: "PreflightReport", jobs: Sequence[Job]) -> None:
 
 
 def print_jobs(plan: Plan) -> None:
-    """Print the jobs of a plan with their states, and count them."""
+    """Print the jobs of a plan with their states, and the number of jobs in each state."""
     keys = swept_keys([job.composed.overrides for job in plan.jobs])
     lines = [["n", "state", "id", *(["differs by"] if keys else []), "directory"]]
     counts: Counter[str] = Counter()
@@ -140,17 +140,17 @@ def print_jobs(plan: Plan) -> None:
 
 
 def print_results(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "not started") -> None:
-    """Print the table of results, and write it beside the plan.  others: what jobs without an outcome are called."""
+    """Print the table of results, and write it beside the plan.  others: label for jobs without an outcome."""
     keys = swept_keys([job.composed.overrides for job in plan.jobs])
     rows = [job_row(job) for job in plan.unique_jobs]
     table = make_table(rows, keys)
     metrics = dict.fromkeys(name for row in rows for name in row.scores if is_overall(name))
-    columns = [name for name in metrics if split_of(name) != "hardware"]  # those are scalars of the runs
+    columns = [name for name in metrics if split_of(name) != "hardware"]  # the runs' own scalars show those
     columns.sort(key=lambda name: split_of(name) != "test")
     try:
         table.write(plan.directory)
         write_hparams_columns(plan.directory, [hparams_row(job.composed) for job in plan.unique_jobs], columns)
-    except OSError as error:  # the runs' directories tell how they ended
+    except OSError as error:  # not fatal: the table is made from the run directories, which are complete
         print(f"lab: cannot write the table in {plan.directory}: {error.strerror}", file=sys.stderr)
     print(align_columns(table.main_lines()))
     print(count_states(plan, outcomes, others))

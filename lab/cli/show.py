@@ -1,4 +1,4 @@
-"""lab show: everything about one run, read without torch or Hydra."""
+"""lab show: prints one run's state, scores and config, read without torch or Hydra."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep under way: a table on a terminal, plain lines elsewhere; on standard error."""
+"""The display of a running sweep on standard error: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,11 @@ REPORT_EVERY = 10  # seconds between two plain lines of progress
 
 @dataclass
 class RunningJob:
-    """steps: the run's number of steps; 0 until it has begun.  started: on time.monotonic()'s clock."""
+    """A job at work.
+
+    steps: total number of the run's steps; 0 until the run has begun.  values: newest loss or scores, by name.
+    started: time on time.monotonic()'s clock.
+    """
 
     job: Job
     step: int = 0
@@ -36,7 +40,7 @@ class RunningJob:
 
 
 class LiveView:
-    """total: the number of jobs that are to be done.  keys: those whose values distinguish the jobs."""
+    """The view of a sweep for a person.  total: number of jobs to do.  keys: keys whose values distinguish the jobs."""
 
     def __init__(self, total: int, keys: Sequence[str]):
         self.total, self.keys = total, keys
@@ -77,7 +81,7 @@ class LiveView:
 
     def note(self, text: str) -> None:
         self.reported_at = time.monotonic()
-        # rich raises SystemExit when the output is closed; losing its reader must not stop the sweep
+        # rich raises SystemExit when the reader of the output has closed it; that must not stop the sweep
         with suppress(OSError, SystemExit):
             self.console.print(text, markup=False, soft_wrap=True)
 
@@ -106,17 +110,17 @@ class LiveView:
 
 
 def main_scores(results: Mapping[str, float], most: int = 3) -> str:
-    """The first scores of the run's task, those on the test set before those that chose its weights."""
+    """The first `most` scores of the run, as text: those on the test set before those on the validation set."""
     names = [name for name in results if is_overall(name) and split_of(name) in ("test", "val")]
     names.sort(key=lambda name: split_of(name) != "test")
     return "  ".join(f"{name} {results[name]:.4g}" for name in names[:most])
 
 
 def job_label(job: Job, keys: Sequence[str]) -> str:
-    """The overrides by which the job differs from the others of its sweep."""
+    """The job's overrides of the swept keys, by which the jobs differ; all its overrides where it has none of these."""
     overrides = job.composed.overrides
-    own = [override for override in overrides if split_override(override)[0] in keys]
-    return redact_text(" ".join(own or overrides)) or "the defaults"
+    swept = [override for override in overrides if split_override(override)[0] in keys]
+    return redact_text(" ".join(swept or overrides)) or "the defaults"
 
 
 def format_duration(seconds: float) -> str:

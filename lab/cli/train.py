@@ -1,4 +1,4 @@
-"""lab train: one run, or a sweep with -m."""
+"""lab train: trains one run, or a sweep with -m."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ def main(arguments: list[str]) -> int:
 
 
 def train_single_run(composed: ComposedConfig, identity: Identity, directory: Path) -> int:
-    """Do a run in this process and print how it ended. Gives the exit code."""
+    """Bring a run to its end and print how it ended. Gives the exit code."""
     try:
         policy = Policy.of(composed.resolved)
-    except (LookupError, TypeError, ValueError):  # the check in `run_job` tells what is wrong
+    except (LookupError, TypeError, ValueError):  # the check in `run_job` reports the problem
         stop = StopSignal()
     else:
         stop = StopSignal.with_limits(policy.time_limit, policy.step_timeout)
@@ -39,7 +39,7 @@ def train_single_run(composed: ComposedConfig, identity: Identity, directory: Pa
 
 
 def train_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:
-    """Do the sweep that the arguments ask for. Gives the exit code."""
+    """Do the sweep or the search of these arguments. Gives the exit code."""
     if planner.search_node:
         return train_search(planner, arguments)
     plan = planner.plan(planner.expand(arguments))

@@ -1,4 +1,4 @@
-"""Child processes that are supervised: a sweep's workers and a run's ranks."""
+"""Supervised child processes: a sweep's workers and a run's ranks."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Child:
-    """number: from 0, which it keeps for its life.  channel: to and from it.  crash_file: takes what a crash leaves."""
+    """A child process.
+
+    number: number of the worker or rank, from 0.  channel: this process's end of the pipe to it.  crash_file: file for
+    the report of a crash.
+    """
 
     number: int
     process: BaseProcess
@@ -21,7 +25,7 @@ class Child:
     crash_file: Path
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message, unless the child has ended, which the end of its channel tells."""
+        """Send a message; nothing happens where the child has ended, as `receive` reports that."""
         with suppress(OSError):
             self.channel.send(message)
 
@@ -45,8 +49,8 @@ def start_child(
 
 
 def receive(children: Sequence[Child], timeout: float) -> Iterator[tuple[Child, tuple[Any, ...] | None]]:
-    """At most one message of each child, after waiting up to `timeout` seconds for the first; None for a child that has
-    ended, whose exit code is known then."""
+    """At most one message of each child, as (child, message), after waiting up to `timeout` seconds for the first. The
+    message is None for a child that has ended; its exit code is known then."""
     if not children:
         time.sleep(timeout)
         return

@@ -1,4 +1,4 @@
-"""A process that died and could not record it: how it ended, and the record that it could not write."""
+"""The death of a process that could not record how its run ended: describes the death and writes the record."""
 
 import signal
 import time
@@ -16,8 +16,10 @@ from lab.record.status import describe_crash, read_status, write_status
 
 @dataclass(frozen=True)
 class Death:
-    """message: how the run ended, in a line.  trace: what goes into its error.txt, beside the message.  outside: see
-    Outcome.  state: `failed` or `diverged`.
+    """How a run ended whose process could not record it.
+
+    message: one line.  trace: content of error.txt; empty: the message.  outside: as in Outcome.  state: `failed` or
+    `diverged`.
     """
 
     message: str
@@ -27,7 +29,7 @@ class Death:
 
 
 def describe_death(crash_files: Sequence[Path], exitcode: int | None, step_timeout: float | None) -> Death:
-    """How a process ended: what it left in one of `crash_files`, else what its exit code tells."""
+    """How a process ended, from the first of `crash_files` that reports a crash, else from its exit code."""
     for path in crash_files:
         if message := describe_crash(path, step_timeout):
             return Death(message, path.read_text(errors="replace"))
@@ -35,7 +37,7 @@ def describe_death(crash_files: Sequence[Path], exitcode: int | None, step_timeo
 
 
 def describe_exit(exitcode: int | None) -> str:
-    """How a process ended, with the usual reason."""
+    """How a process ended, in words, with the usual reason.  exitcode: -N where signal N killed it."""
     if exitcode is None or exitcode >= 0:
         return f"its process ended with exit code {exitcode}"
     name = signal.Signals(-exitcode).name
@@ -47,13 +49,13 @@ def describe_exit(exitcode: int | None) -> str:
 
 
 def record_death(identity: Identity, directory: Path, death: Death, started: float | None = None) -> Outcome:
-    """Write down in the run's directory that it failed, unless it turns out to be done.
+    """Record in the run's directory that it failed, unless the run turns out to be done.
 
-    started: seconds since the epoch, where the directory does not tell.
-    Raises RunInUse where another process has the run.
+    started: start of the run in seconds since the epoch, used where its status has none.
+    Raises RunInUse where another process holds the run.
     """
     error_file = directory / "error.txt"
-    with suppress(OSError), lock_directory(directory):  # on a full disk the outcome alone tells
+    with suppress(OSError), lock_directory(directory):  # on a full disk there is no record, only the outcome
         run = SavedRun(directory)
         if outcome := finished_outcome(identity, run):
             return Outcome(directory, "done", outcome.results)

@@ -1,4 +1,5 @@
-"""One run in this process: built, tried, held, trained and sealed. Torch is imported only where a run is new."""
+"""One run in this process: build it, try it, lock its directory, train it and record it. Torch is imported only inside
+the functions, so that a finished run is found without it."""
 
 import logging
 from functools import partial
@@ -34,7 +35,7 @@ def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path
 
 
 def restore_threads(composed: ComposedConfig, directory: Path) -> None:
-    """Give a resumed run as many threads as it began with: another number of threads adds up in another order."""
+    """Give a resumed run as many threads as it began with, since the number of threads decides the order of sums."""
     import torch
 
     segments = SavedRun(directory).manifest.get("segments", [])
@@ -50,7 +51,7 @@ def train_and_record(
     directory: Path,
     options: RunOptions,
 ) -> Outcome:
-    """Train the run and record how it ends. Raises KeyboardInterrupt alone."""
+    """Train the run and record how it ends. Raises nothing but KeyboardInterrupt."""
     from lab.record.recording import describe_error, recording
 
     write_config(composed, directory)
@@ -73,7 +74,7 @@ def train_and_record(
 def train_with_oom_retry(
     run: "Run", trial: "DryRun", composed: ComposedConfig, directory: Path, options: RunOptions
 ) -> dict[str, float]:
-    """Train the run. With oom=shrink, a run that runs out of memory continues from its checkpoint with half the
+    """Train the run. With oom=shrink, a run that is out of memory continues from its last checkpoint with half the
     micro-batch."""
     from lab.assembly.build import build
     from lab.hardware import is_out_of_memory
@@ -89,7 +90,7 @@ def train_with_oom_retry(
             micro_batch = half_micro_batch(run.task, trial.batch, run.hardware.micro_batch)
             if micro_batch is None:
                 raise
-        release_memory(run)  # the caller still holds it, and memory is short
+        release_memory(run)  # the caller still has a reference to it
         hardware = {**composed.resolved["hardware"], "micro_batch": micro_batch}
         run = build({**composed.resolved, "hardware": hardware})
         message = f"micro-batch {micro_batch}, memory did not suffice for more"
@@ -98,6 +99,7 @@ def train_with_oom_retry(
 
 
 def release_memory(run: "Run") -> None:
+    """Free the memory of the model, of the model to score and of the optimizer's state."""
     run.model.to("meta")
     run.regularize.model_to_score(run.model).to("meta")
     run.optimizer.state.clear()
@@ -106,7 +108,7 @@ def release_memory(run: "Run") -> None:
 def train_run(
     run: "Run", trial: "DryRun", composed: ComposedConfig, directory: Path, options: RunOptions
 ) -> dict[str, float]:
-    """Train and score the run, with its progress shown and its files written."""
+    """Train and score the run, show its progress and write its files."""
     from lab.assembly.build import instantiate
     from lab.record.console import Console
     from lab.record.record import Record
@@ -130,7 +132,7 @@ def train_run(
 
 
 def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:
-    """What a person is told before the first step: where the weights come from, and what is trained."""
+    """The lines that are printed before the first step: origin of the weights, and parameters that are trained."""
     from lab.finetune.groups import format_groups
     from lab.models.origin import origin_of
 
@@ -145,7 +147,7 @@ def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[
 
 
 def frozen_at_random(run: "Run") -> list[str]:
-    """Parameters that the weights lack and the strategy does not train: a choice, or a slip."""
+    """The names of parameters that the loaded weights lack and the strategy does not train, perhaps by mistake."""
     from lab.models.origin import new_parameters_of
 
     trained = {id(p) for p in run.trainable}

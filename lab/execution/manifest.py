@@ -1,4 +1,4 @@
-"""Where a run comes from: its config, its code, its data and its environment, written before it trains."""
+"""The origin of a run: its config, code, data and environment, written before it trains."""
 
 import time
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from lab.metrics.scores import ResolvedMonitor
     from lab.run import Run
 
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # with libyaml: the same text, ten times as fast
 
 
 def hparams_row(composed: ComposedConfig) -> dict[str, Any]:
-    """The run's row in a table of runs: the chosen options, and the overridden values."""
+    """The run's row in TensorBoard's HPARAMS table: chosen options, seed and overridden values."""
     shown = [name for name, group in GROUPS.items() if group.in_hparams]
     choices = {group: composed.choices[group] for group in shown if composed.choices.get(group) is not None}
     return choices | {"seed": composed.resolved["seed"]} | redact(overridden_values(composed))
 
 
 def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
-    """The values of single keys that were overridden, resolved."""
+    """The resolved values of the single keys that were overridden, by key."""
     values = {}
     for override in composed.overrides:
         key, _ = split_override(override)
@@ -45,7 +45,7 @@ def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
 
 
 def write_config(composed: ComposedConfig, directory: Path) -> None:
-    """Write config.yaml, resolved and without secrets, and .hydra/ as Hydra does."""
+    """Write config.yaml, the resolved config, and .hydra/ as Hydra does, all without secrets."""
     dump = partial(yaml.dump, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
     (directory / "config.yaml").write_text(dump(redact(composed.resolved)))
     folder = directory / ".hydra"
@@ -94,6 +94,7 @@ def build_manifest(
 
 
 def redact_environment(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment without secrets in the command, the diff or elsewhere."""
     facts = {**environment, "command": list(map(redact_text, environment["command"]))}
     if facts["git"]:
         facts["git"] = {**facts["git"], "diff": redact_text(facts["git"]["diff"])}

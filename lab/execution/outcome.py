@@ -1,4 +1,4 @@
-"""How a run ended, and how it is to be carried out."""
+"""The outcome of a run, and the options for carrying it out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class Outcome:
     """How a run ended.
 
-    new: whether this call brought it to that end.  error: what went wrong, in a line or a few.  outside: whether the
-    cause lies outside of the run (a signal, a full disk, memory), so that the same run may well end otherwise.
-    pruned: whether a search stopped it early.
+    state: one of `lab.record.status.STATES`.  results: final scores by name.  new: whether this call brought the run to
+    its end.  error: text of a line or a few about what went wrong.  outside: whether the cause lies outside of the run
+    (a signal, a full disk, memory), so that the same run may well succeed next time.  pruned: whether a search stopped
+    it early.
     """
 
     directory: Path
@@ -36,9 +37,9 @@ class Outcome:
 class RunOptions:
     """How a run is carried out; nothing here changes what it computes.
 
-    stop: tells when to stop.  progress: makes what shows progress, from the number of steps; None: a bar on a terminal.
-    environment: the environment that goes into the manifest; None: this process's.  is_checked: whether the config has
-    been checked already.
+    stop: signal that ends the run early.  progress: makes the display of progress, from the number of steps; None: a
+    bar on a terminal.  environment: description of the environment for the manifest; None: that of this process.
+    is_checked: whether the config has been checked already.
     """
 
     stop: StopSignal = field(default_factory=StopSignal)
@@ -50,11 +51,11 @@ class RunOptions:
 def finished_outcome(identity: Identity, run: SavedRun) -> Outcome | None:
     """The outcome of a run that is done already; None for one that is not.
 
-    Raises Refused where the directory holds another run, or one that changed since it was done.
+    Raises Refused where the directory holds another run, or a finished run whose files changed since.
     """
-    directory, holds = run.directory, run.manifest.get("id", identity.id)
-    if holds != identity.id:
-        raise Refused(f"{directory} holds the run {holds}, this is {identity.id}; choose another directory")
+    directory, saved_id = run.directory, run.manifest.get("id", identity.id)
+    if saved_id != identity.id:
+        raise Refused(f"{directory} holds the run {saved_id}, this is {identity.id}; choose another directory")
     if not run.is_done:
         return None
     if changed := run.changed_files(checkpoints=False):
@@ -64,7 +65,7 @@ def finished_outcome(identity: Identity, run: SavedRun) -> Outcome | None:
 
 
 def saved_outcome(run: SavedRun) -> Outcome:
-    """How a run stands, by its directory alone."""
+    """The outcome of a run, as its directory has it."""
     status = run.status
     return Outcome(
         run.directory,

@@ -21,17 +21,18 @@ from lab.execution.remote_progress import PipeProgress
 from lab.identity.identity import Identity
 from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
 
-# the texts of torch.distributed's errors where another rank has gone
+# texts in torch.distributed's errors after another rank has ended
 LOST_PEER_TEXTS = ("gloo", "NCCL", "DistBackendError", "DistNetworkError")
 
 
 @dataclass(frozen=True)
 class RankSpec:
-    """What every rank of a run is given.
+    """The arguments of every rank of a run.
 
-    world_size: number of ranks.  threads: CPU threads of each rank, where the config does not say.  environment: for
-    the manifest.  relay_progress: send progress to the parent instead of drawing it.  scratch: folder for what a crash
-    leaves and for the ranks' rendezvous.
+    world_size: number of ranks.  threads: CPU threads of each rank, where the config does not set them.
+    environment: description of the environment for the manifest.  relay_progress: whether rank 0 sends progress to the
+    parent instead of drawing it.  step_timeout: seconds in which a step must end; None: no limit.  scratch: folder for
+    crash files and for the ranks' rendezvous.
     """
 
     composed: ComposedConfig
@@ -50,10 +51,10 @@ class RankSpec:
 
 @dataclass(frozen=True)
 class RankResult:
-    """The last message of a rank: how the run ended for it, or an error that is the caller's to handle.
+    """The last message of a rank: the run's outcome on this rank, or an error that the launching process raises.
 
-    trace: the traceback of what failed.  lost_peer: whether it failed because another rank had gone.  time: seconds
-    since the epoch.
+    trace: traceback of a failure.  lost_peer: whether the rank failed because another rank had ended.  time: time of
+    this message, in seconds since the epoch.
     """
 
     outcome: Outcome | LabError
@@ -67,8 +68,8 @@ class RankResult:
 
 
 def run_rank(channel: Connection, rank: int, spec: RankSpec) -> None:
-    """The whole life of a rank's process: begins with STOP_SIGNALS and Ctrl-C blocked, exits with 1 where it failed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which sends the wish to stop
+    """The whole life of a rank's process. It begins with STOP_SIGNALS and Ctrl-C blocked; exits with 1 if it failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which asks the ranks to stop
     stop = AgreedStop(watchdog=Watchdog(spec.step_timeout))
     threading.Thread(target=listen_for_stop, args=(channel, stop), daemon=True).start()
     with stop.signals():
@@ -78,14 +79,14 @@ def run_rank(channel: Connection, rank: int, spec: RankSpec) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if result.failed:
-        os._exit(1)  # collectives that never end would hold an orderly exit up
+        os._exit(1)  # an orderly exit might wait for a collective that never ends
     from lab.distributed.collectives import leave_process_group
 
     leave_process_group()
 
 
 def listen_for_stop(channel: Connection, stop: StopSignal) -> None:
-    """Take the wish to stop while the main thread trains. A rank does not outlive its parent."""
+    """Receive the parent's request to stop while the main thread trains. Ends the process when the parent has ended."""
     with suppress(EOFError, OSError):
         while True:
             reason, pruned = channel.recv()
@@ -94,10 +95,11 @@ def listen_for_stop(channel: Connection, stop: StopSignal) -> None:
 
 
 def compute_result(spec: RankSpec, rank: int, send: Callable[[Any], None], stop: StopSignal) -> RankResult:
+    """Train as this rank, and describe how that ended. Raises nothing.  send: sends a message to the parent."""
     from lab.record.recording import describe_error
 
     def relay(message: tuple[Any, ...]) -> None:
-        with suppress(OSError):  # the parent has gone, which `listen_for_stop` handles
+        with suppress(OSError):  # the parent has ended, which `listen_for_stop` handles
             send(message)
 
     try:
@@ -117,6 +119,7 @@ def compute_result(spec: RankSpec, rank: int, send: Callable[[Any], None], stop:
 
 
 def judge_result(outcome: Outcome, trace: str = "") -> RankResult:
+    """The result of an outcome, with `lost_peer` from the text of its error."""
     return RankResult(outcome, trace, is_lost_peer(str(outcome.error)))
 
 
@@ -143,7 +146,7 @@ def join_process_group(spec: RankSpec, rank: int) -> None:
 
 
 def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
-    """Do what rank 0 does, but for the files."""
+    """Do the same as rank 0, without writing files."""
     from lab.assembly.build import build
     from lab.assembly.dry_run import dry_run
     from lab.record.record import Record
@@ -161,13 +164,13 @@ def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
 
 
 class AgreedStop(StopSignal):
-    """Stops every rank after the same step: the first reason that any rank has is the reason of all."""
+    """Stops all ranks after the same step: the reason of the lowest rank that has one becomes the reason of all."""
 
     def __call__(self, step: int) -> str | None:
         from lab.distributed.collectives import first_reason
 
         reason = super().__call__(step)
-        if step and (agreed := first_reason(reason)):  # step 0 is asked while a rank scores, where ranks cannot agree
-            self.stop(agreed)  # a rank that was asked meanwhile keeps its own reason
+        if step and (agreed := first_reason(reason)):  # step 0: a call during scoring, where ranks cannot agree
+            self.stop(agreed)  # no effect on a rank that has a reason of its own
             return agreed
         return None

@@ -1,6 +1,6 @@
-"""A run in several processes, its ranks: started, supervised, stopped together, and their outcome told as one.
+"""A run in several processes, its ranks: starts, supervises and stops them, and makes one outcome of their results.
 
-The launching process relays their progress and the wish to stop, and records the outcome where rank 0 died.
+The launching process relays their progress and the requests to stop, and records the outcome if rank 0 died.
 """
 
 import multiprocessing
@@ -28,12 +28,12 @@ from lab.train.stop import STOP_SIGNALS
 if TYPE_CHECKING:
     from lab.hardware import Hardware
 
-POLL_SECONDS = 0.1  # between two looks at signals and time limits
-PEER_GRACE = 10  # seconds in which ranks end by themselves once one of them has failed
+POLL_SECONDS = 0.1  # between two checks of signals and time limits
+PEER_GRACE = 10  # seconds in which the other ranks may end by themselves after one has failed
 
 
 def num_ranks(composed: ComposedConfig) -> int:
-    """The number of processes in which a run is to train. Raises ConfigError where this machine cannot."""
+    """The number of processes in which a run is to train. Raises ConfigError where this machine lacks the devices."""
     if composed.resolved["hardware"].get("parallel", "none") == "none":
         return 1
     from lab.assembly.build import instantiate
@@ -43,7 +43,7 @@ def num_ranks(composed: ComposedConfig) -> int:
 
 
 def run_in_ranks(composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions) -> Outcome:
-    """Bring the run to its end in processes of its own; raises as `lab.execution.run_job.run_job`."""
+    """Bring the run to its end in new processes, one for each rank; raises as `lab.execution.run_job.run_job`."""
     import torch
 
     if composed.resolved["oom"] == "shrink":
@@ -78,14 +78,17 @@ def run_in_ranks(composed: ComposedConfig, identity: Identity, directory: Path, 
 
 
 class RankProcesses:
-    """The processes of a run.  results: what each rank told last, by its rank.  exitcodes: of those that have ended."""
+    """The processes of a run.
+
+    results: last message of each rank, by rank.  exitcodes: exit codes of the ranks that have ended, by rank.
+    """
 
     def __init__(self, spec: RankSpec, options: RunOptions):
         self.spec, self.options = spec, options
         self.results: dict[int, RankResult] = {}
         self.exitcodes: dict[int, int | None] = {}
         context = multiprocessing.get_context("spawn")
-        # the ranks begin with these signals blocked, until they know what to do about them
+        # the ranks inherit these signals as blocked, and unblock them when their handlers are set
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
         try:
             self.children = [
@@ -96,7 +99,7 @@ class RankProcesses:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def supervise(self) -> None:
-        """Relay progress and the wish to stop until all ranks have ended. Once one has failed, the others have
+        """Relay progress and requests to stop until all ranks have ended. After one has failed, the others have
         PEER_GRACE seconds to end."""
         stopping, deadline = False, None
         with ExitStack() as stack:
@@ -117,6 +120,7 @@ class RankProcesses:
                         child.process.kill()
 
     def handle(self, child: Child, message: tuple, stack: ExitStack) -> None:
+        """Keep a rank's result, or show its progress.  stack: keeps the display open until all ranks have ended."""
         match message:
             case ("result", result):
                 self.results[child.number] = result
@@ -136,7 +140,7 @@ class RankProcesses:
 
 
 def judge_outcome(ranks: RankProcesses, started: float) -> Outcome:
-    """What became of the run. Raises the error of a rank that is the caller's to handle."""
+    """The outcome of the run, from the results of its ranks. Raises a rank's LabError."""
     spec, results = ranks.spec, ranks.results
     first = results.get(0)
     if first and isinstance(first.outcome, Outcome) and not first.failed:
@@ -146,7 +150,7 @@ def judge_outcome(ranks: RankProcesses, started: float) -> Outcome:
             continue
         if isinstance(result.outcome, LabError):
             raise result.outcome
-        if rank == 0:  # which has recorded it
+        if rank == 0:  # rank 0 has recorded it
             return result.outcome
         message = f"rank {rank}: {result.outcome.error}"
         death = Death(message, result.trace, result.outcome.outside, result.outcome.state)
@@ -157,7 +161,7 @@ def judge_outcome(ranks: RankProcesses, started: float) -> Outcome:
 
 
 def describe_ranks_death(ranks: RankProcesses) -> Death:
-    """How ranks ended that could not tell it themselves."""
+    """How the ranks ended where none sent a failure of its own: by crash files, exit codes or lost peers."""
     spec = ranks.spec
     dumps = [spec.directory / "error.txt", *(child.crash_file for child in ranks.children)]
     trace = "\n".join(f"{path.stem}:\n{path.read_text(errors='replace')}" for path in dumps if path.exists())

@@ -1,4 +1,4 @@
-"""Progress of a run in another process, sent through a pipe to the process that shows it.
+"""The progress of a run, sent through a pipe to the process that shows it.
 
 A worker of a sweep and a rank of a run send the same messages: ("begin", steps), ("advance", step, epoch, values),
 ("line", step, epoch, values) and ("note", text).
@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-ADVANCE_EVERY = 0.25  # seconds between two messages of progress
+ADVANCE_EVERY = 0.25  # minimum seconds between two "advance" messages
 
 
 class PipeProgress:
-    """Progress that is sent on.  send: takes one message, a tuple.  steps: the run's number of steps."""
+    """A `lab.record.record.Progress` that sends messages.  send: takes one message, a tuple.  steps: number of steps of
+    the run."""
 
     def __init__(self, send: Callable[[tuple[Any, ...]], None], steps: int):
         self.send = send

@@ -1,4 +1,4 @@
-"""One run brought to its end, in this process or in ranks of its own."""
+"""Brings one run to its end, in this process or in its ranks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,11 @@ from lab.ledger.saved_run import SavedRun
 def run_job(
     composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions | None = None
 ) -> Outcome:
-    """Bring the run in `directory` to its end, from its newest checkpoint where there is one; or find it done.
+    """Train the run in `directory` to its end, from its newest checkpoint where there is one. Nothing is done where the
+    run is done already.
 
     Raises ConfigError before anything has started, Refused where `directory` holds another run, RunInUse where another
-    process is at it, KeyboardInterrupt when it was interrupted and recorded as such.
+    process works in it, KeyboardInterrupt after the run was recorded as interrupted.
     """
     options = options or RunOptions()
     if outcome := finished_outcome(identity, SavedRun(directory)):

@@ -1,4 +1,4 @@
-"""A run that a script built, without a config: recorded like any other, and known by what it is made of."""
+"""A run that a script built, without a config: it is recorded like any other, and a hash of its parts is its id."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 def fit_in_directory(
     run: Run, directory: Path, progress: "Progress | None", stop: StopSignal | None
 ) -> dict[str, float]:
-    """Train the run and record it; raises as `lab.fit`."""
+    """Train the run and record it. Returns and raises as `lab.fit`."""
     parts = describe_parts(run)
     with lock_directory(directory), progress or Console(run.cadence.steps) as console:
         saved = SavedRun(directory)
         check_same_run(saved, parts)
         if saved.is_done:
-            console.note(f"{directory} holds this run, done before; its scores are those of then")
+            console.note(f"{directory} holds this run, done before; these are its saved scores")
             return dict(saved.results)
         stop = stop or StopSignal()
         with recording(directory, build_script_manifest(run, parts, saved), stop) as finish:
@@ -48,7 +48,7 @@ def fit_in_directory(
 
 
 def check_same_run(saved: SavedRun, parts: Mapping[str, Any]) -> None:
-    """Raises Refused where the directory holds another run, or one that changed since it was done."""
+    """Raises Refused where the directory holds another run, or a finished run whose files changed since."""
     if saved.manifest:
         before = saved.manifest.get("parts")
         if before is None:

@@ -1,4 +1,4 @@
-"""The Hydra application behind `lab train`, `plan`, `check` and `rank`, each of which hands it functions."""
+"""The Hydra application of `lab train`, `plan`, `check` and `rank`, each of which passes functions to it."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lab.sweep.plan import Plan
 
 RunFunction = Callable[[ComposedConfig, Identity, Path], int]
-SweepFunction = Callable[[Any, Sequence[str]], int]  # of a lab.hydra_app.planner.SweepPlanner and the arguments
+SweepFunction = Callable[[Any, Sequence[str]], int]  # takes a lab.hydra_app.planner.SweepPlanner and the arguments
 BatchFunction = Callable[["Plan", Mapping[str, Any]], int]
 
 SHOWING_FLAGS = {
@@ -50,13 +50,13 @@ FLAGS_WITH_VALUE = {
 
 @dataclass
 class HydraApp:
-    """Hydra's task function, and where lab's sweeper and launcher find what they are to do. Each function gives an
-    exit code.
+    """Hydra's task function, with the functions that lab's sweeper and launcher call. Each function gives an exit code.
 
-    verb: the command's, for messages.  run: does a single run; None for a command that only takes sweeps.  sweep: takes
-    the arguments of a sweep.  batch: does the jobs of a plan that another sweeper asked for; None: refused.
-    with_traceback: whether errors are printed with theirs.
-    code: to exit with.  sweep_name: name of the planned sweep's directory.  identify: gives identities.
+    verb: name of the command, for messages.  run: function that does a single run; None for a command that only takes
+    sweeps.  sweep: function that takes the arguments of a sweep.  batch: function that does the jobs of a plan for
+    another sweeper; None for a command that refuses other sweepers.  with_traceback: whether errors are printed with
+    their tracebacks.  code: exit code of the command.  sweep_name: name of the planned sweep's directory.
+    identify: gives the identities of configs.
     """
 
     verb: str
@@ -69,7 +69,7 @@ class HydraApp:
     identify: Identifier = field(default_factory=Identifier)
 
     def __call__(self, config: DictConfig) -> None:
-        """Do a single run, which may be one of another sweeper's."""
+        """Do a single run, perhaps for another sweeper."""
         if self.run is None:
             raise ConfigError(f"lab {self.verb} plans with lab's own sweeper; leave hydra/sweeper= out")
         hydra = HydraConfig.get()
@@ -85,16 +85,19 @@ class HydraApp:
         except KeyboardInterrupt:
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             raise
-        except BrokenPipeError:  # the reader of the output has gone
+        except BrokenPipeError:  # the reader of the output has ended
             raise
-        except Exception:  # nobody foresaw it
+        except Exception:  # a bug: under another sweeper the other runs go on
             traceback.print_exc()
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = EXIT_FAILED
 
 
 def run_app(arguments: list[str], app: HydraApp) -> int:
-    """Run Hydra on the arguments of a command. Gives the exit code. Raises LabError for what cannot be done."""
+    """Run Hydra on the arguments of a command. Gives the exit code.
+
+    Raises ConfigError for arguments that Hydra rejects, and other LabErrors of the app's functions.
+    """
     arguments = [quote_path(argument) for argument in arguments]
     flags = [argument for argument in arguments if argument.startswith("-")]
     is_multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
@@ -114,7 +117,7 @@ def run_app(arguments: list[str], app: HydraApp) -> int:
         raise ConfigError(explain(error, overrides)) from error
     except BrokenPipeError:
         raise
-    except OSError as error:  # Hydra makes directories before it calls the task
+    except OSError as error:  # of the directories that Hydra makes before it calls the task
         raise ConfigError(
             f"cannot write {error.filename}: {error.strerror}; paths.outputs= or LAB_OUTPUTS= moves the outputs"
         ) from error
@@ -122,15 +125,15 @@ def run_app(arguments: list[str], app: HydraApp) -> int:
 
 
 def call_hydra(app: HydraApp, arguments: Sequence[str]) -> None:
-    """Call Hydra, which reads sys.argv, and prints errors itself unless the environment says not to."""
+    """Call Hydra, with the arguments in sys.argv. HYDRA_FULL_ERROR makes it raise errors instead of printing them."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["lab", *arguments]
     hydra_main(version_base="1.3", config_path="pkg://lab.conf", config_name="train")(app)()
 
 
 def order_arguments(arguments: Sequence[str], is_multirun: bool) -> list[str]:
-    """Flags with their values before the overrides, as Hydra 1.3 wants them, and a sweep's overrides in a form in which
-    Hydra can compose the sweep's first config."""
+    """The flags with their values, then the overrides, the order that Hydra 1.3 needs. A sweep's overrides get a form
+    from which Hydra can compose the sweep's first config."""
     flags: list[str] = []
     overrides: list[str] = []
     remaining = iter(arguments)

@@ -1,4 +1,4 @@
-"""Hydra's other launchers (joblib, submitit, Ray): the task that each of their jobs runs is one planned job."""
+"""The task given to third-party Hydra launchers (joblib, submitit, Ray): it runs one planned job."""
 
 import copy
 import multiprocessing
@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import lab.config.hydra_setup  # noqa: F401  makes hydra_plugins.lab importable, where submitit reads a requeued job
+import lab.config.hydra_setup  # noqa: F401  makes hydra_plugins.lab importable, which submitit needs to unpickle a requeued job
 from lab.config.overrides import split_override
 from lab.config.redact import redact_text
 from lab.config.settings import Policy
@@ -29,11 +29,11 @@ from lab.sweep.plan import Job, Plan, job_status
 from lab.sweep.pool import make_pool
 from lab.train.stop import StopSignal
 
-QUIET_SECONDS = 10  # without any run at work, after which none is expected to start
+QUIET_SECONDS = 10  # if no run is at work for so long, none is expected to start
 
 
 class PlannedTask:
-    """The task given to a launcher: it runs one job as planned, whatever the configs have become since.
+    """The task given to a launcher: it runs one job as planned, even if the config files have changed since.
 
     The run gets a process of its own, so that a run that dies ends neither the launcher's process nor its other jobs.
     """
@@ -59,7 +59,9 @@ class PlannedTask:
         if reason := self.why_not_started(policy, jobs):
             print(f"#{job.number} not started: {reason}", file=sys.stderr)
             return None
-        if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's own, which the run's process lacks
+        if (
+            multiprocessing.get_start_method(allow_none=True) == "loky"
+        ):  # joblib's start method, which the run's process lacks
             multiprocessing.set_start_method("spawn", force=True)
         stop = StopSignal.with_limits(policy.time_limit)
         with make_pool([job.composed.resolved], {"workers": 1}) as pool, stop_before_requeue(stop), stop.signals():
@@ -73,7 +75,7 @@ class PlannedTask:
         return controller.outcomes.get(job.number)
 
     def why_not_started(self, policy: Policy, jobs: Mapping[str, Job]) -> str | None:
-        """The reason to start no more jobs, from how those before ended; None where there is none."""
+        """The reason to start no more jobs, from the failures since the launch; None where there is none."""
         if policy.on_error != "stop" and not policy.max_failures:
             return None
         statuses = [job_status(job) for job in jobs.values()]
@@ -88,7 +90,8 @@ class PlannedTask:
         return None
 
     def load_sweep_config(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """The planned config of a job, in place of what launchers have Hydra's config loader compose."""
+        """The planned config of a job. This replaces the method of Hydra's config loader by which launchers compose the
+        config."""
         directory = Path(split_override(overrides[-1])[1])
         composed = self.read_jobs()[directory.name].composed
         config = copy.deepcopy(master)
@@ -104,22 +107,22 @@ class PlannedTask:
         return config
 
     def wrap_loader(self, loader: ConfigLoader) -> ConfigLoader:
-        """A config loader that gives the planned configs."""
+        """A copy of a config loader that gives the planned configs."""
         planned = copy.copy(loader)
         planned.load_sweep_config = self.load_sweep_config  # type: ignore[method-assign]
         return planned
 
 
 def launcher_overrides(job: Job) -> list[str]:
-    """The overrides that a launcher shows for a job and, last and not shown, the job's directory."""
+    """The overrides that a launcher displays for a job, and last the job's directory."""
     overrides = [redact_text(override) for override in job.composed.overrides]
     return [*overrides, f"hydra.sweep.subdir={job.directory.absolute()}"]
 
 
 @contextmanager
 def stop_before_requeue(stop: StopSignal) -> Iterator[None]:
-    """On SIGUSR2, with which submitit announces the end of the job's time, the run saves and stops after its step, and
-    submitit requeues the job only then."""
+    """Have the run save and stop before submitit requeues its job. submitit announces the end of the job's time with
+    SIGUSR2; its own handler, which requeues, is called on leaving the context."""
     requeue = signal.getsignal(signal.SIGUSR2)
     if not callable(requeue):
         yield
@@ -140,7 +143,7 @@ def stop_before_requeue(stop: StopSignal) -> Iterator[None]:
 
 
 def wait_for_stragglers(jobs: Sequence[Job]) -> None:
-    """Wait for the runs that continue although the launcher has given up."""
+    """Wait for the runs that go on after the launcher has given up."""
     last_at_work = time.monotonic()
     while time.monotonic() - last_at_work < QUIET_SECONDS:
         if any(is_locked(job.directory) for job in jobs):
@@ -149,7 +152,7 @@ def wait_for_stragglers(jobs: Sequence[Job]) -> None:
 
 
 class PlainSweepView:
-    """A view for a process among others: a line when the run ends."""
+    """A view for one process among many: it prints a line when the run ends."""
 
     def started(self, job: Job) -> None:
         pass

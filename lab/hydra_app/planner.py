@@ -1,4 +1,4 @@
-"""From a sweep's arguments to its plan: override lists, composed configs, identities, directories."""
+"""Makes the plan of a sweep from its arguments: override lists, composed configs, identities, directories."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ OWN_PLUGINS = "hydra_plugins.lab."
 class SweepPlanner:
     """Plans the sweeps of a HydraApp, for lab's sweeper and launcher.
 
-    master: the config that Hydra composed for the sweep.  launcher_failed: whether another launcher gave up.
+    master: config that Hydra composed for the sweep.  launcher_failed: whether another launcher raised an exception.
     """
 
     def __init__(self, context: HydraContext, task: TaskFunction, master: DictConfig):
@@ -68,7 +68,7 @@ class SweepPlanner:
 
     @cached_property
     def launcher_options(self) -> dict[str, Any]:
-        """The options of lab's own launcher; empty under another one."""
+        """The options of lab's launcher; empty where the config chooses another launcher."""
         if not self.uses_own_launcher:
             return {}
         return cast(dict[str, Any], OmegaConf.to_container(self.master.hydra.launcher, resolve=True))
@@ -85,7 +85,7 @@ class SweepPlanner:
         return OverridesParser.create(config_loader=self.loader).parse_overrides(list(arguments))
 
     def plan(self, overrides: Sequence[Sequence[str]], first: int = 0) -> Plan:
-        """The plan of these override lists, numbered from `first`. Raises ConfigError with every job's problems."""
+        """The plan of jobs with these overrides, numbered from `first`. Raises ConfigError with all jobs' problems."""
         composed = self.compose_jobs(list(enumerate(overrides, start=first)))
         runs_folder(next(iter(composed.values())))
         identities = {number: self.app.identify(job.resolved) for number, job in composed.items()}
@@ -95,7 +95,7 @@ class SweepPlanner:
         return Plan(sweep, jobs, self.app.identify.source_hashes())
 
     def compose_jobs(self, numbered: Sequence[tuple[int, Sequence[str]]]) -> dict[int, ComposedConfig]:
-        """The composed config of each job, from its number and overrides. Raises ConfigError with every problem."""
+        """The composed config of each job by number. Raises ConfigError with all jobs' problems."""
         composed: dict[int, ComposedConfig] = {}
         problems: dict[str, int] = {}
         for number, overrides in numbered:
@@ -110,7 +110,7 @@ class SweepPlanner:
         return composed
 
     def name_sweep(self, keys: Sequence[str], identities: Sequence[str]) -> Path:
-        """The sweep's directory.  keys: the keys it is named for.  identities: of its runs."""
+        """The sweep's directory.  keys: keys for its name.  identities: ids of its runs, or other facts to hash."""
         experiment = self.master.hydra.runtime.choices.get("experiment")
         self.app.sweep_name = sweep_name([*([str(experiment)] if experiment else []), *keys], identities)
         return relative_to_cwd(Path(self.master.hydra.sweep.dir))
@@ -118,7 +118,7 @@ class SweepPlanner:
     def make_jobs(
         self, composed: Mapping[int, ComposedConfig], sweep: Path, identities: Mapping[int, Identity] | None = None
     ) -> list[Job]:
-        """The jobs of composed configs.  identities: theirs, where they are known already."""
+        """The jobs of composed configs, by number.  identities: identities of the configs; None: they are computed."""
         identities = identities or {number: self.app.identify(job.resolved) for number, job in composed.items()}
         existing = None
         if is_in_outputs(self.master):
@@ -129,9 +129,13 @@ class SweepPlanner:
         ]
 
     def launch_elsewhere(self, plan: Plan, jobs: Sequence[Job]) -> None:
-        """Have another of Hydra's launchers do the jobs; their directories tell what became of them."""
+        """Have another of Hydra's launchers do the jobs. Their outcomes are in their directories."""
         OmegaConf.update(self.master, "hydra.sweep.dir", str(plan.directory.absolute()))
-        for name in ("lab.run_dir", "lab.job_dir", "lab.sweep_dir"):  # settled by now, and these cannot be pickled
+        for name in (
+            "lab.run_dir",
+            "lab.job_dir",
+            "lab.sweep_dir",
+        ):  # no longer needed, and their functions cannot be pickled
             OmegaConf.clear_resolver(name)
         task = PlannedTask(plan, jobs)
         launcher = Plugins.instance().instantiate_launcher(
@@ -141,7 +145,7 @@ class SweepPlanner:
         )
         try:
             launcher.launch([launcher_overrides(job) for job in jobs], initial_job_idx=0)
-        except Exception as error:  # a job's process died, and the launcher gives up; its other jobs may be done
+        except Exception as error:  # for instance, a job's process died; other jobs may be done
             message = next(iter(str(error).splitlines()), "")
             print(
                 f"lab: {type(launcher).__name__} gave up: {type(error).__name__}: {message}; the same command takes up "
@@ -155,26 +159,27 @@ class SweepPlanner:
 def job_directory(
     sweep: Path, number: int, composed: ComposedConfig, identity: str, existing: Mapping[str, Path] | None
 ) -> Path:
-    """Where a job's run lies.  existing: the runs of outputs/ by id; None for a sweep that keeps its runs inside."""
+    """The directory of a job's run.  existing: runs of outputs/ by id; None for a sweep that keeps its runs in its own
+    directory."""
     if existing is None:
         return sweep / f"{number}-{identity}"
     return relative_to_cwd(run_directory(composed, identity, existing))
 
 
 def sweep_with_app(planner: SweepPlanner, arguments: Sequence[str]) -> None:
-    """What lab's sweeper does: hand the arguments to the command."""
+    """Called by lab's sweeper: pass the arguments to the command's function."""
     planner.app.code = planner.app.sweep(planner, arguments)
 
 
 def launch_with_app(planner: SweepPlanner, overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
-    """What lab's launcher does for another sweeper: do a batch of its jobs. Gives the monitored score of each, for what
-    the sweeper optimizes."""
+    """Called by lab's launcher for another sweeper: do a batch of its jobs. Gives the monitored score of each job,
+    which the sweeper may optimize."""
     app = planner.app
     if app.batch is None:
         raise ConfigError(f"lab {app.verb} goes by lab's own sweeper; leave hydra/sweeper= out")
     plan = planner.plan(overrides, first)
     app.code = app.batch(plan, planner.launcher_options) or app.code
-    # Hydra's own sweeper would end with the first failure, its later batches not begun; it needs no value
+    # Hydra's BasicSweeper, which needs no value, would stop at a failed job and skip its later batches
     is_basic = str(planner.master.hydra.sweeper["_target_"]).endswith(".BasicSweeper")
     returns = []
     for job in plan.jobs:

@@ -1,4 +1,4 @@
-"""Where Hydra is told that runs and sweeps lie: the resolvers behind hydra.run.dir, hydra.sweep.dir and .subdir."""
+"""The resolvers that give Hydra its directories: hydra.run.dir, hydra.sweep.dir and hydra.sweep.subdir."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +13,15 @@ from lab.ledger.listing import runs_by_id
 
 
 def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> dict[str, Callable[..., str]]:
-    """The resolvers by their names.  sweep_name: gives the name of the planned sweep's directory."""
+    """The resolvers by name.  sweep_name: function that gives the name of the planned sweep's directory."""
 
     def run_dir(root: DictConfig) -> Path:
         composed = ComposedConfig.from_hydra(without_hydra_node(root), root.hydra)
         return run_directory(composed, identify(composed.resolved).id, runs_by_id(runs_folder(composed)))
 
     def job_dir(root: DictConfig) -> Path:
-        """Where a single run would be; `<n>-<id8>` inside hydra.sweep.dir where that was moved."""
+        """The directory that the job would have as a single run; where hydra.sweep.dir was moved out of the outputs,
+        `<n>-<id8>` inside it."""
         if is_in_outputs(root):
             return run_dir(root).resolve()  # joining an absolute path to the sweep's gives that path
         return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
@@ -33,5 +34,5 @@ def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> 
 
 
 def is_in_outputs(root: DictConfig) -> bool:
-    """Whether a sweep's directory is where lab puts it."""
+    """Whether the sweep's directory lies in `<outputs>/sweeps`, where lab puts it."""
     return Path(root.hydra.sweep.dir).is_relative_to(Path(root.paths.outputs) / "sweeps")

@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-READ_WHOLE = 2**30  # bytes of a data set up to which all of its content counts
-SAMPLE = 2**16  # bytes at either end of each file that count above that
+READ_WHOLE = 2**30  # bytes; up to this total size all content is hashed
+SAMPLE = 2**16  # bytes that are hashed at either end of each file of a larger set
 
 
 def digest(*parts: str | bytes) -> str:
-    """SHA-256 of the parts, in hexadecimal; each part counts with its length, so that no two lists collide."""
+    """SHA-256 of the parts, in hexadecimal. Each part is hashed with its length, so that no two lists give the same
+    bytes."""
     total = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -19,8 +20,8 @@ def digest(*parts: str | bytes) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of the names and the contents of the files at or below `path`. Of a set of more than READ_WHOLE bytes the
-    names, the sizes and both ends of each file count."""
+    """A hash of the names and contents of the files at or below `path`. For more than READ_WHOLE bytes in total, it
+    covers the names, the sizes and both ends of each file."""
     files = sorted(files_below(path)) if path.is_dir() else [path]
     sizes = [file.stat().st_size for file in files]
     read_whole = sum(sizes) <= READ_WHOLE
@@ -36,6 +37,7 @@ def files_below(path: Path) -> Iterator[Path]:
 
 
 def content_digest(file: Path, size: int, read_whole: bool) -> bytes:
+    """SHA-256 of a file's content, or of its two ends.  size: size of the file in bytes."""
     with open(file, "rb") as handle:
         if read_whole or size <= 2 * SAMPLE:
             return hashlib.file_digest(handle, "sha256").digest()

@@ -1,4 +1,5 @@
-"""A run's identity: a hash of its config, its code and its data. No clock, no path and no host is part of it."""
+"""A run's identity: a hash of its config, its code and its data. It does not depend on the time, on where files lie, or
+on the machine."""
 
 import hashlib
 import json
@@ -18,7 +19,7 @@ from lab.identity.source_code import collect_sources
 from lab.ledger.weights_file import find_weights
 from lab.version import __version__
 
-# keys that change where a run is written and how it is shown, not what it computes
+# keys that change where and how a run is done, written and shown, but not its results
 BOOKKEEPING = {
     *((name,) for name in ("paths", "logger", "log_every", "save_every", "again", "sweep", "search", *POLICY)),
     *(("data", name) for name in ("workers", "download", "in_memory_mb")),
@@ -30,8 +31,11 @@ PATH_KEY = re.compile(r"(^|_)(folder|dir|root|path|file|weights|adapter)$")
 
 @dataclass(frozen=True)
 class Identity:
-    """config, code: hashes of the two.  files: the fingerprint of each file or folder that the config names, which the
-    config's hash covers.  recipe: the config's hash without the seed; empty where it is not known.
+    """The hashes that identify a run.
+
+    config, code: hashes of the config and of the sources.  files: fingerprint of each file or folder that the config
+    names, by path; the config's hash covers them.  recipe: hash of the config without the seed; empty where it is
+    unknown.
     """
 
     config: str
@@ -46,7 +50,7 @@ class Identity:
 
     @property
     def recipe_id(self) -> str:
-        """8 characters that runs have in common which differ in nothing but their seed."""
+        """8 characters that are the same for runs that differ only in their seed."""
         return digest(self.recipe, self.code)[:8]
 
     @classmethod
@@ -55,10 +59,10 @@ class Identity:
 
 
 class Identifier:
-    """Gives the identities of configs, with the code and the data as they are when first met: each source, each file
-    and each config is read once.
+    """Gives the identities of configs. Each config, each file and folder, and each set of targets is read once, so that
+    later changes do not count.
 
-    sources: the content of each module that counts, by its name.
+    sources: content of each module that counted for an identity, by module name.  known: identities by config, as JSON.
     """
 
     def __init__(self) -> None:
@@ -68,13 +72,14 @@ class Identifier:
         self.known: dict[str, Identity] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> Identity:
-        """config: resolved, as plain values."""
+        """The identity of a config.  config: resolved, as plain values."""
         key = json.dumps(config, sort_keys=True, default=str)
         if key not in self.known:
             self.known[key] = self.identify(config)
         return self.known[key]
 
     def identify(self, config: Mapping[str, Any]) -> Identity:
+        """As a call, but computed again for a config that is known."""
         files: dict[str, str] = {}
         stripped = self.strip(config, files)
         canonical, recipe = (
@@ -84,11 +89,11 @@ class Identifier:
         return Identity(digest(canonical), self.code(target_paths(config)), files, digest(recipe))
 
     def source_hashes(self) -> dict[str, str]:
-        """The SHA-256 of each source that counted so far, for a CodeWatch."""
+        """The SHA-256 of each source that counted so far, by module name, for a CodeWatch."""
         return {name: hashlib.sha256(source).hexdigest() for name, source in self.sources.items()}
 
     def hash_code(self, targets: tuple[str, ...]) -> str:
-        """A hash of lab's version and of the sources outside installed packages that these targets import."""
+        """A hash of lab's version and of the sources, outside installed packages, that targets and loop import."""
         sources: dict[str, bytes] = {}
         for target in [*targets, "lab.train.loop"]:
             collect_sources(target, sources)
@@ -96,8 +101,10 @@ class Identifier:
         return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
 
     def strip(self, config: Mapping[str, Any], files: dict[str, str]) -> dict[str, Any]:
-        """The config without bookkeeping and secrets, each path to something that exists replaced by a hash of its
-        content.  files: takes the hashes, by path."""
+        """The config without bookkeeping and secrets, and with a hash of the content in place of each path that exists.
+
+        files: dict to which the hashes are added, by path.
+        """
         outputs = Path(str(config.get("paths", {}).get("outputs", "outputs")))
         model = config.get("model", {})
         if "weights" in model and config.get("weights") in (None, model["weights"]):  # one value, interpolated
@@ -105,7 +112,7 @@ class Identifier:
 
         def strip_value(value: Any, path: tuple[str, ...]) -> Any:
             if isinstance(value, Mapping):
-                # the publisher's hash checks a download, so that its content is the same before and after
+                # a download is checked against its publisher's hash, so it need not be there to count as the same
                 fetched = {"folder"} if path == ("data",) and value.get("download") else set()
                 return {
                     key: "fetched" if key in fetched else strip_value(part, (*path, key))
@@ -123,32 +130,33 @@ class Identifier:
 
 
 def is_bookkeeping(key: str) -> bool:
-    """Whether a dotted key changes where a run is written and how it is shown, not what it computes."""
+    """Whether a dotted key is one of BOOKKEEPING, or lies below one."""
     parts = tuple(key.split("."))
     return any(parts[: len(name)] == name for name in BOOKKEEPING)
 
 
 def target_paths(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The dotted path of every `_target_` in the config, sorted."""
     return tuple(sorted({str(node["_target_"]) for _, node in target_nodes(config, ())}))
 
 
 def without_seed(value: Any, seed: Any) -> Any:
-    """The nest without the keys named `seed` that have the value of the run's seed: itself and what interpolates it."""
+    """The nest without the keys named `seed` that hold the run's seed: its own, and those that interpolate it."""
     if isinstance(value, Mapping):
         return {key: without_seed(part, seed) for key, part in value.items() if not (key == "seed" and part == seed)}
     return [without_seed(part, seed) for part in value] if isinstance(value, list) else value
 
 
 def file_meant(value: str, path: tuple[str, ...], outputs: Path) -> Path | None:
-    """The file or folder that a value of the config means; None where it means none.
+    """The file or folder that a value of the config names, also by a run's directory or id; None where it names none.
 
-    path: of the value in the config.  outputs: the folder in which runs are looked up by their id.
+    path: keys that lead to the value in the config.  outputs: folder in which runs are looked up by their id.
     """
     if path[-1] == "weights":
         try:
             if weights := find_weights(value, outputs):
                 return weights.path
-        except (LabError, ValueError):  # the run is not done, which building the model reports
+        except (LabError, ValueError):  # such as a run that is not done, which building the model reports
             pass
     looks_like_path = PATH_KEY.search(path[-1]) or "/" in value or Path(value).suffix
     return Path(value) if len(path) > 1 and value and looks_like_path and Path(value).exists() else None

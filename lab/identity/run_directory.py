@@ -1,4 +1,4 @@
-"""Where a run is written: `<outputs>/runs/<experiment>/<slug>-<id8>`."""
+"""The directory of a run: `<outputs>/runs/<experiment>/<slug>-<id8>`."""
 
 import re
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def outputs_of(composed: ComposedConfig) -> Path:
+    """The outputs folder of a config. Raises ConfigError where `paths.outputs` names none."""
     outputs = composed.resolved["paths"]["outputs"]
     if not isinstance(outputs, str) or not outputs:
         raise ConfigError(f"paths.outputs={outputs!r} is no folder; give paths.outputs=... or LAB_OUTPUTS=...")
@@ -27,10 +28,10 @@ def runs_folder(composed: ComposedConfig) -> Path:
 
 
 def run_directory(composed: ComposedConfig, identity: str, existing: Mapping[str, Path]) -> Path:
-    """Where a run of this identity already lies, else `<outputs>/runs/<experiment>/<slug>-<id8>`; with again=true the
-    next one that is not done.
+    """The directory of the existing run with this id, else `<outputs>/runs/<experiment>/<slug>-<id8>`. With again=true,
+    the first of the latter and `<slug>-again2-<id8>`, `<slug>-again3-<id8>`, ... that does not hold a finished run.
 
-    identity: 8 characters.  existing: the runs there are, as `lab.ledger.listing.runs_by_id` gives them.
+    identity: the 8 characters of the id.  existing: existing runs, as `lab.ledger.listing.runs_by_id` gives them.
     """
     base = runs_folder(composed) / composed.experiment / run_slug(composed)
     directory = base.with_name(f"{base.name}-{identity}")
@@ -44,7 +45,8 @@ def run_directory(composed: ComposedConfig, identity: str, existing: Mapping[str
 
 
 def run_slug(composed: ComposedConfig) -> str:
-    """What distinguishes this run from its neighbours: data and model, then what was overridden, by its last name."""
+    """Data, model and overrides as a file name, such as `digits_mlp_lr=0.1`. A run of an experiment starts with the
+    overrides; secrets and bookkeeping keys are left out."""
     choices = composed.choices
     overrides = {split_override(override)[0]: override for override in composed.overrides}
     left_out = {"experiment"} if choices.get("experiment") else {"data", "model"}
@@ -55,6 +57,7 @@ def run_slug(composed: ComposedConfig) -> str:
 
 
 def is_secret(override: str) -> bool:
+    """Whether an override sets a secret, such as a token."""
     key, value = split_override(override)
     return names_secret(key.rpartition(".")[2], float(value) if NUMBER.fullmatch(value) else value)
 

@@ -1,4 +1,4 @@
-"""The sources that a run's identity covers."""
+"""The sources that a run's identity covers: the modules of lab and of the project that its targets import."""
 
 import ast
 import hashlib
@@ -11,7 +11,11 @@ from lab.config.targets import is_project_source
 
 
 class CodeWatch:
-    """Whether the code is still what it was.  sources: the SHA-256 of each module that counts, by its name."""
+    """Compares the code with what it was when a sweep was planned.
+
+    sources: SHA-256 of each module that counts, by module name.  paths: file of each module; None where there is none
+    any more.  seen: time of modification (ns) and size (bytes) of each file when its content was last found unchanged.
+    """
 
     def __init__(self, sources: Mapping[str, str]):
         self.sources = sources
@@ -19,24 +23,31 @@ class CodeWatch:
         self.seen: dict[str, tuple[int, int]] = {}
 
     def changed(self) -> list[str]:
-        """The modules whose files no longer hold what they did; those whose times are the same are not read again."""
+        """The names of the modules whose sources changed or are gone. A file whose time and size are still the same is
+        not read again."""
         return [name for name, path in self.paths.items() if path is None or self.differs(name, path)]
 
     def differs(self, name: str, path: Path) -> bool:
+        """Whether the file at `path` no longer holds the planned source of module `name`."""
         try:
-            now = path.stat()
-            if self.seen.get(name) == (now.st_mtime_ns, now.st_size):
+            stat = path.stat()
+            if self.seen.get(name) == (stat.st_mtime_ns, stat.st_size):
                 return False
-            same = hashlib.sha256(path.read_bytes()).hexdigest() == self.sources[name]
+            is_same = hashlib.sha256(path.read_bytes()).hexdigest() == self.sources[name]
         except OSError:
             return True
-        if same:
-            self.seen[name] = (now.st_mtime_ns, now.st_size)
-        return not same
+        if is_same:
+            self.seen[name] = (stat.st_mtime_ns, stat.st_size)
+        return not is_same
 
 
 def collect_sources(module: str, sources: dict[str, bytes]) -> None:
-    """Add the sources of `module`, of its parent packages and of what they import, but of no installed package."""
+    """Add to `sources` the source of `module`, of its parent packages, and of all modules that these import, directly
+    or not, except the standard library and installed packages.
+
+    module: dotted path of a module, or of an attribute in one, whose module is then added as its parent.
+    sources: content of each module, by name; its modules are not read again.
+    """
     if module in sources:
         return
     if "." in module:
@@ -51,9 +62,14 @@ def collect_sources(module: str, sources: dict[str, bytes]) -> None:
 
 
 def imported_modules(source: bytes, package: str) -> Iterator[str]:
+    """The dotted paths in the import statements of a source, those inside functions too; imports by `importlib` are not
+    seen. A name after `from ... import` counts as a module, which it may not be.
+
+    package: package of the module, to which relative imports refer.
+    """
     try:
         tree = ast.parse(source)
-    except SyntaxError:  # the import itself will say so
+    except SyntaxError:  # importing the module reports it
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -66,7 +82,8 @@ def imported_modules(source: bytes, package: str) -> Iterator[str]:
 
 
 def local_source(module: str) -> Path | None:
-    """The file of a module outside installed packages and the standard library, found without importing it."""
+    """The file of a module, found without importing it; None for a module of the standard library or of an
+    installed package, and where there is no such module."""
     top, *rest = module.split(".")
     if top in sys.stdlib_module_names:
         return None

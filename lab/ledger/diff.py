@@ -1,4 +1,4 @@
-"""What differs between two runs."""
+"""The differences between two runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,7 @@ def diff_runs(first: SavedRun, second: SavedRun) -> list[tuple[str, Any, Any]]:
 
 
 def environment_facts(run: SavedRun) -> dict[str, Any]:
+    """The facts of the manifest that are compared: commit, size of the diff, code, data, machine and packages."""
     manifest = run.manifest
     git = manifest.get("git") or {}
     return {

@@ -1,4 +1,4 @@
-"""The runs below a folder, found and listed: no torch, no Hydra."""
+"""Finds and lists the runs below a folder, without torch and Hydra."""
 
 import os
 import re
@@ -15,8 +15,8 @@ AGAIN_NAME = re.compile(r"-again\d+-[0-9a-f]{8}$")
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """The run directories at or below `root`, in order of their paths. Links are followed, each folder is visited once;
-    what cannot be read is left out."""
+    """The run directories at or below `root`, in order of their paths. Links are followed, each folder is visited once,
+    and folders that cannot be read or begin with a dot are left out."""
     visited: set[Path] = set()
 
     def visit(directory: Path) -> Iterator[Path]:
@@ -46,8 +46,8 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def find_run(path_or_id: Path, outputs: Path) -> Path | None:
-    """The run directory that is meant: itself, or the run of `outputs` whose id begins with at least 4 characters of
-    `path_or_id`."""
+    """The run directory `path_or_id`, or the run of `outputs` whose id begins with it, 4 characters at least; None
+    where there is none."""
     if any((path_or_id / name).exists() for name in RUN_FILES):
         return path_or_id
     text = str(path_or_id)
@@ -57,9 +57,9 @@ def find_run(path_or_id: Path, outputs: Path) -> Path | None:
 
 
 def runs_by_id(folder: Path) -> dict[str, Path]:
-    """The run directories below `folder` by the identity that ends their names, without those of again=true.
+    """The run directories below `folder` by the id that ends their names, without those of again=true.
 
-    Names alone are read, no run is opened: a sweep asks for thousands.
+    It reads names only and opens no run, since a sweep looks up thousands.
     """
     directories: dict[str, Path] = {}
     visited: set[str] = set()
@@ -84,9 +84,9 @@ def runs_by_id(folder: Path) -> dict[str, Path]:
 
 
 def run_row(run: SavedRun) -> dict[str, Any]:
-    """One run: id, dir, state, experiment, overrides, seed, metrics, started, ended.
+    """One run: id, dir, state, experiment, overrides, seed, metrics, started, ended (seconds since the epoch).
 
-    A damaged or foreign directory has the state `damaged`, and `error` says what is wrong with it.
+    A damaged or foreign directory has the state `damaged`, and `error`, a description of the damage.
     """
     try:
         manifest, status = run.manifest, run.status

@@ -1,4 +1,4 @@
-"""A run on disk: the one place that knows what a run directory holds for those who read it. No torch, no Hydra."""
+"""A run on disk, for all code that reads runs after they have started. No torch, no Hydra."""
 
 import json
 from functools import cached_property
@@ -11,13 +11,13 @@ from lab.errors import ConfigError, DamagedRun
 from lab.record.files import read_json
 from lab.record.status import changed_files, read_status
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml: ten times as fast
 
 
 class SavedRun:
     """A run directory as it is now. Each file is read once, when it is first asked for.
 
-    A file that is absent counts as empty. Every property raises DamagedRun where a file is not what a run leaves.
+    A file that is absent counts as empty. Every property raises DamagedRun where a file is not as a run writes it.
     """
 
     def __init__(self, directory: Path):
@@ -25,7 +25,8 @@ class SavedRun:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """status.json; the state is `pending` where there is none, and what became of a run whose process is gone."""
+        """status.json. The state is `pending` where there is no such file, and `failed` or `interrupted` for a run
+        whose process was killed."""
         return read_status(self.directory)
 
     @cached_property
@@ -76,37 +77,38 @@ class SavedRun:
 
     @property
     def id(self) -> str:
-        """The 8 characters of the run's identity; those that end the directory's name where no file tells."""
+        """The 8 characters of the run's id, from the manifest, or else from the end of the directory's name."""
         return self.manifest.get("id", self.directory.name[-8:])
 
     @property
     def monitor(self) -> dict[str, Any]:
-        """`name` and `mode` (max or min) of the score that chose the weights; empty where no file tells."""
+        """`name` and `mode` (max or min) of the score that chose the weights; empty where the manifest has none."""
         return self.manifest.get("monitor") or {}
 
     @property
     def seconds(self) -> float | None:
-        """How long a finished run took, all its segments together."""
+        """The seconds that a finished run took, all its segments together; None for any other run."""
         segments = self.manifest.get("segments", [])
         durations = [segment["ended"] - segment["started"] for segment in segments if "ended" in segment]
         return round(sum(durations), 2) if durations and self.is_done else None
 
     @property
     def newest_metrics(self) -> dict[str, float]:
-        """The final scores, or the newest value of each metric of a run that has none yet."""
+        """The final scores; for a run that has none yet, the newest value of each metric."""
         newest: dict[str, float] = {}
         for line in () if self.results else self.metrics:
             newest |= {name: value for name, value in line.items() if "/" in name}
         return self.results or newest
 
     def changed_files(self, checkpoints: bool) -> list[str]:
-        """The files of a finished run that are not what was sealed.  checkpoints: whether to read those as well."""
+        """The files of a finished run that differ from its seal.  checkpoints: whether to compare the checkpoints
+        too."""
         return changed_files(self.directory, self.status, checkpoints)
 
     @property
     def final_weights(self) -> Path:
-        """The checkpoint whose weights were scored at the end: best.pt, or last.pt where the run is to score its last
-        weights, or had no validation set to choose by."""
+        """The checkpoint whose weights were scored at the end: best.pt, or last.pt for a run with final=last or without
+        a validation set."""
         best = self.directory / "checkpoints" / "best.pt"
         if self.config.get("final", "best") == "best" and best.is_file():
             return best

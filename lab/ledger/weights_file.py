@@ -1,4 +1,4 @@
-"""The file that `weights=` means, where it means a file or a run and not a name of the model's library."""
+"""The file that `weights=` names: a file itself, or the final weights of a run."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ RUN_ID = re.compile(r"[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights.  sealed: the SHA-256 that it had when its run was done; None for any other file."""
+    """A file of weights.  sealed: SHA-256 of the file when its run was done; None for a file given by its own path."""
 
     path: Path
     sealed: str | None = None
 
     def check(self) -> None:
-        """Raises ValueError where a run's weights are not those that were sealed."""
+        """Raises ValueError where a run's weights differ from its seal."""
         if self.sealed is not None and sha256(self.path) != self.sealed:
             raise ValueError(
                 f"{self.path} has changed since its run was done; the same command with again=true runs it anew"
@@ -27,8 +27,8 @@ class WeightsFile:
 
 
 def find_weights(weights: str, outputs: Path) -> WeightsFile | None:
-    """The file that `weights` means: itself, or the final weights of a run, given by its directory or by its id (8
-    characters) among the runs of `outputs`. None where it is neither: a name of the model's library, or nothing.
+    """The file that `weights` names: a file, or the final weights of a run, given by its directory or by its id (8
+    characters) among the runs of `outputs`. None for anything else, such as a name that the model's library knows.
 
     Raises ConfigError for a run that is not done, ValueError for one without final weights.
     """
@@ -43,6 +43,7 @@ def find_weights(weights: str, outputs: Path) -> WeightsFile | None:
 
 
 def final_weights_of(run: SavedRun) -> WeightsFile:
+    """The final weights of a run, with their seal. Raises as `find_weights`."""
     run.check_done()
     name = run.final_weights.relative_to(run.directory).as_posix()
     sealed = run.status.get("sealed", {})

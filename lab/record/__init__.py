@@ -1,1 +1,2 @@
-"""What a run leaves on disk. `Record` is for the loop; what only reads records imports its modules, without torch."""
+"""The files of a run directory, as they are written. `Record` is for the loop. Modules that only read runs import
+`files`, `status` and `environment`, which do not import torch."""

@@ -19,9 +19,9 @@ from lab.train.state import restore_snapshot, take_snapshot
 class Checkpointer:
     """Saves a run's state below `directory` and restores it.
 
-    writes: whether this rank writes the files; what leads up to it all ranks do together.
-    best: the best monitored score so far, its step, and the scores that came with it.  last: the step and the scores of
-    the last evaluation.  problems: why checkpoints that are there could not be used.
+    writes: whether this rank writes the files; all ranks together gather the state to write.
+    best: the best monitored score so far, its step, and all scores of that step.  last: step and scores of the last
+    evaluation.  problems: reasons why existing checkpoints could not be used.
     """
 
     directory: Path
@@ -31,7 +31,10 @@ class Checkpointer:
     problems: list[str] = field(default_factory=list)
 
     def restore(self, run: Run) -> int:
-        """Bring `run` to its newest sound checkpoint; the step of that, 0 where there is none."""
+        """Bring `run` to its newest sound checkpoint. Returns the checkpoint's step, 0 where there is none.
+
+        Raises CorruptCheckpoint where this rank read another step than rank 0.
+        """
         newest = [self.directory / "last.pt", self.directory / "previous.pt"]
         state, self.problems = load_newest_checkpoint(newest)
         step = 0
@@ -47,9 +50,9 @@ class Checkpointer:
         return step
 
     def problem_with_best(self, run: Run, state: dict[str, Any]) -> str | None:
-        """Why a run cannot go on from this state, as its best weights so far are missing; None where it can.
+        """Why a run cannot resume from this state: the best weights that it names are missing. None where it can.
 
-        The best weights of a later step are fine: on the way there the run comes by that step again.
+        Best weights of a later step than the state are fine, as the resumed run reaches that step again.
         """
         best_step = state["best"]["step"]
         if run.final != "best" or not best_step:
@@ -61,8 +64,8 @@ class Checkpointer:
         return None if step == best_step or step > state["step"] else f"best.pt is of step {step}, not {best_step}"
 
     def read_later_best(self, step: int) -> dict[str, Any] | None:
-        """The best of a step after this one, kept before the run was killed. A run that resumes exactly reaches it
-        again; one that does not would miss it."""
+        """The best score in best.pt, where it is of a step after this one, saved before the run was killed; else None.
+        A run that resumes in other bits might not reach that score again."""
         try:
             best = load_checkpoint(self.directory / "best.pt")
         except CorruptCheckpoint:
@@ -70,11 +73,11 @@ class Checkpointer:
         return {name: best[name] for name in ("score", "step", "scores")} if best["step"] > step else None
 
     def keep_scores(self, run: Run, n: int, scores: Evaluation) -> None:
-        """Keep the monitored split's scores after step n, and the weights where these are the best so far."""
+        """Keep the scores of the monitored split after step n; where they are the best so far, save the weights too."""
         monitor = run.monitor.resolve(scores)
         self.last = {"step": n, "scores": dict(scores)}
         score = scores[monitor.name]
-        # of equal scores the later one: it has trained longer
+        # equal scores: the later weights count as better, as they have trained longer
         if monitor.is_better(score, self.best["score"]) or score == self.best["score"]:
             self.best = {"score": score, "step": n, "scores": dict(scores)}
             weights = shards.gather_state(scored_model(run).state_dict())
@@ -85,11 +88,13 @@ class Checkpointer:
         state = {"run": take_snapshot(run), "step": n, "best": self.best, "last": self.last}
         ends = run.regularize.stopped or n == run.cadence.steps
         if ends and (model := scored_model(run)) is not run.model:
-            state["scored"] = model.state_dict()  # no copy of what is in `run`: a storage is written once
+            # tensors that `run` has too are not written twice: torch.save writes a storage once
+            state["scored"] = model.state_dict()
         self.write("last.pt", state, previous="previous.pt")
 
     def write(self, name: str, state: dict[str, Any], previous: str | None = None) -> None:
-        """Write a checkpoint.  previous: a name for the one that it replaces, which is then kept."""
+        """Write a checkpoint.  previous: name under which the checkpoint that it replaces is kept; None: it is not
+        kept."""
         if self.writes:
             kept = self.directory / previous if previous else None
             save_checkpoint(self.directory / name, state, keep=kept)
@@ -97,7 +102,7 @@ class Checkpointer:
     def recall(self, run: Run) -> tuple[int, Evaluation, nn.Module]:
         """The step and the validation scores of the final weights, and the model that holds them."""
         chosen, weights = self.last, None
-        collectives.broadcast(None)  # waits until rank 0 has written the best weights
+        collectives.broadcast(None)  # wait until rank 0 has written the best weights
         if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
             best = load_checkpoint(self.directory / "best.pt")
             if best["step"] != self.best["step"]:

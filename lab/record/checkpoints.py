@@ -1,4 +1,4 @@
-"""States on disk: written whole, verified before they are trusted, loaded without running code."""
+"""Checkpoint files: written atomically, verified by their CRCs, and loaded without running code."""
 
 import pickle
 import zipfile
@@ -13,14 +13,14 @@ from lab.record.files import replace_file
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Write `state` to `path`.  keep: path for the checkpoint that `path` held before; None replaces it."""
+    """Write `state` to `path`.  keep: path to which the previous checkpoint is moved; None: it is overwritten."""
     path.parent.mkdir(exist_ok=True)
     with replace_file(path, keep) as file:
         torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU. Raises CorruptCheckpoint if the file is torn or a bit of it has changed."""
+    """The state in `path`, on the CPU. Raises CorruptCheckpoint where the file is missing, torn or changed."""
     try:
         # torch.load would read a flipped bit as another weight; the CRC of the archive finds it
         with zipfile.ZipFile(path) as archive:
@@ -41,7 +41,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_newest_checkpoint(paths: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The state in the first of `paths` that exists and is sound, or None, and the problems of those before it.
+    """The state in the first of `paths` that exists and is sound, or None, and the problems of the paths before it.
 
     paths: newest first.
     """

@@ -38,7 +38,7 @@ class Console:
         self.progress.stop()
 
     def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        """Move the bar to a step, with a few values beside it."""
+        """Move the bar to a step, and show values beside it."""
         self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", values=format_values(values))
 
     def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The environment that a result comes from: everything about a run that is not its config."""
+"""The environment of a run: command, code, packages and machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and directories that one process holds."""
+"""Atomic writes of files, and locks of directories."""
 
 import fcntl
 import hashlib
@@ -15,14 +15,14 @@ from lab.errors import RunInUse
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """After a crash at any instruction `path` holds the old content or the new, never a part."""
+    """Write a file so that after a crash at any instruction it holds the old content or the new, never a part."""
     with replace_file(path) as file:
         file.write(content)
 
 
 @contextmanager
 def replace_file(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` once it is whole and on the disk.
+    """A file to write to, which replaces `path` on leaving the context, once all of it is on the disk.
 
     keep: path under which the previous file stays.
     """
@@ -51,7 +51,7 @@ def remove_partial_files(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring the directory's entries to the disk; a rename is safe only after that."""
+    """Write the directory's entries to the disk: until then a crash may undo a rename."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -65,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The value in `path`, or `default` where there is no such file (a pipe is none), or it is not whole."""
+    """The value in `path`; `default` where there is no such regular file, or it is not valid JSON."""
     if not path.is_file():
         return default
     try:
@@ -81,8 +81,8 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Hold `directory`, created where it is missing, for this process alone. The kernel releases the lock when the
-    process ends.
+    """Lock `directory` for this process alone; a missing one is created. The kernel releases the lock when the process
+    ends.
 
     Raises RunInUse where another process holds it.
     """
@@ -105,7 +105,8 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def acquire_lock(lock: TextIO, patience: float = 0.05) -> None:
-    """Take a lock, with `patience` seconds for another process whose `is_locked` holds it for a moment."""
+    """Take a lock. Waits up to `patience` seconds, as the `is_locked` of another process holds the lock for a
+    moment."""
     until = time.monotonic() + patience
     while True:
         try:
@@ -117,7 +118,7 @@ def acquire_lock(lock: TextIO, patience: float = 0.05) -> None:
 
 
 def release_inherited_locks() -> None:
-    """A forked child, such as a loader's worker, may outlive the owner and must not keep its locks."""
+    """Close the locks in a forked child, such as a loader's worker: it may outlive the owner and must not keep them."""
     for lock in LOCKS:
         os.close(lock)
     LOCKS.clear()
@@ -134,11 +135,12 @@ def is_locked(directory: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # no lock, or a file system without locks
+    except OSError:  # no lock file, or a file system without locks
         return False
     return False
 
 
 def slugify(text: str, longest: int = 80) -> str:
-    """A file name that says `text`: letters, digits and `._=,+-`, never hidden, never a path."""
+    """A file name made from `text`, of letters, digits and `._=,+-`, at most `longest` characters, never hidden or a
+    path."""
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).strip("._-")[:longest].rstrip("._-,")

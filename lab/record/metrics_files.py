@@ -13,7 +13,7 @@ from lab.record.tensorboard import NoTensorBoard, truncate_events
 
 
 class Writer(Protocol):
-    """As lab.record.tensorboard.TensorBoard."""
+    """Writes events, as lab.record.tensorboard.TensorBoard does."""
 
     def scalars(self, step: int, values: dict[str, float], /) -> None: ...
     def image(self, step: int, tag: str, png: bytes, size: tuple[int, int], /) -> None: ...
@@ -22,7 +22,7 @@ class Writer(Protocol):
 
 
 class MetricsFiles:
-    """metrics.jsonl and the events of a run.  open_writer: makes the writer of events."""
+    """Writes metrics.jsonl and the events of a run.  open_writer: makes the writer of events for a directory."""
 
     def __init__(self, directory: Path, open_writer: Callable[[Path], Writer]):
         directory.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ class MetricsFiles:
         return last_logged_step(self.path)
 
     def open_at(self, step: int) -> None:
-        """Drop all that was written of later steps, and open the writer of events."""
+        """Drop all lines and events of later steps, and open the writer of events."""
         truncate_metrics(self.path, step)
         truncate_events(self.directory, step)
         self.writer = self.open_writer(self.directory)
@@ -93,7 +93,8 @@ def last_logged_step(path: Path) -> int:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines of later steps, those of the run's end, which is scored again, and a last line that is torn."""
+    """Drop the lines of later steps, lines with scores on the test set, which a resumed run writes again, and a torn
+    last line."""
     path.touch()
     lines = path.read_text().splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""`Record`: what a run leaves in its directory while it trains."""
+"""`Record`: writes the files of a run while it trains."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from lab.train.loop import is_due
 
 
 class Progress(Protocol):
-    """As lab.record.console.Console: shows how a run goes, or relays it."""
+    """Shows the progress of a run, as lab.record.console.Console does, or relays it to another process."""
 
     def __enter__(self) -> Any: ...
     def __exit__(self, *error: object) -> None: ...
@@ -32,9 +32,9 @@ class Progress(Protocol):
 class Record:
     """Writes metrics.jsonl, TensorBoard events and checkpoints below `directory`, and shows progress.
 
-    writer: makes the writer of events, once the files are at the step from which the run goes on.  introduce: called
-    then with this record, where that step is 0.  silent: write nothing, but take part in what all ranks of a run do
-    together, of which rank 0 writes the record.
+    console: display of the progress; None: no display.  writer: makes the writer of events, after the files are cut
+    back to the step from which the run continues.  introduce: function called with this record before the first step of
+    a new run.  silent: write nothing, for ranks other than 0, which only take part in collective operations.
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class Record:
         return self.metrics.writer
 
     def restore(self, run: Run) -> int:
-        """Bring `run` to its newest sound checkpoint, and the files to that step; return the step.
+        """Bring `run` to its newest sound checkpoint, and cut the files back to that step. Returns the step.
 
-        Raises Refused where the directory holds another run. A manifest tells which; without one, the run's parts do.
+        Where there is a manifest, the code that wrote it has checked that the directory holds this run. Without one,
+        the run's parts are compared with those in parts.json. Raises Refused where they differ.
         """
         if self.writes and not (self.directory / "manifest.json").exists():
             check_or_write_parts(self.directory, run)
@@ -71,6 +72,8 @@ class Record:
         return step
 
     def step(self, run: Run, step: Step) -> None:
+        """Write a step's loss, learning rates and gradient norm, on logging steps. Raises Diverged where a value is not
+        finite."""
         if not is_due(step.n, run.cadence.log_every, run.cadence.steps):
             return
         values = {"train/loss": read_finite_loss(step), "train/lr": run.optimizer.param_groups[0]["lr"]}
@@ -80,17 +83,20 @@ class Record:
             norm = float(step.norm)
             if math.isfinite(norm):
                 values["train/grad_norm"] = norm
-            elif not run.hardware.scaler.is_enabled():  # an enabled scaler skips such a step and goes on
+            elif not run.hardware.scaler.is_enabled():  # an enabled scaler skips such a step
                 raise Diverged(f"train/grad_norm is {norm} at step {step.n}")
         epoch = run.cadence.epoch(step.n)
         self.metrics.write(step.n, epoch, {name: float(value) for name, value in values.items()})
         self.console.advance(step.n, epoch, {"loss": values["train/loss"]})
 
     def scores(self, run: Run, n: int, scores: Evaluation) -> None:
-        """Keep the scores of a split after step n, and where they are the best so far, the weights."""
+        """Write the scores of a split after step n; where they are the best so far, save the weights.
+
+        Raises Diverged where a score is not finite.
+        """
         if not scores.is_finite():
-            bad = next(name for name, value in scores.items() if not math.isfinite(value))
-            raise Diverged(f"{bad} is {scores[bad]} after step {n}")
+            name = next(name for name, value in scores.items() if not math.isfinite(value))
+            raise Diverged(f"{name} is {scores[name]} after step {n}")
         epoch = run.cadence.epoch(n)
         self.metrics.write(n, epoch, dict(scores))
         for name, picture in scores.pictures.items():
@@ -101,13 +107,14 @@ class Record:
             self.checkpointer.keep_scores(run, n, scores)
 
     def headline(self, run: Run, scores: Evaluation) -> dict[str, float]:
-        """The scores for a person at a terminal: those on val and test as a whole, and the monitored one's gap."""
+        """The scores to print: the overall ones on val and test, and the gap of the monitored score."""
         val = Evaluation(self.checkpointer.last["scores"], monitor=scores.monitor)
         gap = with_split(run.monitor.choose_name(val), "gap") if val else None
         overall = {name: score for name, score in scores.items() if is_overall(name)}
         return {name: score for name, score in overall.items() if split_of(name) in ("val", "test") or name == gap}
 
     def save(self, run: Run, step: Step) -> None:
+        """Save a checkpoint after a step. Raises Diverged where the step's loss is not finite."""
         read_finite_loss(step)
         self.checkpointer.save(run, step.n)
 
@@ -126,12 +133,12 @@ class Record:
 
 
 def is_first_in_tenth(cadence: Cadence, n: int) -> bool:
-    """Whether step n is the first to be scored in its tenth of the run: a picture takes 10 ms, ten are enough."""
+    """Whether step n is the first scored step of its tenth of the run. A picture takes 10 ms; ten a run are enough."""
     return n * 10 // cadence.steps > (n - cadence.eval_every) * 10 // cadence.steps
 
 
 def read_finite_loss(step: Step) -> float:
-    """Raises Diverged where the loss is not finite."""
+    """The loss of a step as a number. Raises Diverged where it is not finite."""
     loss = step.loss.item()  # waits for the device; only on logging and saving steps
     if not math.isfinite(loss):
         raise Diverged(f"train/loss is {loss} after step {step.n}")

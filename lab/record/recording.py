@@ -1,4 +1,4 @@
-"""A run directory while its run is under way: held, described, watched, and sealed or marked with how the run ended."""
+"""A run directory while its run trains: writes manifest, status and log, and at the end the seal or the error."""
 
 import logging
 import time
@@ -18,18 +18,19 @@ Finish = Callable[[Mapping[str, float]], None]
 
 @contextmanager
 def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) -> Iterator[Finish]:
-    """Record a run in `directory`, which the caller holds (`lab.record.files.lock_directory`): `running` on entry,
-    `done` where the run finished, else how it ended. Exceptions propagate.
+    """Record a run in `directory`, whose lock the caller holds (`lab.record.files.lock_directory`). The status is
+    `running` inside; on an exception, which propagates, it becomes `interrupted`, `diverged` or `failed`.
 
-    Gives `finish(results)`, which writes results.json and seals the directory.
-    manifest: content of manifest.json, with `id` and `segments`.  stop: the run's, whose watchdog reports crashes.
+    Gives `finish(results)`, to be called at the run's end: it writes results.json, seals the directory and sets `done`.
+    manifest: content of manifest.json, with `id` and `segments`.  stop: the run's stop signal, whose watchdog reports
+    crashes.
     """
     for folder in (directory, directory / "checkpoints"):
         remove_partial_files(folder)
     write_json(directory / "manifest.json", manifest)
     facts = {"id": manifest["id"], "started": manifest["segments"][-1]["started"]}
     write_status(directory, "running", **facts, step_timeout=stop.watchdog.step_timeout)
-    error_file = directory / "error.txt"  # of an earlier attempt, or of a crash of this one
+    error_file = directory / "error.txt"  # the watchdog's report of a crash, or the traceback of an error
 
     def finish(results: Mapping[str, float]) -> None:
         end_segment(directory)
@@ -46,10 +47,10 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
             directory, "interrupted", **facts, ended=time.time(), reason=reason, pruned=True if stop.pruned else None
         )
         raise
-    except BaseException as error:  # SystemExit as well: one bad run never stops a sweep
+    except BaseException as error:  # SystemExit too: one bad run must not stop a sweep
         message, outside = describe_error(error)
         write_traceback(error_file, error)
-        with suppress(OSError):  # an unheld directory that says `running` tells as much
+        with suppress(OSError):  # without this status, `running` without a lock still shows that the run ended
             state = "diverged" if isinstance(error, Diverged) else "failed"
             ended = time.time()
             write_status(directory, state, **facts, ended=ended, error=message, outside=outside, traceback="error.txt")
@@ -57,8 +58,8 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
 
 
 def describe_error(error: BaseException) -> tuple[str, bool]:
-    """What went wrong, with what to type next, and whether its cause lies outside of the run, so that the same run may
-    well end otherwise."""
+    """The message of an error, with a hint on what to type next, and whether its cause lies outside of the run, so that
+    the same run may well succeed next time."""
     from lab.hardware import is_out_of_memory
 
     if isinstance(error, Diverged):
@@ -70,12 +71,12 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
 
 
 def write_traceback(path: Path, error: BaseException) -> None:
-    with suppress(OSError):  # the disk is full, which is what the error says too
+    with suppress(OSError):  # the disk is full, and the error itself most likely says so
         path.write_text("".join(traceback.format_exception(error)))
 
 
 def end_segment(directory: Path) -> None:
-    """Note in the manifest when this process ended its part of the run."""
+    """Write into the manifest the time at which this process ended its segment of the run."""
     manifest = read_json(directory / "manifest.json")
     manifest["segments"][-1]["ended"] = time.time()
     write_json(directory / "manifest.json", manifest)
@@ -83,7 +84,7 @@ def end_segment(directory: Path) -> None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Write what is logged meanwhile to `path` as well."""
+    """Write to `path`, too, what is logged inside the context."""
     handler = logging.FileHandler(path)
     logging.getLogger().addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""What the manifest tells of a live run and of the processes that trained it, whoever described the run."""
+"""The part of the manifest that is made from the live run and its processes, with a config or without."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from lab.record.status import SCHEMA as STATUS_SCHEMA
 from lab.run import Run
 from lab.seeding import STREAMS, stream_seed
 
-# the version of each file of a run directory; a reader refuses none, but can tell what it reads
+# the version of each file's format in a run directory; readers accept all versions
 SCHEMAS = {
     "manifest.json": 1,
     "status.json": STATUS_SCHEMA,
@@ -23,11 +23,12 @@ SCHEMAS = {
     "results.json": 1,
     "checkpoints": 1,
 }
-SEGMENT_FACTS = ("device", "processes", "threads", "torch", "cpu")  # those that decide about the last bits
+SEGMENT_FACTS = ("device", "processes", "threads", "torch", "cpu")  # facts on which the last bits of results depend
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    """seed and the seeds of its streams, numbers of parameters, the strategy's groups, the weights it started from."""
+    """The seed and the seeds of its streams, the numbers of parameters, the strategy's groups, and the origin of the
+    weights."""
     total = sum(p.numel() for p in run.model.parameters())
     origin = origin_of(run.model)
     return {
@@ -43,10 +44,11 @@ def describe_run(run: Run) -> dict[str, Any]:
 def describe_segments(
     run: Run, earlier: Mapping[str, Any], environment: Mapping[str, Any], started: float
 ) -> dict[str, Any]:
-    """The run's processes one after the other, of which this is the last, and whether the run will end in the bits of
-    an unbroken one: `exact`, and `inexact` with the reasons why not.
+    """The run's segments, one for each process that trained it, of which this is the last; and `exact`, whether the run
+    will end in the same bits as an unbroken one, with the reasons against it in `inexact`.
 
-    earlier: the manifest that the process before left; empty for a new run.  started: seconds since the epoch.
+    earlier: manifest of the previous segment; empty for a new run.  started: start of this segment, in seconds since
+    the epoch.
     """
     before = earlier.get("segments", [])
     segment = {
@@ -70,7 +72,8 @@ def describe_segments(
 
 
 def why_inexact(run: Run, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What keeps a resumed run from ending in the same bits, from its last two segments; None where nothing does."""
+    """The reasons why a resumed run will not end in the same bits, from its last two segments; None where there are
+    none."""
     reasons = [f"{name} {before.get(name)} then {now[name]}" for name in SEGMENT_FACTS if before.get(name) != now[name]]
     if run.hardware.device != "cpu" and not run.hardware.deterministic:
         reasons.append(f"resumed on {run.hardware.device} without hardware.deterministic=true")
@@ -92,6 +95,6 @@ def exactness(earlier: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
 
 
 def mark_inexact(directory: Path, reason: str) -> None:
-    """Note in the manifest that the run will not end in the bits of an unbroken one."""
+    """Add to the manifest a reason why the run will not end in the same bits as an unbroken one."""
     manifest = read_json(directory / "manifest.json")
     write_json(directory / "manifest.json", {**manifest, **exactness(manifest, reason)})

@@ -1,4 +1,4 @@
-"""What a run is made of, for runs that no config describes: two runs with the same parts train to the same bits."""
+"""The parts of a run that a script built: two runs with the same parts train to the same bits."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ SCHEDULE_POINTS = 16  # steps at which the learning rate of a schedule is compar
 
 
 def describe_parts(run: Run) -> dict[str, Any]:
-    """The run's parts by name, as JSON holds them. Weights and data count by a hash: that of the initial state, and
-    that of the first training batch."""
+    """The run's parts by name, as values that JSON can hold. Weights are a hash of the initial state dict, data a hash
+    of the first training batch."""
     groups = run.optimizer.param_groups
     parts: dict[str, Any] = {
         "model": f"{type(run.model).__qualname__} of {sum(p.numel() for p in run.model.parameters())} parameters",
@@ -48,15 +48,15 @@ def describe_parts(run: Run) -> dict[str, Any]:
 
 
 def check_same_parts(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises Refused where the run in the directory is made of other parts, and names them."""
+    """Raises Refused where the run in the directory has other parts, and names the parts that differ."""
     if different := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         changes = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in different)
         raise Refused(f"{directory} holds another run: {changes}; give another directory")
 
 
 def check_or_write_parts(directory: Path, run: Run) -> None:
-    """For a record without a manifest: write the run's parts down, or compare them with those of the run that the
-    directory holds. Raises Refused as `check_same_parts`."""
+    """For a record without a manifest: write parts.json, or compare the run's parts with an existing one. Raises
+    Refused as `check_same_parts`."""
     parts = describe_parts(run)
     if before := read_json(directory / PARTS_FILE):
         check_same_parts(directory, before, parts)
@@ -65,7 +65,7 @@ def check_or_write_parts(directory: Path, run: Run) -> None:
 
 
 def describe_part(part: Any) -> str:
-    """A function or an object by its name and its plain settings."""
+    """A function or an object as text: its name, and its settings that are plain values."""
     if isinstance(part, partial):
         return f"{describe_part(part.func)} {make_plain(part.keywords)}"
     if closure := getattr(part, "__closure__", None):
@@ -78,7 +78,8 @@ def describe_part(part: Any) -> str:
 
 
 def describe_schedule(run: Run) -> str:
-    """A schedule by its name, its plain state and, where it has a function of the step, some of its multipliers."""
+    """A schedule as text: its name, its plain state and, if it has a function `multiplier`, SCHEDULE_POINTS of its
+    values."""
     name = type(run.schedule).__qualname__
     state = {key: value for key, value in run.schedule.state_dict().items() if isinstance(value, (*PLAIN, list))}
     multiplier = getattr(run.schedule, "multiplier", None)
@@ -89,11 +90,12 @@ def describe_schedule(run: Run) -> str:
 
 
 def make_plain(value: Any) -> Any:
+    """A plain value itself; anything else as its repr."""
     return value if isinstance(value, PLAIN) else repr(value)
 
 
 def hash_tensors(nest: Any) -> str:
-    """8 characters for the bits of a nest's tensors."""
+    """8 characters that depend on every bit of a nest's tensors, and on the repr of its other leaves."""
     total = hashlib.sha256()
     for leaf in iterate_leaves(nest):
         if isinstance(leaf, Tensor):

@@ -1,4 +1,4 @@
-"""The state of a run: status.json, the last word on whether it is done."""
+"""The state of a run: status.json, which decides whether the run is done."""
 
 import os
 import platform
@@ -42,7 +42,7 @@ def write_status(directory: Path, state: str, **details: Any) -> None:
 
 
 def hash_sealed_files(directory: Path) -> dict[str, str]:
-    """The SHA-256 of each file that a finished run is made of, by its path in the run."""
+    """The SHA-256 of each file that the seal covers, by its path in the run directory."""
     checkpoints = sorted(path.relative_to(directory).as_posix() for path in directory.glob("checkpoints/*.pt"))
     return {name: sha256(directory / name) for name in (*SEALED, *checkpoints) if (directory / name).is_file()}
 
@@ -52,9 +52,9 @@ def is_done(directory: Path) -> bool:
 
 
 def changed_files(directory: Path, status: Mapping[str, Any], checkpoints: bool) -> list[str]:
-    """The files of a finished run that are not what was sealed.
+    """The files of a finished run that differ from its seal.
 
-    status: of the run, with its seal.  checkpoints: whether to read those as well.
+    status: status of the run, with its seal.  checkpoints: whether to compare the checkpoints too.
     """
     return [
         name

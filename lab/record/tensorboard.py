@@ -1,4 +1,4 @@
-"""TensorBoard event files, cheaper than by torch's SummaryWriter: one event holds all scalars of a step."""
+"""TensorBoard event files. One event holds all scalars of a step, which is cheaper than torch's SummaryWriter."""
 
 # protobuf creates its classes at import, where no type checker sees them
 # pyright: reportAttributeAccessIssue=false
@@ -111,8 +111,8 @@ def read_events(path: Path) -> Iterator[tuple[bytes, Any]]:
 
 
 def truncate_events(directory: Path, step: int) -> None:
-    """Drop the events of later steps and of the test set, which a resumed run writes again; at step 0 drop all events.
-    No writer may have the files open."""
+    """Drop the events of later steps, and those of the test set, which a resumed run writes again; at step 0 drop all
+    events. No writer may have the files open."""
     for path in directory.glob("events.out.tfevents.*"):
         if step == 0:
             path.unlink()

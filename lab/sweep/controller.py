@@ -1,4 +1,5 @@
-"""A sweep under way: groups of jobs go to workers as slots fall free, each ending is kept, and no run harms another."""
+"""A running sweep: groups of jobs go to workers as slots become free, and the outcome of every job is kept. A run that
+fails or dies does not affect the others."""
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from lab.sweep.plan import Job, Plan, job_status, link_run, needs_run
 from lab.sweep.pool import Event, Pool
 from lab.train.stop import Stop, StopSignal
 
-POLL_SECONDS = 0.2  # between two looks at signals, time limits and other processes' runs
+POLL_SECONDS = 0.2  # between two checks of signals, time limits and other processes' runs
 
 Group = Sequence[Job]  # jobs that one worker does as one piece of work; of length one for now
 
@@ -26,18 +27,18 @@ class Source(Protocol):
     """Where the next group of jobs comes from."""
 
     def next(self) -> Group | None:
-        """None where there is none now; after a job has ended there may be one."""
+        """The next group; None where there is none now. There may be one again after a job has ended."""
         ...
 
     def on_scores(self, job: Job, step: int, scores: Mapping[str, float], /) -> Stop | None:
-        """Take a running job's scores. Gives a reason to stop it, or None."""
+        """Take the scores of a running job at a step. Gives a reason to stop the job, or None."""
         ...
 
     def on_ended(self, job: Job, outcome: Outcome, /) -> None: ...
 
 
 class View(Protocol):
-    """What shows a sweep to a person."""
+    """Shows a running sweep to a person."""
 
     def started(self, job: Job, /) -> None: ...
     def progress(self, job: Job, step: int, steps: int, values: Mapping[str, float], /) -> None: ...
@@ -62,8 +63,10 @@ class FixedJobs:
 
 
 class SweepController:
-    """outcomes: how the jobs ended, by their numbers.  reason: why no more jobs are started, or None.  changed: the
-    modules whose source changed since the sweep was planned.
+    """Gives a sweep's jobs to the pool, and handles its events, retries, failures and stops.
+
+    outcomes: outcomes of the jobs that have ended, by number.  reason: why no more jobs are started, or None.
+    changed: names of the modules whose source changed since the sweep was planned.
     """
 
     def __init__(
@@ -79,15 +82,15 @@ class SweepController:
         self.sweep, self.source, self.pool, self.policy, self.view = sweep, source, pool, policy, view
         self.code, self.stop_signal = code, stop_signal
         self.outcomes: dict[int, Outcome] = {}
-        self.retries: deque[Group] = deque()  # to be started before the source is asked
-        self.in_use: list[Job] = []  # another process is at them
+        self.retries: deque[Group] = deque()  # groups to start before the source's next one
+        self.in_use: list[Job] = []  # jobs whose run another process holds
         self.attempts: Counter[int] = Counter()
-        self.steps: dict[int, int] = {}  # of the running jobs, the number of their steps
+        self.steps: dict[int, int] = {}  # total number of steps of each job, by the job's number
         self.reason: str | None = None
         self.changed: list[str] = []
 
     def run(self) -> None:
-        """Do what the source gives, until it gives no more or the sweep is stopped."""
+        """Do the source's jobs until it has no more, or the sweep is stopped and the running jobs have ended."""
         while True:
             if reason := self.stop_signal(0):
                 self.stop(reason)
@@ -99,12 +102,13 @@ class SweepController:
             self.take_up_released()
 
     def stop(self, reason: str, stop_running: bool = True) -> None:
-        """Start no more jobs.  stop_running: ask those that run to save and stop."""
+        """Start no more jobs.  stop_running: whether to ask the running ones to save and stop."""
         self.reason = self.reason or reason
         if stop_running:
             self.pool.stop(reason)
 
     def fill_slots(self) -> None:
+        """Start jobs while there are free slots; stop the sweep instead where the code has changed."""
         while not self.reason and self.pool.has_free_slot:
             if self.policy.on_change == "stop" and (changed := self.code.changed()):
                 self.changed = changed
@@ -119,9 +123,14 @@ class SweepController:
                 self.pool.start(ready)
 
     def prepare(self, job: Job) -> bool:
-        """Whether the job is to be started now; one that is done, or cannot be started, ends here."""
+        """Prepare the job's directory. Gives whether the job is to be started now.
+
+        A job that is done, or cannot be started, ends here; one that another process does is taken up later.
+        """
         try:
-            if outcome := finished_outcome(job.identity, SavedRun(job.directory)):  # by another sweep meanwhile
+            if outcome := finished_outcome(
+                job.identity, SavedRun(job.directory)
+            ):  # another sweep has done it meanwhile
                 self.end(job, outcome)
                 return False
         except LabError as error:
@@ -165,7 +174,7 @@ class SweepController:
                 self.end(job, outcome)
 
     def handle_death(self, job: Job, exitcode: int | None, crash_file: Path) -> None:
-        """Record how the job's process ended.  exitcode: None where the pool killed it."""
+        """Record how the job's process died.  exitcode: None where the pool killed it."""
         if exitcode is None and not is_done(job.directory):
             message = f"{self.reason}, and killed as it did not stop"
             self.end(job, Outcome(job.directory, "interrupted", error=message))
@@ -176,13 +185,15 @@ class SweepController:
         self.record(job, describe_death(crash_files, exitcode, self.policy.step_timeout))
 
     def record(self, job: Job, death: Death) -> None:
+        """Record a death in the run's directory, and end the job."""
         try:
             self.end(job, record_death(job.identity, job.directory, death))
         except RunInUse:  # another process has taken it up already
             self.in_use.append(job)
 
     def end(self, job: Job, outcome: Outcome) -> None:
-        attempts = self.attempts[job.number]  # 0 where it could not even be started
+        """Keep the job's outcome, or queue the job for a retry; stop the sweep after too many failures."""
+        attempts = self.attempts[job.number]  # 0 where it was never started
         if outcome.state == "failed" and not self.reason and 0 < attempts <= self.policy.max_retries:
             self.view.note(f"#{job.number} {outcome.error}; trying again")
             self.retries.append((job,))
@@ -197,7 +208,8 @@ class SweepController:
             self.stop(f"{failures} runs failed, max_failures={self.policy.max_failures}", stop_running=False)
 
     def take_up_released(self) -> None:
-        """Take up the runs that another process has released: their results, or the run where it was killed."""
+        """Take up the jobs whose runs another process has released. A run that is not done is started again; of one
+        that is done, or failed for good, the outcome is read."""
         for job in list(self.in_use):
             if is_locked(job.directory):
                 continue
@@ -210,9 +222,9 @@ class SweepController:
 
 
 def split_pending(plan: Plan, retry: bool = False) -> tuple[list[Job], dict[int, Outcome]]:
-    """The jobs that are to be done, and the outcomes of the others by their numbers.
+    """The jobs to do, and the outcomes of the others by number.
 
-    retry: whether failed jobs are to be done again. Raises Refused for a finished run that changed since.
+    retry: whether to do failed jobs again. Raises Refused for a finished run whose files changed since.
     """
     pending, outcomes = [], {}
     for job in plan.unique_jobs:

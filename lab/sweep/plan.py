@@ -1,4 +1,4 @@
-"""A sweep's plan: every job it has, with its identity and its directory, on disk before the first one starts."""
+"""A sweep's plan: all its jobs with their identities and directories, written to disk before the first job starts."""
 
 import hashlib
 import json
@@ -33,8 +33,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """directory: the sweep's.  sources: the SHA-256 of each module whose code counts, by its name.  search: the
-    arguments of a sweep that asks for more jobs by itself; None for any other.
+    """The plan of a sweep.
+
+    directory: directory of the sweep.  sources: SHA-256 of each module that counts for the jobs' identities, by module
+    name.  search: arguments of a search, which adds jobs to its plan as it goes; None for any other sweep.
     """
 
     directory: Path
@@ -49,7 +51,7 @@ class Plan:
 
 
 def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
-    """The same jobs, each that repeats an earlier one marked and given the directory of that one."""
+    """The same jobs. A job that repeats an earlier one is marked as its duplicate and gets its directory."""
     first: dict[str, Job] = {}
     marked = []
     for job in jobs:
@@ -60,7 +62,10 @@ def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
 
 
 def sweep_name(parts: Sequence[str], identities: Sequence[str]) -> str:
-    """`<name>-<id8>`: the same for the same runs, in whichever order and spelling they were given."""
+    """`<name>-<id8>`; the 8 characters do not depend on the order of the runs or the spelling of their overrides.
+
+    parts: parts of the name, dotted keys among them.  identities: ids of the runs.
+    """
     name = slugify("_".join(part.rpartition(".")[2] for part in parts)) or "sweep"
     return f"{name}-{hashlib.sha256(' '.join(sorted(set(identities))).encode()).hexdigest()[:8]}"
 
@@ -68,7 +73,7 @@ def sweep_name(parts: Sequence[str], identities: Sequence[str]) -> str:
 def job_status(job: Job, run: SavedRun | None = None) -> dict[str, Any]:
     """The status of a job's run; `pending` where its directory holds another run, `failed` where it cannot be read.
 
-    run: the job's run, where it has been read already.
+    run: SavedRun of the job's directory; None: a new one is read.
     """
     try:
         status = (run or SavedRun(job.directory)).status
@@ -78,10 +83,10 @@ def job_status(job: Job, run: SavedRun | None = None) -> dict[str, Any]:
 
 
 def needs_run(status: Mapping[str, Any], retry: bool) -> bool:
-    """Whether a run of this status is still to be done.
+    """Whether a run with this status still has to be done.
 
-    A failure that the same code would repeat, an exception or a divergence, is taken up again only by a retry; one
-    whose cause lay outside (a signal, a full disk, memory, a hang) also by the same command.
+    A failure that the same code would repeat (an exception, a divergence) is done again only with `retry`; a failure
+    with an outside cause (a signal, a full disk, memory, a hang) always.
     """
     if status["state"] in ("failed", "diverged"):
         return retry or bool(status.get("outside"))
@@ -98,13 +103,13 @@ def write_plan(plan: Plan) -> None:
 
 
 def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
-    """Add jobs to the plan on disk, as a search does when it asks for the next."""
+    """Add jobs to the plan on disk, as a search does for each trial. Gives the plan with them."""
     text = "".join(
         json.dumps(redact(line), ensure_ascii=False) + "\n" for line in plan_lines(plan.directory, jobs, len(plan.jobs))
     )
     with open(plan.directory / PLAN_FILE, "rb+") as file:
         last = file.read().rpartition(b"\n")[2]
-        if is_whole_line(last):  # only its line end is missing
+        if is_whole_line(last):  # only the newline after it is missing
             file.write(b"\n")
         else:  # the write was interrupted
             file.truncate(file.seek(-len(last), os.SEEK_END))
@@ -117,14 +122,17 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
 def is_whole_line(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:  # no JSON, or torn within a letter
+    except ValueError:  # no JSON, or cut off inside of a UTF-8 character
         return False
     return True
 
 
 def plan_lines(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterator[dict[str, Any]]:
-    """A line for each choice of groups, the base of its jobs, and for each job a line with what differs from its base
-    at the top level."""
+    """The lines of jobs in a plan. Each choice of groups has one line, the base of its jobs, and each job has one line
+    with the top-level keys in which its config differs from its base.
+
+    first_base: number of the first base.
+    """
     bases: dict[int, tuple[int, ComposedConfig]] = {}
     for job in jobs:
         composed = job.composed
@@ -153,6 +161,7 @@ def plan_lines(sweep: Path, jobs: Sequence[Job], first_base: int = 0) -> Iterato
 
 
 def top_level_changes(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes that `apply_changes` makes to get `other` from `base`."""
     changed = {key: value for key, value in other.items() if key not in base or base[key] != value}
     return {"set": changed, "without": [key for key in base if key not in other]}
 
@@ -162,9 +171,10 @@ def apply_changes(base: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, A
 
 
 def read_plan(directory: Path) -> Plan:
-    """The plan in a sweep's directory. A torn last line is left out, of two jobs of one number the later one counts.
+    """The plan in a sweep's directory. A torn last line is left out; where two jobs have the same number, the later one
+    counts.
 
-    Raises ValueError where there is none, or it is not a plan.
+    Raises ValueError where there is no plan, or a file that is not a plan.
     """
     sources: dict[str, str] = {}
     search: list[str] | None = None
@@ -200,22 +210,25 @@ def parse_job(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> 
 
 
 def read_whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a plan, the last one only if it is whole; none where there is no file."""
     try:
         content = path.read_text(errors="replace")
     except OSError:
         return
-    *lines, torn = content.split("\n")  # not splitlines: JSON leaves U+2028 and its like as they are
+    *lines, torn = content.split(
+        "\n"
+    )  # not splitlines, which would cut at U+2028 and others that JSON leaves as they are
     for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} of {path} is damaged; give the sweep's command again") from error
-    with suppress(json.JSONDecodeError):  # the write was interrupted, so that this job had not begun
+    with suppress(json.JSONDecodeError):  # else the write was interrupted, and the job has not begun
         yield json.loads(torn)
 
 
 def link_run(sweep: Path, job: Job) -> None:
-    """Put `<n>-<id8>` into the sweep's directory, a link to a run that lies elsewhere."""
+    """Make the link `<n>-<id8>` in the sweep's directory to a run that lies elsewhere."""
     run = job.directory
     if run.resolve().is_relative_to(sweep.resolve()):
         return
@@ -224,7 +237,7 @@ def link_run(sweep: Path, job: Job) -> None:
     if link.is_symlink() and os.readlink(link) == target:
         return
     for outdated in sweep.glob(f"{job.number}-*"):
-        if outdated.is_symlink():  # of other code or other data
+        if outdated.is_symlink():  # to the same job with other code or other data
             outdated.unlink(missing_ok=True)
-    with suppress(FileExistsError):  # another process shares the sweep
+    with suppress(FileExistsError):  # another process of the same sweep has made it
         link.symlink_to(target, target_is_directory=True)

@@ -1,4 +1,5 @@
-"""A pool of warm workers, supervised: a slot is refilled the moment its jobs end, a worker that dies is replaced."""
+"""A pool of supervised workers that stay alive from run to run. A slot is free as soon as its jobs have ended, and a
+worker that dies is replaced."""
 
 import multiprocessing
 import os
@@ -23,13 +24,15 @@ from lab.sweep.worker import PRELOADED_MODULES, WorkerSpec, serve_worker
 if TYPE_CHECKING:
     from lab.assembly.preflight_report import PreflightReport
 
-STOP_GRACE = 60  # seconds for a step, its checkpoint and the way out, before a worker is killed
+STOP_GRACE = 60  # seconds to end the step, save and exit, before a worker that was asked to stop is killed
 
 
 @dataclass
 class Slot:
-    """One worker.  jobs: those it has to do, by number, until each has ended.  stopping_since: when it was asked to
-    stop, on time.monotonic()'s clock.  killed: whether it was killed because it did not.
+    """One worker and its jobs.
+
+    jobs: its jobs that have not ended, by number.  stopping_since: time when it was asked to stop, on
+    time.monotonic()'s clock; None: it was not.  killed: whether the pool killed it because it did not stop in time.
     """
 
     worker: Child
@@ -42,9 +45,9 @@ class Slot:
 class Event:
     """A message from a worker about one of its jobs.
 
-    kind: `ended`, with its Outcome or the error of a run that could not start; `died`, with the exit code, None where
-    the pool killed it, and the file with what the crash left; or one of the messages of
-    `lab.execution.remote_progress`.
+    kind: `ended`, with the Outcome, or the error of a run that could not start; `died`, with the worker's exit code
+    (None where the pool killed it) and its crash file; or the kind of a message of `lab.execution.remote_progress`.
+    content: what comes with the kind.
     """
 
     kind: str
@@ -54,10 +57,13 @@ class Event:
 
 @dataclass
 class Pool:
-    """workers: the number of workers.  threads: CPU threads of each worker.  gpus: the devices that
-    CUDA_VISIBLE_DEVICES may name, shared out in turn.  new_process: whether each run gets a process of its own.
-    requested: the number of workers that was asked for; None: as many as suit.  ranks: the most processes that a run
-    trains in, each with a GPU.  modules: lab's modules that the runs need, imported before the workers are forked.
+    """Starts workers, gives them jobs, and relays their messages.
+
+    workers: number of workers.  threads: CPU threads of each worker.  gpus: names for CUDA_VISIBLE_DEVICES, which the
+    workers get in turn; empty: the workers inherit it.  new_process: whether each run gets a new process.
+    requested: number of workers that the user gave; None: as many as suit the machine.  modules: lab's modules that
+    the runs need, imported before the workers are forked.  ranks: largest number of processes that a run trains in,
+    each with a GPU.
     """
 
     workers: int = 1
@@ -74,7 +80,7 @@ class Pool:
         self.context: BaseContext = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             self.context.set_forkserver_preload([*PRELOADED_MODULES, *self.modules])  # imports torch once, for all
-            forkserver.ensure_running()  # there is other work meanwhile
+            forkserver.ensure_running()  # in the background: it imports torch while this process goes on
         self.environment = describe_environment()
 
     def __enter__(self) -> "Pool":
@@ -92,7 +98,7 @@ class Pool:
         return len(self.busy_slots) < self.workers
 
     def check(self, jobs: Sequence[Job]) -> "PreflightReport":
-        """The preflight of the jobs, in a worker. Raises RuntimeError if the worker dies."""
+        """The report of a preflight of the jobs, made in a worker. Raises RuntimeError if the worker dies."""
         slot = self.idle_slot()
         slot.worker.channel.send(("check", jobs))
         try:
@@ -106,15 +112,15 @@ class Pool:
             ) from None
 
     def share_gpus(self, gpus: int) -> None:
-        """Share that many GPUs out among the workers: one for each process of a run, unless a number of workers was
-        requested."""
+        """Divide this many GPUs among the workers. Unless the user gave a number of workers, it is chosen so that each
+        process of a run has a GPU."""
         if not gpus:
             return
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.gpus = visible.split(",")[:gpus] if visible else [str(number) for number in range(gpus)]
         self.workers = self.requested or max(1, gpus // self.ranks)
         self.threads = max(1, available_cores() // self.workers)
-        for slot in list(self.slots.values()):  # they see all GPUs
+        for slot in list(self.slots.values()):  # these workers see all GPUs; new ones will see their own
             self.dismiss(slot)
 
     def start(self, group: Sequence[Job]) -> None:
@@ -124,7 +130,8 @@ class Pool:
         slot.worker.send(("run", group))
 
     def idle_slot(self) -> Slot:
-        """A worker without jobs, started where there is none. Its number, below `workers`, tells which GPU it has."""
+        """The slot of a worker without jobs, which is started where there is none. Its number, below `workers`, decides
+        which GPUs it gets."""
         for slot in self.slots.values():
             if not slot.jobs and slot.worker.process.is_alive():
                 return slot
@@ -133,8 +140,8 @@ class Pool:
         return self.slots[number]
 
     def start_worker(self, number: int) -> Child:
-        own = range(number * self.ranks, (number + 1) * self.ranks)
-        gpus = ",".join(dict.fromkeys(self.gpus[n % len(self.gpus)] for n in own)) if self.gpus else None
+        gpu_numbers = range(number * self.ranks, (number + 1) * self.ranks)
+        gpus = ",".join(dict.fromkeys(self.gpus[n % len(self.gpus)] for n in gpu_numbers)) if self.gpus else None
         spec = WorkerSpec(
             directory=os.getcwd(),
             path=list(sys.path),
@@ -147,8 +154,8 @@ class Pool:
         return start_child(self.context, serve_worker, f"lab worker {number}", number, spec.crash_file, spec)
 
     def events(self, timeout: float) -> Iterator[Event]:
-        """Messages received since the last call; blocks up to `timeout` seconds for the first. A worker that was asked
-        to stop and did not within STOP_GRACE is killed."""
+        """The events since the last call; waits up to `timeout` seconds for the first. Kills a worker that was asked to
+        stop more than STOP_GRACE seconds ago."""
         slots = {slot.worker.number: slot for slot in self.busy_slots}
         for worker, message in receive([slot.worker for slot in slots.values()], timeout):
             yield from self.handle(slots[worker.number], message)
@@ -158,6 +165,7 @@ class Pool:
                 slot.worker.process.kill()
 
     def handle(self, slot: Slot, message: tuple[Any, ...] | None) -> Iterator[Event]:
+        """The events of a worker's message.  message: None where the worker has ended."""
         worker = slot.worker
         if message is None:
             del self.slots[worker.number]
@@ -175,18 +183,19 @@ class Pool:
         yield Event(kind, job, tuple(content))
 
     def stop(self, reason: str, job: Job | None = None, pruned: bool = False) -> None:
-        """Ask all runs, or the one of `job`, to save and stop after their step.  pruned: see Outcome."""
+        """Ask the run of `job`, or all runs, to save and stop after the current step.  pruned: as in Outcome."""
         for slot in self.busy_slots:
             if (job is None or job.number in slot.jobs) and not slot.stopping_since:
                 slot.stopping_since = time.monotonic()
                 slot.worker.send(("stop", job and job.number, reason, pruned))
 
     def dismiss(self, slot: Slot) -> None:
+        """Close the channel of an idle worker, which ends it, and free its slot."""
         slot.worker.channel.close()
         del self.slots[slot.worker.number]
 
     def close(self) -> None:
-        """End the workers: those without a run at once, others once they have saved; what does not end is killed."""
+        """End the workers: idle ones at once, busy ones after they have saved. Kills those that do not end in time."""
         slots = list(self.slots.values())
         for slot in slots:
             slot.worker.channel.close()
@@ -203,10 +212,10 @@ def available_cores() -> int:
 
 
 def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any]) -> Pool:
-    """The pool that suits these runs on a machine without GPUs: the number of workers that was requested, else the
-    cores divided by the threads that all processes of a run need.
+    """The pool for these runs on a machine without GPUs. It has as many workers as the launcher's options say, else the
+    number of cores divided by the threads of all processes of a run.
 
-    launcher: `workers` and `isolation`, as hydra/launcher=lab has them. Raises ValueError for what they cannot be.
+    launcher: `workers` and `isolation`, as hydra/launcher=lab has them. Raises ValueError for values that are wrong.
     """
     requested, isolation = launcher.get("workers"), launcher.get("isolation", "worker")
     if requested is not None and (not isinstance(requested, int) or requested < 1):
@@ -215,7 +224,7 @@ def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any])
         raise ValueError(f"hydra.launcher.isolation={isolation} is not worker or process")
     threads = max((config["hardware"].get("threads") or 1) * configured_ranks(config) for config in configs)
     workers = requested or max(1, available_cores() // threads)
-    # a project's own modules are left to each worker, as importing them may do anything
+    # each worker imports a project's own modules itself, since importing them may have any side effect
     targets = {path for config in configs[:100] for path in target_paths(config) if path.startswith("lab.")}
     return Pool(
         workers=min(workers, len(configs)),
@@ -228,5 +237,5 @@ def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any])
 
 
 def configured_ranks(config: Mapping[str, Any]) -> int:
-    """The number of processes that a run trains in by its config; in a sweep, null is one for its worker's GPU."""
+    """The number of processes that a run of a sweep trains in, by its config; null is one, on its worker's GPU."""
     return config["hardware"].get("processes") or 1

@@ -1,4 +1,4 @@
-"""The state of a process that a run may change, saved and restored between runs."""
+"""The state of a worker's process that a run may change: saved once, and restored before each further run."""
 
 import gc
 import logging
@@ -13,7 +13,9 @@ from lab.config.targets import is_project_source
 
 
 class ProcessState:
-    """The settings of a process that a run may change, as they are now; `restore` brings them back."""
+    """A snapshot of what a run may change in its process: settings of torch, NumPy, logging and warnings, generators,
+    environment, working directory, sys.path, streams, umask and imported modules. `restore` brings it back.
+    """
 
     def __init__(self) -> None:
         import numpy
@@ -28,10 +30,11 @@ class ProcessState:
         self.filters = list(warnings.filters)
         self.modules = set(sys.modules)
         self.streams, self.numpy_errors = (sys.stdout, sys.stderr), numpy.geterr()
-        os.umask(umask := os.umask(0o077))
+        os.umask(umask := os.umask(0o077))  # it can only be read by setting it
         self.umask = umask
 
     def restore(self) -> None:
+        """Put the process back into the saved state, and free what the last run left in memory."""
         import torch
 
         self.forget_projects_modules()
@@ -50,19 +53,22 @@ class ProcessState:
         if "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
         gc.collect()
-        gc.freeze()  # what is still there stays: 20,000 objects less to look at after the next run
+        gc.freeze()  # objects that live now will stay: 20,000 fewer for the collection after the next run
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def forget_projects_modules(self) -> None:
-        """The project's code is imported anew by each run, as what it keeps at the top of a module may change."""
+        """Remove the project's modules that the last run imported, so that the next run imports them anew: a run may
+        have changed their globals."""
         for name in sys.modules.keys() - self.modules:
             file = getattr(sys.modules[name], "__file__", None)
             if file and not name.startswith("lab.") and is_project_source(Path(file)):
                 del sys.modules[name]
 
     def restore_torch(self) -> None:
+        """Restore the settings of torch and NumPy and the global generators. Settings that were not saved get torch's
+        initial values."""
         import numpy
         import torch
 
@@ -78,7 +84,7 @@ class ProcessState:
         torch.set_flush_denormal(False)
         for device in ("cpu", "cuda"):
             torch.set_autocast_enabled(device, False)
-        for _ in range(torch.autocast_increment_nesting()):  # as long as it is nested it keeps casts of old weights
+        for _ in range(torch.autocast_increment_nesting()):  # while it is nested, its cache keeps casts of old weights
             torch.autocast_decrement_nesting()
         torch.clear_autocast_cache()
         numpy.seterr(**self.numpy_errors)

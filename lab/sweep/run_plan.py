@@ -1,4 +1,4 @@
-"""A plan carried out: its jobs are tried, then done by a pool or by another launcher. Nothing is printed here."""
+"""Carries a plan out: tries its jobs, then has a pool or another launcher do them. Nothing is printed here."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,10 @@ Launcher = Callable[[Plan, Sequence[Job]], None]
 
 @dataclass(frozen=True)
 class SweepResult:
-    """outcomes: how the jobs ended, by their numbers.  changed: the modules whose code changed, for which the sweep was
-    stopped.  reason: why it was stopped; None where it was not.
+    """How a sweep ended.
+
+    outcomes: outcomes of the jobs that ended, by number.  changed: names of the modules whose source changed, so that
+    the sweep was stopped.  reason: why the sweep was stopped; None where it was not.
     """
 
     outcomes: Mapping[int, Outcome]
@@ -35,9 +37,9 @@ class SweepResult:
 
 
 def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "PreflightReport":
-    """Try the jobs in a worker of the pool, and fit the pool to this machine's GPUs. Starts nothing.
+    """Try the jobs in a worker of the pool, and divide this machine's GPUs among the workers. Starts no job.
 
-    Raises ConfigError with every problem of every job, and where the disk cannot hold the checkpoints.
+    Raises ConfigError with every problem of every job, and where the disk is too full for the checkpoints.
     """
     try:
         report = pool.check(jobs)
@@ -71,17 +73,17 @@ def format_job_numbers(numbers: Sequence[int]) -> str:
 
 
 def free_disk(jobs: Sequence[Job]) -> int:
-    """Free bytes where the runs of these jobs are to be written."""
+    """Free bytes on the disk that the jobs' runs will be written to, from the first job's directory."""
     folder = jobs[0].directory.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free
 
 
 def check_same_sweep(plan: Plan) -> None:
-    """Raises Refused where the directory holds a sweep with runs that this one lacks."""
+    """Raises Refused where the plan's directory holds a sweep with runs that this plan lacks, or another search."""
     try:
         earlier = read_plan(plan.directory)
-    except ValueError:  # there is none, or one that cannot be read
+    except ValueError:  # there is no plan, or it cannot be read
         return
     lacking = {job.identity.id for job in earlier.jobs} - {job.identity.id for job in plan.jobs}
     if lacking or earlier.search != plan.search:
@@ -89,7 +91,7 @@ def check_same_sweep(plan: Plan) -> None:
 
 
 def record_plan(plan: Plan) -> None:
-    """Write the plan, with links to the runs there are."""
+    """Write the plan, and links to those of its runs that exist."""
     write_plan(plan)
     for job in plan.unique_jobs:
         if job.directory.exists():
@@ -99,14 +101,14 @@ def record_plan(plan: Plan) -> None:
 def run_in_pool(
     sweep: Path, sources: Mapping[str, str], source: Source, pool: Pool, view: View, policy: Policy, stop: StopSignal
 ) -> SweepResult:
-    """Have the pool do what the source gives.  sources: the hashes of the code as it was planned."""
+    """Have the pool do the jobs of a source.  sources: SHA-256 of each module as it was planned, by name."""
     controller = SweepController(sweep, source, pool, policy, view, CodeWatch(sources), stop)
     controller.run()
     return SweepResult(controller.outcomes, controller.changed, controller.reason)
 
 
 def run_with_launcher(plan: Plan, jobs: Sequence[Job], launch: Launcher) -> SweepResult:
-    """Have another launcher do the jobs; their directories tell how they ended."""
+    """Have another launcher do the jobs, and read their outcomes from their directories."""
     launch(plan, jobs)
     for job in jobs:
         link_run(plan.directory, job)

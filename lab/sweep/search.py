@@ -1,7 +1,7 @@
-"""The trials of a searched sweep, kept in a file: each is asked for when a slot falls free, and told its scores.
+"""The trials of a search, kept in a file. `ask` gives the next trial, `report` and `tell` take its scores.
 
-Samplers and pruners are Optuna's, an optional extra, or the user's own. Of those in conf/search/, TPE is by Bergstra et
-al. 2011, NeurIPS 24, and ASHA, which ends trials early, by Li et al. 2018, arXiv:1810.05934, algorithm 2. Where the
+Samplers and pruners are Optuna's, which is an optional package, or the user's own. In conf/search/, TPE is by Bergstra
+et al. 2011, NeurIPS 24; ASHA, which ends trials early, is by Li et al. 2018, arXiv:1810.05934, algorithm 2. Where the
 paper pauses a trial, Optuna ends it for good.
 """
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of values for what is searched.
+    """One choice of a value for each axis of the search space.
 
-    overrides: overrides to add to the command line.  values: values of the objectives, once it is done.
+    overrides: overrides that set these values.  values: values of the objectives, of a trial that is done.
     """
 
     number: int
@@ -47,7 +47,10 @@ class Trial:
 
 
 class Search:
-    """The trials in one file. One process at a time has it open, and may die at any moment.
+    """The trials of a search, in one file. One process at a time has the file open; it may be killed at any moment.
+
+    axes: search space, in the order in which it was first given.  total: number of trials.  running: trials that were
+    asked for and not told of yet, by number.
 
     Where all axes are discrete, a sampler may propose the same values twice, even at the same time.
     """
@@ -55,9 +58,9 @@ class Search:
     def __init__(self, storage: Path, axes: Mapping[str, SearchAxis], settings: SearchSettings):
         """Opens `storage`, or creates it.
 
-        axes: the span of each searched key; values to choose among are spelled as in an override.
+        axes: interval or values of each searched key; the values are spelled as in an override.
 
-        Raises ValueError where it holds another search, ConfigError for a sampler or a pruner that cannot be made.
+        Raises ValueError where `storage` holds another search, ConfigError where a sampler or a pruner cannot be made.
         """
         check_axes(axes, settings)
         check_search_nodes(vars(settings))
@@ -79,19 +82,19 @@ class Search:
         elif earlier != description:
             changes = describe_changes(earlier, description)
             raise ValueError(f"{storage} holds another search: {changes}; give it a new directory")
-        # in the order in which they were first given: the numbers of a grid depend on it
+        # in the order in which they were first given, which decides the number of each combination of a grid
         self.axes = {key: axes[key] for key in earlier or description if key in axes}
         self.total = settings.trials or math.prod(len(choices) for choices in discrete_axes(self.axes))
         self.running: dict[int, optuna.Trial] = {}
         study_id = optuna_storage.get_study_id_from_name("search")
-        for number in self._numbers("RUNNING"):  # a process that died had asked for them
+        for number in self._numbers("RUNNING"):  # a process that died has left them open
             trial_id = optuna_storage.get_trial_id_from_study_id_trial_number(study_id, number)
             optuna_storage.set_trial_state_values(trial_id, optuna.trial.TrialState.WAITING)
 
     def ask(self) -> Trial | None:
-        """The next trial, or None when all have been asked for.
+        """The next trial; None when all have been given out.
 
-        The trials that a dead process left open come first, once each, with their numbers and values.
+        Trials that a dead process left open come first, once each, with the same numbers and values.
         """
         waiting = self._numbers("WAITING")
         number = waiting[0] if waiting else len(self._numbers())
@@ -107,7 +110,7 @@ class Search:
     def report(self, number: int, step: int, value: float) -> bool:
         """Keep the score of a running trial at a step, and return whether the trial is to be stopped.
 
-        A step counts once, as first reported: a run that goes on from a checkpoint may report it again.
+        The first report of a step counts: a run that resumes from a checkpoint may report the step again.
         """
         if self.settings.pruner is None:
             return False
@@ -116,13 +119,16 @@ class Search:
             with without_warnings():
                 trial.report(value, step)
             if trial.should_prune():
-                trial.set_user_attr("stopped", step)  # Optuna says so once; a kill may come before the run has stopped
+                trial.set_user_attr(
+                    "stopped", step
+                )  # kept, as Optuna prunes once, and this process may be killed before the run stops
         return "stopped" in trial.user_attrs
 
     def tell(self, number: int, values: Sequence[float] | None, state: Literal["done", "failed", "pruned"]) -> None:
         """Close a running trial.
 
-        values: values of the objectives, of a trial that is done; where one of them is not finite the trial failed.
+        values: values of the objectives of a trial that is done. If one of them is not finite, the trial counts as
+        failed.
         """
         from optuna.trial import TrialState
 
@@ -133,7 +139,7 @@ class Search:
         del self.running[number]
 
     def best(self) -> list[Trial]:
-        """The best of the trials that are done, or their Pareto front; empty where no trial is done."""
+        """The best of the trials that are done; for several objectives, their Pareto front. Empty if none is done."""
         if not self._numbers("COMPLETE"):
             return []
         front = [self.study.best_trial] if len(self.settings.objectives) == 1 else self.study.best_trials
@@ -141,6 +147,7 @@ class Search:
         return sorted(trials, key=lambda trial: trial.number)
 
     def _numbers(self, state: str = "") -> list[int]:
+        """The numbers of the trials in Optuna's `state`; of all trials where it is empty."""
         trials = self.study.get_trials(deepcopy=False)
         return [trial.number for trial in trials if state in ("", trial.state.name)]
 
@@ -158,9 +165,9 @@ def check_axes(axes: Mapping[str, SearchAxis], settings: SearchSettings) -> None
 
 
 def check_search_nodes(settings: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a sampler or a pruner that is not one to be run, ValueError where Optuna is missing.
+    """Raises ConfigError for a sampler or pruner that a config may not have called, ValueError if Optuna is missing.
 
-    settings: of the search, by name.
+    settings: settings of the search, by name.
     """
     import_optuna(settings["name"])
     problems = []
@@ -172,28 +179,29 @@ def check_search_nodes(settings: Mapping[str, Any]) -> None:
 
 
 def search_override(key: str, axis: SearchAxis, value: Any) -> str:
-    """The override that Hydra reads back as the same value. repr is the shortest text of a float that does."""
+    """The override that Hydra parses to the same value: the repr of a float is the shortest text that does."""
     if isinstance(axis, Interval):
         return f"{key}={int(value) if axis.whole else float(value)!r}"
     return f"{key}={value}"
 
 
 def grid_combinations(axes: Mapping[str, SearchAxis]) -> Iterator[dict[str, str]]:
-    """The combinations of a grid, of which the last axis varies fastest."""
+    """The combinations of a grid; the last axis varies fastest."""
     return (dict(zip(axes, values, strict=True)) for values in itertools.product(*discrete_axes(axes)))
 
 
 def discrete_axes(axes: Mapping[str, SearchAxis]) -> list[Sequence[str]]:
+    """The values of each axis that is not an interval."""
     return [axis for axis in axes.values() if not isinstance(axis, Interval)]
 
 
 def describe_search(axes: Mapping[str, SearchAxis], settings: SearchSettings) -> dict[str, str]:
-    """By its key, everything that must stay the same for a search to go on, in words."""
-    spans = {
+    """Everything that must stay the same for a search to be continued, as text by key."""
+    space = {
         key: str(axis) if isinstance(axis, Interval) else f"choice({','.join(axis)})" for key, axis in axes.items()
     }
     changeable = ("trials", "seed", "name")
-    return spans | {f"search.{k}": json.dumps(v) for k, v in asdict(settings).items() if k not in changeable}
+    return space | {f"search.{k}": json.dumps(v) for k, v in asdict(settings).items() if k not in changeable}
 
 
 def describe_changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -211,15 +219,15 @@ def import_optuna(search_name: str) -> None:
 
 
 def open_storage(path: Path) -> RDBStorage:
-    """SQLite's file: Optuna's journal, the other choice, cannot be read once its last record is torn.
+    """Optuna's storage in an SQLite file. Its other format, a journal, cannot be read once its last record is torn.
 
-    Each call opens it anew, so that no connection has to be closed or is shared with a forked worker.
+    Each access opens a new connection, so that none has to be closed, and none is shared with a forked worker.
     """
     from optuna.storages import RDBStorage
     from sqlalchemy.pool import NullPool
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a function opens it, since a URL would have to escape the path
+    # with a function that opens the file, since in a URL the path would need escapes
     return RDBStorage("sqlite://", {"creator": lambda: sqlite3.connect(path), "poolclass": NullPool})
 
 
@@ -234,9 +242,9 @@ def make_distribution(axis: SearchAxis) -> BaseDistribution:
 
 
 def make_sampler(settings: SearchSettings, number: int) -> BaseSampler:
-    """The sampler of one trial, with a seed of its own, so that a search that goes on does not repeat its first draws.
+    """The sampler of one trial, with the trial's own seed: a continued search does not repeat its first draws.
 
-    Where every combination is taken the values are given, and the sampler draws nothing.
+    A grid gives every value itself, and its sampler draws nothing.
     """
     from optuna.samplers import RandomSampler
 
@@ -247,7 +255,7 @@ def make_sampler(settings: SearchSettings, number: int) -> BaseSampler:
 
 
 def add_seed(value: Any, seed: int) -> Any:
-    """The same nest with a seed in every node whose callable takes one and which has none."""
+    """The same nest with `seed` in every node that lacks it and whose target has a parameter of this name."""
     if isinstance(value, list):
         return [add_seed(part, seed) for part in value]
     if not isinstance(value, Mapping):
@@ -264,19 +272,22 @@ def make_pruner(settings: SearchSettings) -> BasePruner:
 
 
 def make_by_optuna(where: str, node: Mapping[str, Any]) -> Any:
-    """The object of a checked node. Raises ConfigError with what went wrong in making it."""
+    """The object of a checked node; a partial node is called without arguments. Raises ConfigError if that fails.
+
+    where: key of the node, for the message.
+    """
     try:
         with without_warnings():
-            made = instantiate_node(node)
-            return made() if node.get("_partial_") else made
+            instance = instantiate_node(node)
+            return instance() if node.get("_partial_") else instance
     except Exception as error:
-        cause = error.__cause__ or error  # Hydra wraps what the callable raised, with the whole node in the message
+        cause = error.__cause__ or error  # Hydra wraps the target's own error, with the whole node in the message
         raise ConfigError(f"{where}: {cause}") from cause
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silence Optuna's warnings of what is experimental, and of a step that was reported before."""
+    """Silence Optuna's warnings: of experimental features, and of a step that was reported before."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

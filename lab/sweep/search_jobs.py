@@ -15,11 +15,11 @@ from lab.train.stop import Stop
 
 @dataclass
 class OpenTrial:
-    """A trial under way.
+    """A trial that was asked for and not told of yet.
 
     outcomes: outcomes of the jobs that ended, by number.
-    scores: scores of the objective by step, by the job's number.
-    to_be_pruned: whether the search has ended the trial, whose jobs may still run.
+    scores: the objective's score by step, by the job's number.
+    to_be_pruned: whether the search wants the trial stopped; its jobs may still run.
     """
 
     trial: Trial
@@ -30,15 +30,15 @@ class OpenTrial:
 
 
 class SearchJobs:
-    """Source of a searched sweep's jobs: asks the search for a trial when a slot falls free, and tells it the results.
+    """The source of a search's jobs: asks the search for a trial when a slot becomes free, and tells it the results.
 
-    make_jobs: makes jobs of numbers and overrides, and puts them into the plan.
+    make_jobs: function that makes jobs from numbers and overrides, and adds them to the plan.
     """
 
     def __init__(self, search: Search, make_jobs: Callable[[Sequence[tuple[int, list[str]]]], Sequence[Job]]):
         self.search, self.make_jobs = search, make_jobs
         self.waiting: deque[Job] = deque()
-        self.open_trials: dict[int, OpenTrial] = {}  # by the number of each of their jobs
+        self.open_trials: dict[int, OpenTrial] = {}  # by job number: a trial has an entry for each of its jobs
 
     def next(self) -> Group | None:
         if not self.waiting and (trial := self.search.ask()):
@@ -58,7 +58,7 @@ class SearchJobs:
     def on_scores(self, job: Job, step: int, scores: Mapping[str, float]) -> Stop | None:
         """A reason to stop the job after its scores at a step, or None.
 
-        The trial's score at a step is the mean over its jobs, known when the last of them has got there.
+        A trial's score at a step is the mean over its jobs, and is reported when all of them have reached that step.
         """
         open_trial = self.open_trials[job.number]
         settings = self.search.settings
@@ -74,6 +74,7 @@ class SearchJobs:
         return Stop(f"stopped early by {settings.name}", pruned=True) if open_trial.to_be_pruned else None
 
     def on_ended(self, job: Job, outcome: Outcome) -> None:
+        """Tell the search how the trial ended, once all its jobs have ended."""
         open_trial = self.open_trials[job.number]
         open_trial.outcomes[job.number] = outcome
         if len(open_trial.outcomes) < len(open_trial.jobs):
@@ -84,11 +85,11 @@ class SearchJobs:
             self.search.tell(number, None, "pruned")
         elif states == {"done"}:
             self.search.tell(number, self.objective_values(open_trial.jobs), "done")
-        elif "interrupted" not in states:  # where the sweep was stopped, the trial stays open
+        elif "interrupted" not in states:  # the trial of a sweep that was stopped stays open
             self.search.tell(number, None, "failed")
 
     def objective_values(self, jobs: Sequence[Job]) -> list[float]:
-        """The mean of each objective over the trial's runs; not a number where a run has no such score."""
+        """The mean of each objective over the trial's runs; NaN where a run has no such score."""
         return [fmean(objective_value(job, name) for job in jobs) for name in self.search.settings.objectives]
 
 

@@ -1,4 +1,4 @@
-"""Runs as one table: the swept values and the final metrics, best first."""
+"""The table of a sweep's runs: swept values and final metrics, best first."""
 
 import csv
 import io
@@ -18,8 +18,10 @@ from lab.sweep.plan import Job
 
 @dataclass(frozen=True)
 class TableRow:
-    """number: of the job.  values: what distinguishes the run, by key.  monitor: name of the score that chose its
-    weights, or None.  mode: `max` or `min`, whichever is better, or None.
+    """One run.
+
+    number: number of the job.  values: values of its overrides, by key.  monitor: name of the score that chose its
+    weights, or None.  mode: whether `max` or `min` of that score is best, or None.
     """
 
     number: int
@@ -63,8 +65,10 @@ def job_row(job: Job) -> TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """header: names of the columns.  rows: their values, None where there is none.  best: directory of the best run.
-    main_columns: the columns that matter most to a person; the CSV has the others too.
+    """A table of runs.
+
+    header: names of the columns.  rows: values of the columns, None for a missing value.  best: directory of the best
+    run; None where no run is done.  main_columns: names of the columns that are printed; the CSV has all.
     """
 
     header: Sequence[str]
@@ -84,7 +88,7 @@ class Table:
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
     def main_lines(self) -> list[list[str]]:
-        """Header and rows of the main columns, as a person reads them."""
+        """Header and rows of the main columns, as text."""
         columns = [self.header.index(name) for name in self.main_columns]
         lines = [list(self.header), *(list(map(format_table_cell, row)) for row in self.rows)]
         return [[line[column] for column in columns] for line in lines]
@@ -99,7 +103,7 @@ def format_table_cell(cell: Any) -> str:
 
 
 def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
-    """keys: those whose values vary, a column each."""
+    """The table of these rows, best first.  keys: swept keys, each of which gets a column."""
     rows = sorted(rows, key=lambda row: row.sort_key)
     metrics, main_metrics = metric_columns(rows)
     cells = [
@@ -114,8 +118,8 @@ def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
 
 
 def metric_columns(rows: Sequence[TableRow]) -> tuple[list[str], list[str]]:
-    """The metrics in the order of their columns, and the main ones: the monitored score on the test set, which chose
-    nothing, on the validation set, and how far that is below the training set."""
+    """All metrics in the order of their columns, and the main ones: the monitored score on the test set, on the
+    validation set, and its gap (train minus val). The test set comes first: no weights were chosen by it."""
     names = list(dict.fromkeys(name for row in rows for name in row.scores if is_overall(name)))
     monitored = [name for name in dict.fromkeys(row.monitor for row in rows) if name is not None]
     first = [name for name in monitored if name in names] + [name for name in names if name.startswith("test/")]

@@ -1,4 +1,4 @@
-"""A warm worker of a sweep: it has imported torch once, and does one run after another, each as in a new process."""
+"""A worker of a sweep: it imports torch once and does one run after another, each as if in a new process."""
 
 import gc
 import os
@@ -24,21 +24,21 @@ from lab.sweep.plan import Job
 from lab.sweep.process_state import ProcessState
 from lab.train.stop import StopSignal, Watchdog
 
-# imported once, by the process that the workers are forked from
+# imported once, by the process from which the workers are forked
 PRELOADED_MODULES = (
     *("lab.assembly.preflight", "lab.record.record", "lab.record.tensorboard", "lab.sweep.worker"),
     *("torch._dynamo", "tensorboard.summary.writer.event_file_writer", "tensorboard.plugins.hparams.summary_v2"),
 )
-ORPHAN_GRACE = 30  # seconds that a worker takes to save when its supervisor has gone
+ORPHAN_GRACE = 30  # seconds in which a worker may save after its supervisor has ended
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker takes over from its supervisor.
+    """The settings that a worker takes over from its supervisor.
 
-    directory, path, environment: the working directory, sys.path and os.environ.  facts: the environment as manifests
-    describe it.  threads: torch's CPU threads.  crash_file: takes what a crash leaves.  gpus: value for
-    CUDA_VISIBLE_DEVICES; None: as inherited.
+    directory, path, environment: working directory, sys.path and os.environ.  facts: description of the environment,
+    for manifests.  threads: number of torch's CPU threads.  crash_file: file for the report of a crash.  gpus: value
+    for CUDA_VISIBLE_DEVICES; None: as inherited.
     """
 
     directory: str
@@ -56,21 +56,22 @@ def serve_worker(channel: Connection, spec: WorkerSpec) -> None:
 
 
 class Worker:
-    """Takes ("run", group of jobs), ("check", jobs) or ("stop", number of a job or None, reason, pruned) from the
-    supervisor. Answers a check with its report, and a run with (kind, number of the job, ...): progress, notes, and how
-    it ended.
+    """Receives ("run", group of jobs), ("check", jobs) or ("stop", number of a job or None for all, reason, pruned)
+    from the supervisor. Answers a check with a PreflightReport, and each job of a run with messages
+    (kind, number of the job, ...): progress, notes, and last ("ended", number, outcome or error).
     """
 
     def __init__(self, channel: Connection, spec: WorkerSpec):
         self.channel, self.spec = channel, spec
         self.tasks: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
-        self.stops: dict[int, StopSignal] = {}  # of the jobs that have not ended, by their numbers
+        self.stops: dict[int, StopSignal] = {}  # of the jobs that have not ended, by number
         self.is_used = False
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the supervisor, which sends the wish to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's, which asks the workers to stop
         enter_worker(spec)
         self.initial_state = ProcessState()
 
     def work(self) -> None:
+        """Do tasks until the supervisor closes the channel."""
         from lab.assembly.preflight import preflight
 
         threading.Thread(target=self.listen, daemon=True).start()
@@ -92,7 +93,7 @@ class Worker:
         self.is_used = True
 
     def listen(self) -> None:
-        """Take what the supervisor sends, while the main thread trains."""
+        """Receive the supervisor's messages while the main thread trains."""
         try:
             while True:
                 kind, *content = self.channel.recv()
@@ -103,10 +104,10 @@ class Worker:
                             stop.stop(reason, pruned)
                     continue
                 (jobs,) = content
-                if kind == "run":  # made here, so that a stop that follows is not missed
+                if kind == "run":  # made here, so that a stop that comes before the run begins counts
                     self.stops |= {job.number: stop_signal_for(job) for job in jobs}
                 self.tasks.put((kind, jobs))
-        except (EOFError, OSError):  # the supervisor has gone, or wants no more
+        except (EOFError, OSError):  # the supervisor has ended, or has closed the channel
             for stop in list(self.stops.values()):
                 stop.stop("the sweep's process has gone")
             self.tasks.put(None)
@@ -129,16 +130,16 @@ class Worker:
                 return replace(run_job(job.composed, job.identity, absolute, options), directory=job.directory)
         except LabError as error:
             return error
-        except KeyboardInterrupt:  # Ctrl-C does not come here
+        except KeyboardInterrupt:  # not of Ctrl-C, which this process ignores
             return RuntimeError("KeyboardInterrupt was raised by the run itself")
-        except Exception as error:  # nobody foresaw it; the other runs go on
+        except Exception as error:  # a bug: the other runs go on
             import traceback
 
             message = "".join(traceback.format_exception(error))
             return Outcome(job.directory, "failed", error=message, outside=describe_error(error)[1])
 
     def send(self, message: Any) -> None:
-        with suppress(OSError):  # the supervisor has gone; the run's directory has it all
+        with suppress(OSError):  # the supervisor has ended; the run's directory has everything
             self.channel.send(message)
 
 
@@ -155,11 +156,11 @@ def apply_job_settings(job: Job) -> None:
 
 
 def enter_worker(spec: WorkerSpec) -> None:
-    """Give this process the directory, environment, path and threads of its worker."""
+    """Give this process the worker's directory, environment, sys.path and threads, and no standard streams."""
     import torch
 
     null = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):  # a reader of the supervisor's output need not wait for the workers to end
+    for number in range(3):  # else a reader of the supervisor's output would wait until the workers end too
         os.dup2(null, number)
     os.chdir(spec.directory)
     os.environ.clear()
@@ -168,14 +169,15 @@ def enter_worker(spec: WorkerSpec) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpus
     sys.path[:] = spec.path
     torch.set_num_threads(spec.threads)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for libraries that read them, and for loader workers
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for other libraries, and for loader workers
         os.environ.setdefault(name, str(spec.threads))
-    gc.freeze()  # imported modules stay: collections after a run need not look at them
+    gc.freeze()  # imported modules stay, so that collections after a run need not look at them
 
 
 @contextmanager
 def redirect_output(directory: Path) -> Iterator[None]:
-    """Write what the run's code prints to output.txt beside its other files; an empty file is removed."""
+    """Redirect the process's standard output and error to output.txt in the run's directory. An empty file is removed
+    afterwards, and so is a directory that is new and empty."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -195,8 +197,8 @@ def redirect_output(directory: Path) -> Iterator[None]:
         for number, descriptor in zip((1, 2), saved, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        if not is_locked(directory):  # else another process does the run, and writes to the same file
-            with suppress(OSError):  # it may just have begun
+        if not is_locked(directory):  # else another process does this run and writes to the same file
+            with suppress(OSError):  # another process may have begun just now
                 if not path.stat().st_size:
                     path.unlink()
                 if is_new and not any(directory.iterdir()):

@@ -1,5 +1,5 @@
-"""lab's sweeper and launcher, as Hydra's plugins. Hydra imports this file at every start, so that the methods import
-what they need."""
+"""lab's sweeper and launcher, as Hydra's plugins. Hydra imports this file at every start, so the methods import their
+modules themselves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 
 class LabSweeper(Sweeper):
-    """Plans the whole sweep, then has the launcher do the jobs that are not done.
+    """Passes a sweep's arguments to the command, which plans the whole sweep and does the jobs that are not done.
 
     params: values of the keys to sweep, in Hydra's grammar, as if they were on the command line.
     """
@@ -31,9 +31,10 @@ class LabSweeper(Sweeper):
 
 
 class LabLauncher(Launcher):
-    """A pool of warm workers on this machine. Another sweeper's jobs go through it as well.
+    """Does jobs in a pool of workers on this machine, also those of another sweeper.
 
-    workers: number of runs at once.  isolation: `worker`, or `process` for a new process for each run.
+    workers: number of runs at once; None: as many as suit the machine.  isolation: `worker`, or `process` for a new
+    process for each run.
     """
 
     def __init__(self, workers: int | None, isolation: str):
