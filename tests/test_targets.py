@@ -182,7 +182,7 @@ ATTACKS = {
     "numpy.memmap": {"filename": "precious", "mode": "w+", "shape": 1},
     "PIL.Image.open": {"fp": "precious"},
     "lab.config.targets.locate": {"target": "os.system"},
-    "lab.record.environment.command_output": {"_args_": ["true"]},
+    "lab.record.environment.run_command": {"_args_": ["true"]},
 }
 
 

@@ -39,9 +39,9 @@ def origin(model: nn.Module) -> Origin:
 
 def final_weights(run: str | Path) -> str:
     """The file that `weights=` with a run means."""
-    found = find_weights(str(run))
+    found = find_weights(str(run), Path("outputs"))
     assert found
-    return str(found.file)
+    return str(found.path)
 
 
 def test_another_head_is_new_and_the_rest_is_taken_over(tmp_path):

@@ -21,7 +21,8 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
     """Record a run in `directory`, whose lock the caller holds (`lab.record.files.lock_directory`). The status is
     `running` inside; on an exception, which propagates, it becomes `interrupted`, `diverged` or `failed`.
 
-    Gives `finish(results)`, to be called at the run's end: it writes results.json, seals the directory and sets `done`.
+    Gives `finish(results)`, to be called at the run's end: on leaving, results.json is written, the directory sealed
+    and the status set to `done`.
     manifest: content of manifest.json, with `id` and `segments`.  stop: the run's stop signal, whose watchdog reports
     crashes.
     """
@@ -32,14 +33,14 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
     write_status(directory, "running", **facts, step_timeout=stop.watchdog.step_timeout)
     error_file = directory / "error.txt"  # the watchdog's report of a crash, or the traceback of an error
 
-    def finish(results: Mapping[str, float]) -> None:
-        end_segment(directory)
-        write_json(directory / "results.json", results)
-        write_status(directory, "done", **facts, ended=time.time(), sealed=hash_sealed_files(directory))
-
+    finished: list[Mapping[str, float]] = []
     try:
         with stop.watchdog.watch(error_file), log_to_file(directory / "run.log"):
-            yield finish
+            yield finished.append
+        for results in finished:  # once the watchdog's file is gone: a run that says `done` has no error.txt
+            end_segment(directory)
+            write_json(directory / "results.json", results)
+            write_status(directory, "done", **facts, ended=time.time(), sealed=hash_sealed_files(directory))
     except (KeyboardInterrupt, Stopped) as stopped:
         end_segment(directory)
         reason = str(stopped) if isinstance(stopped, Stopped) else "keyboard"

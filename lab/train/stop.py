@@ -2,6 +2,7 @@
 
 import faulthandler
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Watchdog:
     def watch(self, path: Path) -> Iterator[None]:
         """Write to `path` what every thread is doing when the process crashes, or when a step does not end in time,
         which ends the process. The file is removed where nothing happened."""
+        was_enabled = faulthandler.is_enabled()
         with open(path, "w") as file:
             faulthandler.enable(file)
             if self.step_timeout:
@@ -55,6 +57,10 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
                 self.file = None
+                if (
+                    was_enabled and sys.__stderr__
+                ):  # by `python -X faulthandler`, or by the program that calls `lab.fit`
+                    faulthandler.enable(sys.__stderr__)
         if not path.stat().st_size:
             path.unlink()
 
