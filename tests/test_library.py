@@ -75,7 +75,9 @@ def test_a_run_of_a_script_is_a_run_like_any_other(lab, tmp_path):
     (row,) = json.loads(lab("ls", "--json").out)
     assert (row["state"], row["experiment"], row["seed"]) == ("done", "script", 0)
     assert row["metrics"] == scores
-    assert "test/accuracy" in lab("show", "outputs/mine").out
+    shown = lab("show", "outputs/mine").out
+    assert "test/accuracy" in shown
+    assert "parts.seed" in shown
     refused = lab("eval", "outputs/mine")
     assert refused.code == 2
     assert "was trained by a script, without a config" in refused.err

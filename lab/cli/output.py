@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lab.execution.outcome import Outcome
@@ -46,7 +45,3 @@ def format_time(seconds: float | None) -> str:
 def align_columns(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def existing_path(path: Path) -> str:
-    return f"{path} ({'present' if path.is_dir() else 'absent'})"

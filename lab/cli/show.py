@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
     if changed := run.changed_files(checkpoints=False):
         lines.append(["changed since it was sealed", ", ".join(changed)])
     lines += [[name, format_number(value)] for name, value in facts["metrics"].items()]
-    lines += [[f"config.{name}", str(value)] for name, value in flatten_config(run.config).items()]
+    for part, values in (("config", run.config), ("parts", run.manifest.get("parts", {}))):  # of a script's run: parts
+        lines += [[f"{part}.{name}", str(value)] for name, value in flatten_config(values).items()]
     print(align_columns(lines))
     return 0

@@ -59,7 +59,7 @@ class Identity:
 
 
 class Identifier:
-    """Gives the identities of configs. Each config, each file and folder, and each set of targets is read once, so that
+    """Gives the identities of configs. Each config, file, folder and source is read once, so that
     later changes do not count.
 
     sources: content of each module that counted for an identity, by module name.  known: identities by config, as JSON.
@@ -67,6 +67,7 @@ class Identifier:
 
     def __init__(self) -> None:
         self.sources: dict[str, bytes] = {}
+        self.read_source = cache(Path.read_bytes)
         self.fingerprint = cache(fingerprint)
         self.code = cache(self.hash_code)
         self.known: dict[str, Identity] = {}
@@ -96,7 +97,7 @@ class Identifier:
         """A hash of lab's version and of the sources, outside installed packages, that targets and loop import."""
         sources: dict[str, bytes] = {}
         for target in [*targets, "lab.train.loop"]:
-            collect_sources(target, sources)
+            collect_sources(target, sources, self.read_source)
         self.sources |= sources
         return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
 

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lab.config.targets import is_project_source
@@ -41,24 +41,24 @@ class CodeWatch:
         return not is_same
 
 
-def collect_sources(module: str, sources: dict[str, bytes]) -> None:
+def collect_sources(module: str, sources: dict[str, bytes], read: Callable[[Path], bytes] = Path.read_bytes) -> None:
     """Add to `sources` the source of `module`, of its parent packages, and of all modules that these import, directly
     or not, except the standard library and installed packages.
 
     module: dotted path of a module, or of an attribute in one, whose module is then added as its parent.
-    sources: content of each module, by name; its modules are not read again.
+    sources: content of each module, by name; its modules are not read again.  read: gives the content of a file.
     """
     if module in sources:
         return
     if "." in module:
-        collect_sources(module.rpartition(".")[0], sources)
+        collect_sources(module.rpartition(".")[0], sources, read)
     path = local_source(module)
     if path is None:
         return
-    sources[module] = path.read_bytes()
+    sources[module] = read(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for name in imported_modules(sources[module], package):
-        collect_sources(name, sources)
+        collect_sources(name, sources, read)
 
 
 def imported_modules(source: bytes, package: str) -> Iterator[str]:

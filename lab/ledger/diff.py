@@ -12,7 +12,7 @@ def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
         return {
             path: leaf for key, part in value.items() for path, leaf in flatten_config(part, f"{prefix}{key}.").items()
         }
-    return {prefix.removesuffix("."): value}
+    return {prefix.removesuffix("."): value} if prefix else {}
 
 
 def diff_runs(first: SavedRun, second: SavedRun) -> list[tuple[str, Any, Any]]:

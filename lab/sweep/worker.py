@@ -180,12 +180,12 @@ def redirect_output(directory: Path) -> Iterator[None]:
     afterwards, and so is a directory that is new and empty."""
     sys.stdout.flush()
     sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
     directory = directory.absolute()
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "output.txt"
     output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    saved = os.dup(1), os.dup(2)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
