@@ -97,6 +97,21 @@ def test_code_that_a_target_imports_counts(tmp_path, monkeypatch):
     assert identify(config).code != before
 
 
+def test_code_edited_while_a_sweep_is_planned_counts_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("shared_code.py").write_text("width = 3\n")
+    for name in ("planned_a", "planned_b"):
+        Path(f"{name}.py").write_text("from shared_code import width\n")
+    first, second = (changed("model", {"_target_": f"planned_{name}.Net"}) for name in "ab")
+    whole, sweep = Identifier(), Identifier()
+    expected = [whole(first).code, whole(second).code]
+    codes = [sweep(first).code]
+    Path("shared_code.py").write_text("width = 4\n")
+    assert [*codes, sweep(second).code] == expected
+    assert sweep.source_hashes() == whole.source_hashes()
+
+
 def test_values_of_secret_keys_are_redacted():
     assert redact({"api_key": "x", "tokens": 3, "tokenizer": "bpe", "a": [{"password": "y"}]}) == {
         "api_key": "<redacted>",

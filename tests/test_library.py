@@ -1,6 +1,7 @@
 """lab as a library: the README's script, without Hydra, and the page on it, block by block."""
 
 import contextlib
+import faulthandler
 import io
 import json
 import re
@@ -146,3 +147,14 @@ def test_lab_lists_its_names_and_ships_its_types():
     assert {"compose", "build", "fit", "load", "runs", "Run", "evaluate"} <= set(dir(lab))
     assert all(hasattr(lab, name) for name in dir(lab))
     assert (ROOT / "lab" / "py.typed").exists()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_program_that_calls_it_keeps_its_crash_reports(enabled, tmp_path):
+    was_enabled = faulthandler.is_enabled()
+    faulthandler.enable(sys.__stderr__) if enabled else faulthandler.disable()
+    try:
+        lab.fit(make_run(), tmp_path)
+        assert faulthandler.is_enabled() is enabled
+    finally:
+        faulthandler.enable(sys.__stderr__) if was_enabled else faulthandler.disable()
