@@ -81,7 +81,7 @@ def write_override(key: str, value: Any) -> str:
     except (HydraException, AssertionError):  # AssertionError: Hydra cannot write values of this type
         pass
     raise ConfigError(
-        f"no override can express {key}: {value!r} of sweep; write it to a YAML file of a group in conf/ and sweep that"
+        f"there is no override for {key}: {value!r} of sweep; write it to a YAML file in conf/<group>/ and sweep that"
     )
 
 
