@@ -13,9 +13,7 @@ from lab.metrics.scores import Monitor
 from lab.optim.clip import Clip, no_clip
 from lab.regularize.chain import Chain
 
-Batch = (
-    Any  # a tensor or a nest of tuples, lists and dicts of tensors; or any type that the data set and the task agree on
-)
+Batch = Any  # a tensor, a nest of tuples, lists and dicts of tensors, or any type that data set and task agree on
 Model = Callable[..., Any]
 
 

@@ -26,9 +26,8 @@ def flip_crop(batch: Any, generator: torch.Generator, *, padding: int, flip: boo
     if flip:
         flipped = torch.rand(num, generator=generator) < 0.5
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    padded = F.pad(images, (padding,) * 4).permute(
-        0, 2, 3, 1
-    )  # channels last, so that the channels of a pixel are contiguous
+    # channels last, so that the channels of a pixel are contiguous
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     device = images.device
     example = torch.arange(num, device=device)[:, None, None]
     cropped = padded[

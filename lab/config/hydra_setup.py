@@ -37,9 +37,7 @@ def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> Non
     resolvers: resolvers by name, in addition to RESOLVERS.
     """
     warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # in Hydra 1.4; 1.3 needs it
-    warnings.filterwarnings(
-        "ignore", r"register_new_resolver\(\) is deprecated"
-    )  # in OmegaConf 2.4; 2.3 has no other function
+    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # in OmegaConf 2.4; 2.3 needs it
     Plugins.instance().register(LabSearchPath)
     for name, path in find_experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")

@@ -77,7 +77,7 @@ def read_cells(root: Path, split: str) -> list[Cell]:
     if not names_file.is_file():
         raise FileNotFoundError(
             f"no {names_file.name} in {names_file.parent.resolve()}: place JPEGImages, Annotations and ImageSets of "
-            f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}; or give data.folder= or LAB_DATA="
+            f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}, or give data.folder= or LAB_DATA="
         )
     names = names_file.read_text().split()
     if paths := [name for name in names if Path(name).name != name]:

@@ -74,7 +74,7 @@ def read_archive(folder: Path, split: str, limit: int | None, download: bool) ->
     except RuntimeError as error:
         raise FileNotFoundError(
             f"no CIFAR-10 in {folder.resolve()}: place train.parquet and test.parquet there, or the unpacked "
-            f"cifar-10-batches-py, or download that with data.download=true; or give data.folder= or LAB_DATA="
+            f"cifar-10-batches-py, or download that with data.download=true, or give data.folder= or LAB_DATA="
         ) from error
     except OSError as error:
         raise ConnectionError(

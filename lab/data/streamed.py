@@ -87,9 +87,8 @@ class Streamed:
 
     def load(self, split: str, keys: Iterable[list[tuple[int, int]]]) -> Iterator[list[Tensor]]:
         """Batches of a split.  keys: (epoch, index) of the examples of each batch."""
-        examples: Any = SeededExamples(
-            self.splits[split], self.seed
-        )  # Any, as DataLoader's annotations expect a batch_sampler of plain indices
+        # Any, as DataLoader's annotations expect a batch_sampler of plain indices
+        examples: Any = SeededExamples(self.splits[split], self.seed)
         pinned = torch.cuda.is_available()
         # the loader draws its workers' base seed; from the global generator, that would shift the dropout stream
         generator = torch.Generator()
