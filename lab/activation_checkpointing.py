@@ -1,4 +1,4 @@
-"""Activation checkpointing: a block's activations are recomputed in the backward pass instead of kept for it.
+"""Activation checkpointing: the backward pass recomputes a block's activations instead of storing them.
 
 Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174, sec. 4.
 """
@@ -18,16 +18,17 @@ from lab.models.blocks import block_names
 
 
 def checkpoint_blocks(model: nn.Module) -> list[str]:
-    """Make each block of a model keep only its inputs for the backward pass, in place; returns the blocks' names.
+    """Make each block of a model store only its inputs for the backward pass, in place. Returns the blocks' names.
 
-    Gradients, running statistics and the draws of generators are the same in every bit. A block that is a single layer
-    is left as it is: recomputing it saves nothing. The model's class and the keys of its state stay the same; a deep
+    Gradients, running statistics and random draws stay the same bit for bit. A block that is a single layer is left
+    unchanged, as recomputing it saves nothing. The model's class and the keys of its state dict stay the same. A deep
     copy checkpoints its own blocks.
     """
     names = [name for name in block_names(model) if any(True for _ in model.get_submodule(name).children())]
     for name in names:
         block = model.get_submodule(name)
-        block.forward = partial(run_checkpointed, block, block.forward)  # a deep copy copies a partial with it
+        # a partial, as a deep copy of the model copies it too
+        block.forward = partial(run_checkpointed, block, block.forward)
     return names
 
 
@@ -43,9 +44,9 @@ def make_recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager[An
 
 
 class RecomputeState(AbstractContextManager[None]):
-    """The context of a recomputation: the block sees the buffers and the generators of Python and NumPy (torch restores
-    its own) as they were in its forward pass, and its changes to them are undone, so that running statistics move once
-    a step."""
+    """The context of a recomputation. Inside it, the block's buffers and the generators of Python and NumPy are as they
+    were in the forward pass (torch restores its own generators). On exit, changes to them are undone, so that running
+    statistics are updated once a step."""
 
     def __init__(self, block: nn.Module):
         self.buffers_before = [(module, copy_buffers(module._buffers)) for module in block.modules() if module.training]
@@ -54,7 +55,7 @@ class RecomputeState(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self.buffers_after = [dict(module._buffers) for module, _ in self.buffers_before]
         self.generators_after = random.getstate(), numpy.random.get_state()
-        for module, buffers in self.buffers_before:  # copied once more: there may be a second backward pass
+        for module, buffers in self.buffers_before:  # copied again, as there may be a second backward pass
             module._buffers.update(copy_buffers(buffers))
         restore_generators(*self.generators_before)
 

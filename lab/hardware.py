@@ -1,4 +1,4 @@
-"""Where and how the arithmetic is done: device, precision, memory format, compilation, threads, determinism."""
+"""Hardware options of a run: device, precision, memory format, compilation, threads, determinism, processes."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -18,19 +18,24 @@ PARALLEL_MODES = ("none", "ddp", "fsdp")
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how a run computes.
+    """The hardware options of a run.
 
-    device: `auto` takes the first of cuda, mps and cpu that this machine has.  precision: `float32`, `bf16` or `fp16`;
-    the last two are mixed precision by autocast (Micikevicius et al. 2018, arXiv:1710.03740), fp16 with a loss scaler.
-    threads: CPU threads of torch's operators; None keeps torch's choice.  micro_batch: maximum number of examples in
-    one forward and backward pass; None: the whole batch. Gradients are accumulated over the batch
-    (`lab.train.micro_batches`), but batch normalisation takes its statistics from each micro-batch.
-    activation_checkpointing: recompute the model's blocks in the backward pass (`lab.activation_checkpointing`): the
-    same results in less memory, for a third more time.
+    device: device name, such as `cuda:1`; `auto` for the first of cuda, mps and cpu that this machine has.
+    precision: `float32`, or mixed precision by autocast (Micikevicius et al. 2018, arXiv:1710.03740): `bf16`, or `fp16`
+        with a loss scaler.
+    compile: whether the model is compiled by torch.compile.
+    channels_last: whether the model and images are in channels-last memory format.
+    threads: CPU threads of torch's operators; None keeps torch's choice.
+    deterministic: whether only deterministic algorithms are used.
+    micro_batch: maximum number of examples in one forward and backward pass; None for the whole batch. Gradients are
+        accumulated over the batch (`lab.train.micro_batches`), but BatchNorm uses the statistics of each micro-batch.
+    activation_checkpointing: whether the backward pass recomputes the model's blocks (`lab.activation_checkpointing`):
+        the same results in less memory, for a third more time.
     parallel: `none`; `ddp`, a replica of the model in each process, with averaged gradients
-    (`lab.distributed.replicas`); or `fsdp`, a shard of the model in each process (`lab.distributed.shards`). Each
-    process trains on its part of every batch.  processes: number of processes, each with a GPU of its own where the
-    device is cuda; None: one for each GPU, one on a CPU.
+        (`lab.distributed.replicas`); or `fsdp`, a shard of the model in each process (`lab.distributed.shards`). Each
+        process trains on its part of every batch.
+    processes: number of processes, each with its own GPU where the device is cuda; None for one per GPU, or one on a
+        CPU.
 
     Raises ValueError for a device that this machine lacks, an unknown precision, a number that is not positive, and
     options that exclude each other.
@@ -60,7 +65,7 @@ class Hardware:
             raise ValueError(f"micro_batch={self.micro_batch} is not a positive number; null takes the whole batch")
         if self.compile and self.activation_checkpointing:
             raise ValueError(
-                "compile=true chooses by itself what to recompute in the backward pass; "
+                "compile=true decides by itself which activations to recompute; "
                 "give activation_checkpointing=false with it"
             )
         object.__setattr__(self, "processes", self.resolve_processes(device))
@@ -71,21 +76,21 @@ class Hardware:
         object.__setattr__(self, "scaler", scaler)
 
     def resolve_processes(self, device: str) -> int:
-        """The number of processes to train with. Raises ValueError for one that this machine or the options exclude."""
+        """The number of processes to train with. Raises ValueError if this machine or other options exclude it."""
         if self.parallel not in PARALLEL_MODES:
             raise ValueError(f"parallel {self.parallel!r} is not one of {', '.join(PARALLEL_MODES)}")
         if self.parallel == "none":
             if self.processes in (None, 1):
                 return 1
-            raise ValueError(f"processes={self.processes} of one model need hardware=ddp or hardware=fsdp")
+            raise ValueError(f"processes={self.processes} needs hardware=ddp or hardware=fsdp")
         gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
         processes = self.processes if self.processes is not None else max(1, gpus)
         if processes < 1:
             raise ValueError(f"processes={processes} is not a positive number; null takes one for each GPU")
         if processes > 1 and device == "mps":
-            raise ValueError("mps is one device; give hardware.processes=1, or hardware.device=cpu")
+            raise ValueError("mps is a single device; give hardware.processes=1, or hardware.device=cpu")
         if processes > 1 and ":" in device and collectives.get_world_size() == 1:
-            raise ValueError(f"device={device} is one device; give hardware.device=cuda, or hardware.processes=1")
+            raise ValueError(f"device={device} is a single device; give hardware.device=cuda, or hardware.processes=1")
         if processes > 1 and device.startswith("cuda") and processes > gpus:
             raise ValueError(f"processes={processes} needs {processes} GPUs, this machine has {gpus}")
         if processes > 1 and self.parallel == "fsdp":
@@ -97,9 +102,11 @@ class Hardware:
         if self.compile:
             raise ValueError("fsdp does not support compile=true here; give hardware=ddp with it")
         if self.channels_last:
-            raise ValueError("a shard has no memory format; give channels_last=false, or hardware=ddp")
+            raise ValueError("fsdp does not support channels_last=true; give channels_last=false, or hardware=ddp")
         if self.precision == "fp16":
-            raise ValueError("fp16 scales its loss by whole gradients; give precision=bf16, or hardware=ddp")
+            raise ValueError(
+                "fsdp does not support the loss scaler of precision=fp16; give precision=bf16, or hardware=ddp"
+            )
 
     def setup(self) -> None:
         """Set the process-wide switches: threads, determinism and CUDA's current device."""
@@ -108,7 +115,7 @@ class Hardware:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.deterministic:
-            # cuBLAS reads this when it makes its first handle, and refuses to be deterministic without it
+            # cuBLAS reads this when it creates its first handle; without it torch refuses deterministic algorithms
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(self.deterministic)
         torch.backends.cudnn.benchmark = not self.deterministic
@@ -120,8 +127,8 @@ class Hardware:
         return torch.autocast(self.device.split(":")[0], PRECISIONS[self.precision])
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device and, as the options say, change its memory format, checkpoint its blocks and
-        compile it, all in place."""
+        """Move `model` to the device in place. Depending on the options, also synchronise its BatchNorm across GPUs,
+        change its memory format, checkpoint its blocks and compile it."""
         model.to(self.device)
         if self.device.startswith("cuda") and collectives.get_world_size() > 1:
             replicas.convert_sync_batchnorm(model)
@@ -132,23 +139,23 @@ class Hardware:
         if self.activation_checkpointing:
             checkpoint_blocks(model)
         if self.compile:
-            model.compile()  # unlike torch.compile(model), it leaves the keys of the state as they are
+            model.compile()  # unlike torch.compile(model), it keeps the keys of the state dict
         return model
 
     def move(self, batch: Any) -> Any:
-        """The same nest of tuples, lists and dicts with its tensors on the device."""
+        """A copy of a nest of tuples, lists and dicts, with its tensors on the device."""
         return map_tensors(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def arrange(self, batch: Any) -> Any:
-        """The same nest with its images (4-D tensors) in channels-last memory format."""
+        """A copy of the nest, with its images (4-D tensors) in channels-last memory format."""
         return map_tensors(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
 
 
-NO_AUTOCAST = nullcontext()  # entering an autocast that is off costs 5 us, this 0.2 us
+NO_AUTOCAST = nullcontext()  # entering it costs 0.2 us, a disabled autocast 5 us
 
 
 def available_devices() -> list[str]:
-    """The kinds of device that this machine has, best first."""
+    """The device types of this machine, fastest first."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [name for name, is_available in available.items() if is_available]
 
@@ -158,7 +165,7 @@ def default_device() -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or a cause that its traceback shows, is a lack of memory on any device."""
+    """Whether `error`, or an exception in its chain of causes, is an out-of-memory error of any device."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -171,7 +178,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
-# plain RuntimeErrors: of the CPU's allocator on POSIX and on Windows, of MPS, and of CUDA outside its allocator
+# texts of plain RuntimeErrors: the CPU allocator on POSIX and Windows, MPS, and CUDA outside of its allocator
 OUT_OF_MEMORY_TEXTS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",

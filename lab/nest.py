@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def map_tensors(nest: Any, function: Callable[[Tensor], Any]) -> Any:
-    """The same nest with `function` applied to its tensors; anything else in it stays as it is."""
+    """The same nest with `function` applied to its tensors; other values are unchanged."""
     if isinstance(nest, Tensor):
         return function(nest)
     if isinstance(nest, tuple | list):
@@ -19,7 +19,7 @@ def map_tensors(nest: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def iterate_leaves(nest: Any) -> Iterator[Any]:
-    """The values in a nest, in the order of `map_tensors`. None stands for an absent value and is left out."""
+    """The values in a nest, in the order of `map_tensors`. None means that a value is absent, and is skipped."""
     if isinstance(nest, tuple | list | dict):
         for part in nest.values() if isinstance(nest, dict) else nest:
             yield from iterate_leaves(part)
@@ -28,7 +28,7 @@ def iterate_leaves(nest: Any) -> Iterator[Any]:
 
 
 def describe_shapes(nest: Any) -> str:
-    """A nest in a message: `(uint8[64, 3, 32, 32], int64[64])`. Of each tuple, list and dict the first four parts."""
+    """A nest as text for messages, `(uint8[64, 3, 32, 32], int64[64])`, with the first four parts of each container."""
     if isinstance(nest, Tensor):
         return f"{str(nest.dtype).removeprefix('torch.')}{list(nest.shape)}"
     if isinstance(nest, tuple | list):

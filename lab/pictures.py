@@ -1,4 +1,4 @@
-"""Drawings of what a task works on: a grid of images, a confusion matrix."""
+"""Pictures for TensorBoard: a grid of images, a confusion matrix."""
 
 import io
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def are_images(inputs: Any) -> bool:
 
 
 def draw_image_grid(images: Tensor, most: int = 36) -> Image.Image:
-    """The first `most` of images (B, 1 or 3, H, W), each channel's range spread over 0 to 255."""
+    """A grid of the first `most` images of (B, 1 or 3, H, W), with each channel's range scaled to 0 to 255."""
     images = images[:most].detach().float().cpu()
     low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
     pixels = ((images - low) / (high - low).clamp_min(1e-12) * 255).to(torch.uint8).expand(-1, 3, -1, -1)
@@ -30,13 +30,13 @@ def draw_image_grid(images: Tensor, most: int = 36) -> Image.Image:
 
 
 def enlarge(picture: Image.Image, within: int = 320) -> Image.Image:
-    """The picture with each pixel repeated as often as keeps its longer side `within` so many pixels, at least once."""
+    """The picture enlarged by the highest whole factor that keeps its longer side at most `within` pixels."""
     factor = max(1, within // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Image.Image:
-    """Rows are labels, columns predictions; a cell's shade is its share of the row, its number the count."""
+    """A picture of the counts: rows are labels, columns predictions. The shade of a cell is its share of the row."""
     num = len(counts)
     cell = 44 if num <= 25 else max(2, 1000 // num)
     named = num <= 25
@@ -67,7 +67,7 @@ def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str
 
 
 def measure_text(text: str) -> float:
-    """Width in pixels."""
+    """The width of a text in pixels."""
     return ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)
 
 

@@ -13,24 +13,24 @@ from lab.metrics.scores import Monitor
 from lab.optim.clip import Clip, no_clip
 from lab.regularize.chain import Chain
 
-Batch = Any  # a tensor or a nest of tuples, lists and dicts of tensors; or whatever data set and task agree on
+Batch = Any  # a tensor, a nest of tuples, lists and dicts of tensors, or any type that data set and task agree on
 Model = Callable[..., Any]
 
 
 class Data(Protocol):
     """Batches by position. Optional members:
 
-    steps_per_epoch: int, the batches of one pass; epochs can be counted only with it.
-    prepare(batch) -> batch: from what augmentations work on (uint8 images) to what the model takes.
-    to(device) -> None: moves what the data set holds to the device.
-    part(after, rank, world): of each of `batches` the share of one rank, and its weight, as
+    steps_per_epoch: int, number of batches in one pass; without it a run has no epochs.
+    prepare(batch) -> batch: conversion from the form that augmentations take (uint8 images) to the model's input.
+    to(device) -> None: move of the tensors that the data set holds to the device.
+    part(after, rank, world): one rank's share of each of `batches`, and the weight of that share, as
         `lab.distributed.collectives.local_slice` gives them; without it each rank reads whole batches.
-    plain(after): as `batches`, without the augmentation that the data set does itself.
-    val_examples: int, the number of validation examples; without it `val` is read through to count them.
+    plain(after): as `batches`, without the data set's own augmentation.
+    val_examples: int, number of validation examples; without it `val` is read through to count them.
     """
 
     def batches(self, after: int, /) -> Iterator[Batch]:
-        """The training batches that follow the first `after`. Called again from the new position when it ends."""
+        """The training batches after the first `after`. When they end, it is called again with the new position."""
         ...
 
     def val(self) -> Iterable[Batch]: ...
@@ -38,15 +38,15 @@ class Data(Protocol):
 
 
 class Task(Protocol):
-    """What is minimised, and what is reported. `model` is any callable from inputs to outputs. Optional members:
+    """The loss to minimise and the scores to report. `model` is any callable from inputs to outputs. Optional members:
 
-    monitor: full name of the score that chooses the best weights, as `val/f1`; else it is the first score on val.
-    size(batch) -> int | float | Tensor: the number of terms that the loss is a mean over, such as tokens or pairs; else
-        the examples. The parts of a batch, micro-batches and those of ranks, count by it.
-    num_examples(batch) -> int and slice_examples(batch, start, stop) -> batch: how a batch is cut that is no nest of
-        tensors whose first dimension is the number of examples. These two and `size` take batches as the data set gives
-        them and as it prepares them.
-    pictures(batch) -> dict: by name, images or functions that draw them, of a training batch as the model sees it.
+    monitor: full name of the score that chooses the best weights, such as `val/f1`; else the first score on val.
+    size(batch) -> int | float | Tensor: number of terms that the loss is a mean over, such as tokens or pairs; else the
+        number of examples. Micro-batches and the parts of ranks are weighted by it.
+    num_examples(batch) -> int and slice_examples(batch, start, stop) -> batch: size and slices of a batch that is not a
+        nest of tensors whose first dimension is the number of examples. These two and `size` must take batches both
+        before and after the data set's `prepare`.
+    pictures(batch) -> dict: images of a training batch as the model sees it, or functions that draw them, by name.
     """
 
     def loss(self, model: Model, batch: Batch, /) -> Tensor:
@@ -54,13 +54,13 @@ class Task(Protocol):
         ...
 
     def score(self, model: Model, batches: Iterable[Batch], /) -> Mapping[str, float]:
-        """Scores by name, of all the batches; an Evaluation where there is more to say of them. The model is in eval
-        mode, but for normalisations whose statistics are recomputed."""
+        """Scores of all batches together, by name; as an Evaluation to add directions, pictures or a monitor. The model
+        is in eval mode, except for normalisations whose statistics are being recomputed."""
         ...
 
 
 class Schedule(Protocol):
-    """As torch's learning-rate schedulers."""
+    """The interface of torch's learning-rate schedulers."""
 
     def step(self) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -92,7 +92,7 @@ def cadence(
     save_every: int | None = None,
     log_every: int = 20,
 ) -> Cadence:
-    """A cadence that scores and saves once an epoch unless eval_every or save_every say otherwise."""
+    """A cadence that evaluates and saves once an epoch unless eval_every or save_every are given."""
     return Cadence(steps, steps_per_epoch, eval_every or steps_per_epoch, save_every or steps_per_epoch, log_every)
 
 
@@ -104,11 +104,12 @@ def leave_unfinished(model: nn.Module) -> nn.Module:
 class Run:
     """One training run, ready to start. Its parts are live: training changes the model, the optimizer, the schedule.
 
-    optimizer: over the parameters that are trained.  schedule: multiplies the optimizer's learning rates.  seed: drives
-    everything random except the model's initialisation, which the caller does.  regularize: the regularizers, and the
-    one that a fine-tuning strategy brings along.  clip: clips the gradients in place.  monitor: the score that chooses
-    the best weights.  final: the weights scored on the test set at the end, `best` on that score or `last`.  finish:
-    makes the final model of the one that was trained and has the final weights; a quantised one, for instance.
+    optimizer: optimizer of the trained parameters.  schedule: schedule of the optimizer's learning rates.
+    seed: seed of all random numbers but the model's initialisation, which the caller does.  regularize: the config's
+    regularizers, and the one that a fine-tuning strategy may add.  clip: function that clips the gradients in place.
+    monitor: score that chooses the best weights.  final: weights scored on the test set at the end, `best` by that
+    score or `last`.  finish: function from the trained model with its final weights to the model that is kept, such as
+    a quantised one.
     """
 
     model: nn.Module
@@ -139,8 +140,8 @@ class Run:
 class Step(NamedTuple):
     """The results of one optimizer step, still on the device.
 
-    n: number of the step, from 1.  loss: scalar.  norm: norm of the gradients before clipping, None where they are not
-    clipped.  examples: number of examples in the batch, of all ranks, None where it is unknown.
+    n: number of the step, from 1.  loss: scalar.  norm: norm of the gradients before clipping; None without clipping.
+    examples: number of examples in the batch, over all ranks; None where it is unknown.
     """
 
     n: int

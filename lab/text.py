@@ -1,4 +1,4 @@
-"""Names and numbers that people type and read."""
+"""Formatting of names and numbers in messages."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """`did you mean X?`, or a list of the known names, the first 20, if none is similar.
+    """`did you mean X?`, or if no known name is similar, a list of the first 20.
 
-    prefix: text before the name when it is typed.
+    prefix: text to type before the name.
     """
     names = sorted(known)
     close = get_close_matches(word, names, n=3, cutoff=0.6)
-    # swapped letters are the most common slip, so names of the same letters come first
+    # names with the same letters come first, as swapped letters are the most common mistake
     close.sort(key=lambda name: sorted(name) != sorted(word))
     if close:
         return f"did you mean {prefix + close[0]!r}?"
@@ -20,12 +20,12 @@ def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def join_names(names: Sequence[str], most: int = 8) -> str:
-    """The first `most` names and the number of the others: `a, b and 3 more`."""
+    """The first `most` names and the number of further names: `a, b and 3 more`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def format_si(number: float) -> str:
-    """A number with three digits and the prefix of a unit: `12.3 M`."""
+    """A number with three significant digits and an SI prefix: `12.3 M`."""
     for prefix in ("", "k", "M", "G", "T"):
         if number < 1000:
             return f"{number:.3g} {prefix}"
@@ -34,5 +34,5 @@ def format_si(number: float) -> str:
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """The path relative to the working directory where it lies below: shorter to read and to type."""
+    """The path relative to the working directory if it lies inside, which is shorter to read and type."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -186,7 +186,7 @@ WRONG = {
     "{grid: {seed: range(0)}}": r"seed=range\(0\) has no value",
     "{grid: {seed: 'interval(0, 1)'}}": "is continuous; give search=tpe",
     "{grid: {optimizer: {lr: [1]}}}": "optimizer of sweep is a mapping, .*give a list of values, or the keys as",
-    "{grid: {seed: [0, 1]}, exclude: [{seed: 0}, {seed: 1}]}": "leaves no job of seed=0,1; take an exclusion out",
+    "{grid: {seed: [0, 1]}, exclude: [{seed: 0}, {seed: 1}]}": "leaves no job of seed=0,1; remove an exclusion",
     "{grid: {seed: 0}, exclude: [{}]}": "leaves no job of seed=0",
     "{grid: {seed: [0, 1]}, zip: {+seed: [1]}}": "has seed twice; keep one of them",
     "{grid: [seed]}": r"grid of sweep is \['seed'\]; give keys and values",

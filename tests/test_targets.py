@@ -228,9 +228,7 @@ def test_a_partial_node_is_judged_by_what_its_callable_makes():
     assert of(check_group("data", outer | {"factory": norm, "factories": [norm, None]})) == []
     assert of(check_group("data", outer | {"any_factory": norm}))  # as everything in data
     relu = {"_target_": "torch.nn.ReLU", "_partial_": True, "inplace": True}  # called with one argument by position
-    assert of(check_group("data", outer | {"calls": relu})) == [
-        "data.calls.inplace is for the runner to give; leave it out"
-    ]
+    assert of(check_group("data", outer | {"calls": relu})) == ["the runner supplies data.calls.inplace; leave it out"]
     (problem,) = of(check_group("data", outer | {"calls": {"_target_": "torch.nn.Linear", "_partial_": True}}))
     assert problem == "data.calls.out_features is missing; Linear needs it"
 

@@ -10,10 +10,10 @@ LabelledImages = tuple[Tensor, Tensor]
 
 
 def require_images(batch: Any, augmentation: str) -> tuple[Tensor, Any]:
-    """The batch as images (B, C, H, W) and their targets, of any kind.
+    """The batch as a pair of images (B, C, H, W) and targets of any kind.
 
-    augmentation: its name, for the message.
-    Raises ValueError for a batch that is no such pair.
+    augmentation: name of the augmentation, for the message.
+    Raises ValueError for any other batch.
     """
     match batch:
         case (Tensor() as images, targets) if images.dim() == 4:
@@ -25,11 +25,12 @@ def require_images(batch: Any, augmentation: str) -> tuple[Tensor, Any]:
 
 
 def require_labels(batch: Any, augmentation: str) -> LabelledImages:
-    """The batch as images (B, C, H, W) and a label for each of them, (B,) or (B, C), such as mixed labels.
+    """The batch as images (B, C, H, W) and one label for each image: (B,), or (B, C) for mixed labels.
 
-    For an augmentation that moves, cuts or mixes pixels and leaves the targets in their place: a mask, a map or a box
-    says where something lies in an image, and after the images have moved it would train the model on the wrong
-    pixels, in silence. One box for each image, (B, 4), has the shape of labels and is not noticed.
+    For augmentations that move, cut or mix pixels but do not move the targets. A mask, a map or a box locates
+    something in an image; after such an augmentation it would silently train the model on the wrong pixels. One box for
+    each image, (B, 4), has the shape of labels and is not detected.
+    augmentation: name of the augmentation, for the message.
     Raises ValueError for targets that are not labels, and for a batch that is not images and targets.
     """
     images, targets = require_images(batch, augmentation)

@@ -1,4 +1,4 @@
-"""Augmentations one after the other."""
+"""Several augmentations, one after the other."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 def chain(
     batch: Any, generator: torch.Generator, *, augmentations: Sequence[Callable[[Any, torch.Generator], Any]]
 ) -> Any:
-    """Apply each of `augmentations` in turn, all drawing from one generator. Each checks the batch that reaches it."""
+    """Apply `augmentations` in turn, with one generator for all. Each checks the batch that it receives."""
     for augment in augmentations:
         batch = augment(batch, generator)
     return batch

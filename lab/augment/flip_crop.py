@@ -1,4 +1,4 @@
-"""Random horizontal flips and padded crops, drawn for each image, done for a batch at a time.
+"""Random horizontal flips and padded crops, drawn for each image and applied to a batch at once.
 
 Source: He et al. 2016, arXiv:1512.03385, sec. 4.2, after Lee et al. 2015, arXiv:1409.5185.
 """
@@ -15,7 +15,7 @@ def flip_crop(batch: Any, generator: torch.Generator, *, padding: int, flip: boo
     """Pad images (B, C, H, W) by `padding` zeros (black) on each side, crop (H, W) at a random place, and flip half of
     the images.
 
-    Draws from `generator` on the CPU, works on the images' own device.
+    Random numbers are drawn on the CPU; the images are processed on their own device.
     Raises ValueError unless the batch is images and labels.
     """
     images, labels = require_labels(batch, "flip_crop")
@@ -26,7 +26,8 @@ def flip_crop(batch: Any, generator: torch.Generator, *, padding: int, flip: boo
     if flip:
         flipped = torch.rand(num, generator=generator) < 0.5
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)  # channels last: a pixel is gathered in one piece
+    # channels last, so that the channels of a pixel are contiguous
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     device = images.device
     example = torch.arange(num, device=device)[:, None, None]
     cropped = padded[

@@ -13,23 +13,24 @@ from lab.seeding import temporary_seed
 
 
 def mixup(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: float) -> LabelledImages:
-    """Replace each image x_i by lam x_i + (1 - lam) x_j, and its label alike; lam ~ Beta(alpha, alpha), one for the
-    batch. Raises ValueError unless the batch is images and labels."""
+    """Replace each image x_i by lam x_i + (1 - lam) x_j, and its label in the same way, with one lam ~ Beta(alpha,
+    alpha) for the batch. Raises ValueError unless the batch is images and labels."""
     from torchvision.transforms import v2
 
     return mix_examples(*require_labels(batch, "mixup"), generator, v2.MixUp(alpha=alpha, num_classes=num_classes))
 
 
 def cutmix(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: float) -> LabelledImages:
-    """Paste a box of another image, a share 1 - lam of the area, into each image, and mix the labels by lam;
-    lam ~ Beta(alpha, alpha), one for the batch. Raises ValueError unless the batch is images and labels."""
+    """Paste a box of another image, a share 1 - lam of the area, into each image, and mix the labels by lam, with one
+    lam ~ Beta(alpha, alpha) for the batch. Raises ValueError unless the batch is images and labels."""
     from torchvision.transforms import v2
 
     return mix_examples(*require_labels(batch, "cutmix"), generator, v2.CutMix(alpha=alpha, num_classes=num_classes))
 
 
 def mix_examples(images: Tensor, labels: Tensor, generator: torch.Generator, transform: nn.Module) -> LabelledImages:
-    """Images (B, C, H, W) and labels (B,) to float32 images, in the images' own units, and probabilities
-    (B, num_classes). torchvision draws from the global generator, here seeded by `generator` for the time being."""
+    """Mix images (B, C, H, W) and labels (B,) to float32 images on the same scale and probabilities (B, num_classes).
+
+    torchvision draws from the global generator, which `generator` seeds here for the duration of the call."""
     with temporary_seed(int(torch.randint(2**62, (), generator=generator))):
         return transform(images.float(), labels)

@@ -6,5 +6,5 @@ import torch
 
 
 def none(batch: Any, generator: torch.Generator) -> Any:
-    """The batch as it is, of any kind."""
+    """The batch unchanged; it may be of any kind."""
     return batch

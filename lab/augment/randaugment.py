@@ -1,7 +1,7 @@
-"""RandAugment on a batch: images that drew the same operation go through it together.
+"""RandAugment on a batch: an operation is applied at once to all images that drew it.
 
 Source: Cubuk et al. 2020, arXiv:1909.13719, with the operations and magnitudes of torchvision's v2.RandAugment.
-An operation at one magnitude costs a few kernels for a whole group of images; one by one, each image costs as many.
+An operation costs a few kernel launches for such a group; applied image by image, it would cost as many for each image.
 """
 
 import math
@@ -20,7 +20,7 @@ NUM_BINS = 31
 def randaugment(batch: Any, generator: torch.Generator, *, num_ops: int, magnitude: int) -> LabelledImages:
     """Apply `num_ops` random operations in sequence to each image of (B, 1 or 3, H, W) uint8.
 
-    magnitude: strength from 0 to 30 of every operation that has one.
+    magnitude: strength, from 0 to 30, of all operations that have a strength.
     Raises ValueError unless the batch is images and labels: shears, shifts and rotations move pixels.
     """
     if not 0 <= magnitude < NUM_BINS:
@@ -43,7 +43,7 @@ def randaugment(batch: Any, generator: torch.Generator, *, num_ops: int, magnitu
 
 
 def make_operations(width: int, height: int) -> dict[str, tuple[Operation, float, bool]]:
-    """By name: an operation on images and an amount, its amount at full strength, and whether the sign is drawn."""
+    """By name, a function of images and an amount, the amount at full strength, and whether the sign is random."""
     from torchvision.transforms.v2 import functional as F
 
     def shear(images: Tensor, x: float, y: float) -> Tensor:

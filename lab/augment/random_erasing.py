@@ -1,4 +1,4 @@
-"""Random erasing, a rectangle drawn for each image, done for a batch at a time.
+"""Random erasing of a rectangle, drawn for each image and applied to a batch at once.
 
 Source: Zhong et al. 2020, arXiv:1708.04896, Alg. 1.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab.augment.batch_check import require_images
 
-MAX_ATTEMPTS = 10  # as in torchvision; with the paper's numbers 1 rectangle in 10 does not fit
+MAX_ATTEMPTS = 10  # as in torchvision; with the paper's settings 1 rectangle in 10 does not fit
 
 
 def random_erasing(
@@ -23,15 +23,17 @@ def random_erasing(
     aspect: Sequence[float],
     value: int | None = None,
 ) -> tuple[Tensor, Any]:
-    """Overwrite a rectangle, in all channels, of a share `probability` of the images (B, C, H, W) in units of uint8.
+    """Overwrite a rectangle, in all channels, of images (B, C, H, W) with values from 0 to 255.
 
-    area: smallest and largest share of the image that the rectangle covers (the paper's s_l and s_h).  aspect: smallest
-    and largest ratio of its height to its width (r_1 and r_2). Both are drawn uniformly, again until the rectangle
-    fits, at most ten times; the image then stays as it is. Its place is uniform among those where it fits, as in the
-    authors' code.  value: fill from 0 to 255; None draws each pixel and channel uniformly, which the paper found best.
-    Draws from `generator` on the CPU, works on the images' own device.
+    probability: probability that an image gets a rectangle.
+    area: smallest and largest share of the image that the rectangle covers (the paper's s_l and s_h).
+    aspect: smallest and largest ratio of the rectangle's height to its width (r_1 and r_2).
+    value: fill value from 0 to 255; None for uniform noise in each pixel and channel, which the paper found best.
 
-    Nothing moves, so that targets of any kind stay true; the paper erases in images of detection too.
+    Area and aspect are drawn uniformly until the rectangle fits, at most ten times; if none fits, the image is
+    unchanged. The position is uniform among all where the rectangle fits, as in the authors' code. Random numbers are
+    drawn on the CPU; the images are processed on their own device.
+    No pixel moves, so targets of any kind stay valid; the paper also erases in images for detection.
     Raises ValueError unless the batch is a pair of images and targets.
     """
     if not 0 <= probability <= 1:
@@ -54,7 +56,7 @@ def random_erasing(
     ]  # (B, 1, H, W)
     if value is not None:
         return images.masked_fill(inside, value), targets
-    # only what is erased is drawn: noise for a whole batch would take longer than everything else here
+    # noise only for the erased pixels: noise for the whole batch would take longer than the rest of this function
     noise = torch.randint(256, (int((height * width).sum()) * channels,), generator=generator, dtype=torch.uint8)
     return images.masked_scatter(inside, noise.to(images.device, images.dtype, non_blocking=True)), targets
 

@@ -1,4 +1,4 @@
-"""What the annotations of a callable's parameters say: of plain values, and of nodes that make objects."""
+"""The annotations of a callable's parameters: the plain values and the nodes that they allow."""
 
 import collections.abc
 import inspect
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 SCALARS = (bool, int, float, complex, str, bytes, None, type(None))
-# what a program reads and computes on: that a parameter takes it is no reason to let a config open and make it
+# packages and classes of data: a parameter that takes data does not entitle a config to construct or open it
 DATA_PACKAGES = ("numpy", "pandas", "pyarrow", "PIL")
 DATA_CLASSES = ("torch.Tensor",)
 
 
 @dataclass(frozen=True)
 class NodeKinds:
-    """What an annotation says of a node in the argument that it annotates.
+    """The nodes that an annotation allows as the value of its parameter.
 
-    classes: classes of one of which the node must make an object; for a partial node, its callable must.
-    is_open: whether the node may make something else too, as with `Any`, `Callable`, a protocol or `Path`.
-    positional: number of arguments by position with which a partial node's callable is called; None where unknown.
+    classes: classes of the objects that the node (if it is partial, the callable that it gives) may return.
+    is_open: whether objects of other classes are allowed too, as with `Any`, `Callable`, a protocol or `Path`.
+    positional: number of positional arguments that a partial node's callable is called with; None where unknown.
     """
 
     classes: tuple[type, ...]
@@ -29,7 +29,10 @@ class NodeKinds:
 
 
 def node_kinds(annotation: Any, partial: bool) -> NodeKinds:
-    """What `annotation` says of a node.  partial: whether the node is partial, of which `Callable[..., X]` speaks."""
+    """The nodes that `annotation` allows.
+
+    partial: whether the node is partial; only then does X in `Callable[..., X]` count as a class.
+    """
     classes: list[type] = []
     counts: set[int | None] = set()
     is_open = False
@@ -48,7 +51,7 @@ def node_kinds(annotation: Any, partial: bool) -> NodeKinds:
 
 
 def named_class(annotation: Any) -> type | None:
-    """The class of which `annotation` asks for an object; None for stdlib classes, protocols and data."""
+    """The class whose instances `annotation` asks for; None for stdlib classes, protocols and classes of data."""
     kind = get_origin(annotation) or annotation
     if not inspect.isclass(kind) or getattr(kind, "_is_protocol", False):
         return None
@@ -67,9 +70,9 @@ def union_options(annotation: Any) -> list[Any]:
 
 
 def element_annotation(annotation: Any, container: type) -> Any:
-    """The annotation of the elements of a list or of the values of a mapping, where `annotation` is of the whole.
+    """The annotation of the elements of a list, or of the values of a mapping.
 
-    container: `list` or `Mapping`.
+    annotation: annotation of the list or mapping.  container: `list` or `Mapping`.
     """
     elements: list[Any] = []
     for option in union_options(annotation):
@@ -86,9 +89,9 @@ def element_annotation(annotation: Any, container: type) -> Any:
 
 
 def annotation_of(target: Any, argument: str | int) -> Any:
-    """The annotation of an argument, given by name or by position; Any where there is none.
+    """The annotation of an argument; Any where there is none.
 
-    target: what is called; None where that is unknown.
+    target: callable that takes the argument; None where it is unknown.  argument: name or position.
     """
     if target is None:
         return Any
@@ -106,15 +109,15 @@ def annotation_of(target: Any, argument: str | int) -> Any:
 
 
 def annotations_of(target: Any) -> dict[str, Any]:
-    """The annotations of a callable's parameters by name; none where one of them cannot be evaluated."""
+    """The annotations of a callable's parameters by name; empty if any of them cannot be evaluated."""
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except Exception:  # names that exist for the type checker alone
+    except Exception:  # names that are imported only for the type checker
         return {}
 
 
 def fits_annotation(value: Any, annotation: Any) -> bool:
-    """Whether a plain value can be given where `annotation` stands. What an annotation leaves open fits."""
+    """Whether a plain value is allowed by `annotation`. True where that cannot be decided from the annotation."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if isinstance(value, Mapping) and "_target_" in value:
         return True
@@ -154,7 +157,7 @@ ANNOTATION_WORDS = {
 
 
 def describe_annotation(annotation: Any, plural: bool = False) -> str:
-    """An annotation in words.  plural: whether the words are in the plural, without an article."""
+    """An annotation in words.  plural: whether to use the plural, without an article."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         options = [option for option in inner if getattr(option, "__name__", "") != "Tensor"]

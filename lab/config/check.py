@@ -1,4 +1,4 @@
-"""The problems of a config, all that are found before a data set is read or a model is built."""
+"""The check of a config, which finds all of its problems before a data set is read or a model is built."""
 
 import inspect
 import json
@@ -21,8 +21,8 @@ from lab.config.targets import is_own_code, is_trusted, is_trusted_as, locate
 from lab.errors import ConfigError
 from lab.text import suggest
 
-OPEN_NODES = ("paths", "search", "sweep")  # top-level keys with mappings that are no group's node
-NODE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # Hydra's own, no arguments
+OPEN_NODES = ("paths", "search", "sweep")  # top-level keys whose mappings are not the node of a group
+NODE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # Hydra's own keys, which are not arguments
 MENTIONED_KEY = re.compile(r"\$\{(?:oc\.select:)?([A-Za-z_]\w*)(?![\w.]*:)")  # the first key of an interpolation
 
 KeyPath = tuple[str, ...]
@@ -36,9 +36,10 @@ def check_config(
     """Raises ConfigError with every problem found.
 
     config: resolved, as plain values.
-    unresolved: the same config before interpolations were resolved. A key at its top level that is neither ours nor
-        interpolated somewhere is one that nothing reads.
-    find_group_problems: check_group, or the same with a memory where many configs share their groups.
+    unresolved: the same config before interpolations were resolved. A top-level key that neither lab nor an
+        interpolation reads is a problem.
+    find_group_problems: check_group, or a memoised version of it for many configs that share groups; None for
+        check_group.
     """
     find_group_problems = find_group_problems or check_group
     problems = list(unread_key_problems(config, unresolved))
@@ -57,7 +58,7 @@ def check_config(
 
 
 def value_problems(config: Mapping[str, Any]) -> list[str]:
-    """Problems of the settings' and the policy's values, whose types are right."""
+    """Problems of the values of the settings and the policy, for values of the right types."""
     problems = []
     for kind in (Settings, Policy):
         try:
@@ -76,7 +77,7 @@ def unread_key_problems(config: Mapping[str, Any], unresolved: Mapping[str, Any]
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string in a nest of plain values, keys aside."""
+    """Every string in a nest of plain values, except for keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -90,7 +91,7 @@ def check_group(name: str, node: Any) -> list[str]:
     dotted = ".".join(group.path)
     if not isinstance(node, Mapping) or "_target_" not in node:
         option = f"{name}={node}" if isinstance(node, str) else f"as the options of {name}= are"
-        return [f"{dotted} is {node!r}, which is no node with a _target_; choose an option of the group: {option}"]
+        return [f"{dotted} is {node!r}, which is not a node with a _target_; choose an option of the group: {option}"]
     if group.partial == "required" and not node.get("_partial_"):
         return [f"{dotted} needs _partial_: true; the runner supplies the arguments that the config cannot"]
     if group.partial == "refused" and node.get("_partial_"):
@@ -111,7 +112,7 @@ def target_nodes(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Mapping[s
 
 
 def nested_problems(value: Any, group: Group, path: KeyPath, annotation: Any) -> list[str]:
-    """Problems of all nodes at or below `value`, which stands where `annotation` is asked for."""
+    """Problems of all nodes at or below `value`.  annotation: annotation of the value's parameter."""
     if isinstance(value, Mapping) and "_target_" in value:
         return node_problems(value, group, path, annotation)
     if not isinstance(value, Mapping | list):
@@ -124,8 +125,8 @@ def nested_problems(value: Any, group: Group, path: KeyPath, annotation: Any) ->
 def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotation: Any) -> list[str]:
     """Problems of a node and of all nodes in it.
 
-    annotation: annotation of the argument that the node fills. Where it names classes, the node must make an object of
-        one of them; where it is open, the node must be one that the group may have.
+    annotation: annotation of the node's parameter. If it names classes, the node must make an object of one of them;
+        if it is open, the node may also make an object of the group's kind.
     """
     where = ".".join(path)
     partial = bool(node.get("_partial_"))
@@ -142,7 +143,7 @@ def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotati
     num_args = len(node.get("_args_") or ())
     if not partial:
         problems = call_problems(target, arguments, path, num_args)
-    elif kinds.classes:  # the annotation says what the caller of the partial supplies
+    elif kinds.classes:  # the annotation tells which arguments the caller of the partial supplies
         positional = None if kinds.positional is None else num_args + kinds.positional
         problems = call_problems(target, arguments, path, positional)
     else:
@@ -151,7 +152,7 @@ def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotati
 
 
 def trust_problems(target: Any, node: Mapping[str, Any], group: Group, where: str, kinds: NodeKinds) -> list[str]:
-    """One problem where a config may not have the node's target called, else none."""
+    """One problem if a config is not allowed to call the node's target, else none."""
     if is_own_code(target, group) or is_trusted_as(target, kinds.classes):
         return []
     if kinds.is_open and is_trusted(target, group):
@@ -166,7 +167,7 @@ def trust_problems(target: Any, node: Mapping[str, Any], group: Group, where: st
 
 
 def arguments_problems(target: Any, node: Mapping[str, Any], group: Group, path: KeyPath) -> list[str]:
-    """Problems of the nodes in a node's arguments.  target: what the node names; None where that cannot be trusted."""
+    """Problems of the nodes in a node's arguments.  target: the node's callable; None where it cannot be trusted."""
     problems = []
     for key, value in node.items():
         if key == "_args_" and isinstance(value, list):
@@ -183,8 +184,8 @@ def call_problems(
 ) -> list[str]:
     """Problems of calling `target` with these arguments.
 
-    positional: number of arguments given by position beside them; None where that is unknown.
-    supplied: names of arguments given by name beside them.
+    positional: number of further arguments, given by position; None where it is unknown.
+    supplied: names of further arguments, given by name.
     """
     try:
         parameters = inspect.signature(target).parameters
@@ -200,7 +201,7 @@ def call_problems(
     for name, value in arguments.items():
         dotted = ".".join((*path, name))
         if name in by_position:
-            problems.append(f"{dotted} is for the runner to give; leave it out")
+            problems.append(f"the runner supplies {dotted}; leave it out")
         elif name not in names and not open_ended:
             problems.append(f"{dotted}: {callable_name(target)} takes no {name!r}; {suggest(name, set(names) - taken)}")
         elif value == "???":
@@ -219,5 +220,5 @@ def callable_name(target: Any) -> str:
 
 
 def as_typed(value: Any) -> str:
-    """A value as one types it."""
+    """A value as it is typed on the command line."""
     return repr(value) if isinstance(value, str) else json.dumps(value)

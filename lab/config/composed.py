@@ -12,7 +12,7 @@ from lab.record.files import slugify
 
 @dataclass(frozen=True)
 class ComposedConfig:
-    """A run's config with all that Hydra knows of it.
+    """A run's config, with the overrides and choices that Hydra composed it from.
 
     resolved: the config as plain values.
     unresolved: the same before interpolations were resolved.
@@ -29,9 +29,9 @@ class ComposedConfig:
 
     @classmethod
     def from_hydra(cls, config: DictConfig, hydra: Any) -> "ComposedConfig":
-        """Of the configs that Hydra made. Raises ConfigError for an interpolation that cannot be resolved.
+        """Made of a config that Hydra composed. Raises ConfigError for an interpolation that cannot be resolved.
 
-        config: a job's config without Hydra's own node.  hydra: that node.
+        config: a job's config without Hydra's own node.  hydra: Hydra's own node.
         """
         return cls(
             resolved=plain_config(config),
@@ -49,7 +49,7 @@ class ComposedConfig:
 
 
 def unresolved_container(config: Any) -> Any:
-    """Plain values that YAML can hold, interpolations left as they are."""
+    """The config as plain values that YAML can hold, with interpolations unresolved."""
     return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
 
 

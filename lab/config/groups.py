@@ -1,6 +1,7 @@
-"""The config groups of a run: what belongs to each, and what the runner does with its node.
+"""The config groups of a run: which objects belong to each, and how the runner uses the group's node.
 
-A new group is one entry here and a folder in conf/. Base classes are dotted paths, so that nothing here imports torch.
+A new group takes one entry here and a folder in conf/. Base classes are dotted paths, so that this module does not
+import torch.
 """
 
 from dataclasses import dataclass
@@ -9,21 +10,21 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Group:
-    """A config group, whose option is a node with a `_target_`.
+    """A config group. Each of its options is a node with a `_target_`.
 
     name: as Hydra spells the group.
     package: module or package that defines lab's own objects of the group; None where there are none.
-    base_class: dotted path of the class of which all objects of the group are instances; None where there is none.
-    methods: methods that make an object one of the group without that class.
-    functions: dotted paths of functions that make objects of the group, though no annotation says so.
-    partial: whether the node needs `_partial_: true`, may have it, or must not.
-    positional: number of arguments that the runner supplies by position to what a partial node names.
-    by_name: arguments that the runner supplies by name, where the callable takes them and the config does not.
+    base_class: dotted path of a class whose instances belong to the group; None where there is none.
+    methods: names of methods; an object that has all of them belongs to the group, whatever its class.
+    functions: dotted paths of functions that make objects of the group without an annotation that says so.
+    partial: whether `_partial_: true` is required, allowed or refused in the node.
+    positional: number of arguments that the runner supplies by position to the callable of a partial node.
+    by_name: arguments that the runner supplies by name, if the callable takes them and the config does not set them.
     in_hparams: whether the chosen option is shown in TensorBoard's HPARAMS table.
-    in_graph: whether the node's values, floats and seeds aside, decide which arithmetic a job does. Of the jobs that do
-        the same arithmetic, the preflight tries one whole.
-    retried_with: the group whose part of the run the preflight makes anew where the node differs between jobs of the
-        same arithmetic; None where that cannot go wrong.
+    in_graph: whether the node's values, except for floats and seeds, decide which arithmetic a job does. Of all jobs
+        that do the same arithmetic, the preflight tries one completely.
+    retried_with: group whose part of the run the preflight builds again where the node differs between jobs of the same
+        arithmetic; None where such a difference cannot cause an error.
     """
 
     name: str
@@ -61,7 +62,7 @@ GROUPS = index_by_name(
         "augment",
         package="lab.augment",
         base_class="torch.nn.Module",
-        partial="allowed",  # a function is partial, a module of torchvision's transforms is made at once
+        partial="allowed",  # functions are partial; modules, such as torchvision's transforms, are not
         positional=2,  # batch, generator
         retried_with="augment",
     ),
@@ -110,7 +111,7 @@ GROUPS = index_by_name(
     ),
 )
 
-# nodes of a search, which chooses a sweep's runs: no run has them
+# nodes of a search, which chooses the runs of a sweep; the config of a run does not have them
 SEARCH_GROUPS = index_by_name(
     Group(
         "search/sampler",
@@ -125,7 +126,7 @@ SEARCH_GROUPS = index_by_name(
         "search/pruner",
         package=None,
         base_class="optuna.pruners.BasePruner",
-        partial="allowed",  # nothing is supplied to it
+        partial="allowed",  # the runner supplies no argument to it
         in_hparams=False,
         in_graph=False,
     ),
@@ -133,7 +134,7 @@ SEARCH_GROUPS = index_by_name(
 
 
 def retried_parts() -> dict[str, tuple[str, ...]]:
-    """Each part of a run that the preflight makes anew, with the groups that it is made of."""
+    """Each part of a run that the preflight can build again, with the groups that it is built from."""
     parts: dict[str, tuple[str, ...]] = {}
     for group in GROUPS.values():
         if group.retried_with:

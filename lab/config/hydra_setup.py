@@ -1,4 +1,4 @@
-"""Hydra, set up for lab: the search path of configs, the experiments, and lab's resolvers."""
+"""Hydra's set-up for lab: the search path of configs, the experiments and the resolvers."""
 
 import sys
 import warnings
@@ -18,12 +18,12 @@ from lab.config.messages import readable_error
 from lab.errors import ConfigError
 
 PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
-if PLUGIN_PATH not in sys.path:  # Hydra looks there for the package hydra_plugins with lab's sweeper and launcher
+if PLUGIN_PATH not in sys.path:  # Hydra finds lab's sweeper and launcher there, in the package hydra_plugins
     sys.path.append(PLUGIN_PATH)
 
 
 class LabSearchPath(SearchPathPlugin):
-    """Puts `./conf` of the working directory in front of lab's own configs."""
+    """Puts the working directory's `./conf` before lab's own configs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         own = Path.cwd() / "conf"
@@ -32,12 +32,12 @@ class LabSearchPath(SearchPathPlugin):
 
 
 def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> None:
-    """Register lab's search path, experiments and resolvers. To be called before Hydra composes.
+    """Register lab's search path, experiments and resolvers. Call this before Hydra composes.
 
-    resolvers: more resolvers by name, beside RESOLVERS.
+    resolvers: resolvers by name, in addition to RESOLVERS.
     """
     warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # in Hydra 1.4; 1.3 needs it
-    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # in OmegaConf 2.4; 2.3 has no other
+    warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # in OmegaConf 2.4; 2.3 needs it
     Plugins.instance().register(LabSearchPath)
     for name, path in find_experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")
@@ -50,7 +50,7 @@ def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> Non
 
 
 def find_experiments() -> dict[str, Path]:
-    """The file of each experiment by its name, `<study>/<name>`. The working directory's come before lab's own."""
+    """The file of each experiment by its name, `<study>/<name>`. The working directory's files override lab's own."""
     experiments: dict[str, Path] = {}
     for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
         root = Path(str(folder))
@@ -83,8 +83,8 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 def missing_keys(value: Any, path: str = "") -> Iterator[str]:
     """The paths of all values that are ???, as `data.folder` and `data.shape[0]`.
 
-    value: plain values with interpolations. OmegaConf.missing_keys would resolve these, and fails where one of them
-    leads to a missing value.
+    value: plain values with unresolved interpolations. OmegaConf.missing_keys resolves interpolations, and fails where
+        one of them leads to a missing value.
     """
     if isinstance(value, Mapping):
         for key, part in value.items():

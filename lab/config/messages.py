@@ -1,4 +1,4 @@
-"""Messages for errors of Hydra and OmegaConf, which say what to type next."""
+"""Messages for errors of Hydra and OmegaConf that tell the user what to type next."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from lab.text import suggest
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
-    """The message of a composition error, with the next thing to type.  overrides: those of the command line."""
+    """The message of a composition error, with a hint on what to type.  overrides: overrides of the command line."""
     text = readable_error(error)
     if isinstance(error, OverrideParseException):
         quote = "quote a value with spaces, brackets, commas or letters beyond ASCII: 'key=\"value\"'"
@@ -35,14 +35,14 @@ def explain(error: Exception, overrides: list[str]) -> str:
 
 
 def suggest_key(key: str, overrides: list[str]) -> str:
-    """The nearest to a key that does not exist, in the config that the other overrides give."""
+    """A hint with the existing key nearest to `key`, in the config that the other overrides compose."""
     choices = [o for o in overrides if "." not in override_key(o) and not o.startswith((key, "hydra"))]
     for others in (choices, []):
         try:
             is_running = GlobalHydra.instance().is_initialized()
             with nullcontext() if is_running else initialize_config_module("lab.conf", version_base="1.3"):
                 config = compose("train", overrides=others)
-        except Exception:  # the other overrides are wrong as well: suggest from the defaults
+        except Exception:  # the other overrides are invalid too: suggest a key of the default config
             continue
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
@@ -52,11 +52,11 @@ def suggest_key(key: str, overrides: list[str]) -> str:
         if parent:
             return suggest(last, names, prefix=f"{parent}.")
         return suggest(last, [*names, "experiment", "debug", "local"])
-    return "lab train --cfg job shows what there is"
+    return "lab train --cfg job shows all keys"
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every key, those of nodes too."""
+    """The dotted path of every key, including those of nodes."""
     for name in config:
         yield f"{prefix}{name}"
         if OmegaConf.is_dict(config._get_node(name)):
@@ -64,11 +64,8 @@ def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def readable_error(error: BaseException) -> str:
-    """What a person needs of an error's message and of its causes'.
-
-    That is the message of our own code where there is one, else those of Hydra and OmegaConf without the lines that say
-    only where in OmegaConf the error arose.
-    """
+    """The useful part of the messages of an error and its causes: lab's own message where there is one, else those of
+    Hydra and OmegaConf, without the lines that only locate the error inside OmegaConf."""
     messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

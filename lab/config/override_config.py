@@ -1,4 +1,4 @@
-"""A composed config with overrides applied, without composing it again."""
+"""Overrides applied to a composed config, without composing it again."""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lab.text import suggest
 
 
 def override_config(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The config with Hydra overrides applied, of single keys and of whole groups.
+    """A copy of the config with Hydra overrides of single keys and of whole groups applied.
 
     Raises ConfigError for a key that the config does not have.
     """

@@ -1,6 +1,6 @@
-"""Overrides in Hydra's syntax: the one place where they are read and written.
+"""Reading and writing of overrides in Hydra's syntax.
 
-A key and the text of its value are cut out by hand; what the text means, Hydra's own parser says.
+String functions split an override into its key and the text of its value; Hydra's own parser reads the value.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
 
-# words that need no quotes: Hydra reads no other type, and no syntax, in them
+# words that need no quotes, because Hydra reads them as strings
 PLAIN_WORD = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 def split_override(override: str) -> tuple[str, str]:
-    """`optimizer.lr` and `0.1` of optimizer.lr=0.1, ++optimizer.lr=0.1 and the like; no value where there is none."""
+    """`optimizer.lr` and `0.1` of optimizer.lr=0.1 or ++optimizer.lr=0.1; an override without a value gives ''."""
     key, _, value = override.lstrip("+~").partition("=")
     return key, value
 
@@ -33,25 +33,25 @@ def override_key(override: str) -> str:
 
 
 def root_key(override: str) -> str:
-    """The top-level key of the config below which an override changes something: `search` of search/sampler=random."""
+    """The top-level key of the config that an override changes: `search` of search/sampler=random."""
     return re.split("[./@]", override_key(override))[0]
 
 
 @cache
 def override_value(override: str) -> Any:
-    """The value that Hydra reads in a plain override."""
+    """The value of a plain override, as Hydra parses it."""
     return hydra_parser().parse_override(override).value()
 
 
 def swept_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The keys, without + and ~, whose value is not the same in all jobs, in order of first appearance."""
+    """The keys, without + and ~, whose values differ between jobs, in order of first appearance."""
     values = [dict(split_override(override) for override in job) for job in jobs]
     keys = dict.fromkeys(key for job in values for key in job)
     return [key for key in keys if len({job.get(key) for job in values}) > 1]
 
 
 def write_value(value: Any) -> str:
-    """The text that Hydra reads as `value`: strings that would read as something else are quoted."""
+    """The text that Hydra parses to `value`, with quotes around strings that need them."""
     from hydra.core.override_parser.types import Transformer
 
     return Transformer.str(quote_strings(value))
@@ -71,24 +71,24 @@ def quote_strings(value: Any) -> Any:
 
 
 def write_override(key: str, value: Any) -> str:
-    """The override that Hydra reads back as the same value. Raises ConfigError where there is none."""
+    """The override that Hydra parses to the same value. Raises ConfigError where there is none."""
     from hydra.errors import HydraException
 
     try:
         override = f"{key}={write_value(value)}"
         if repr(override_value(override)) == repr(value):
             return override
-    except (HydraException, AssertionError):  # AssertionError: Hydra has no text for values of this type
+    except (HydraException, AssertionError):  # AssertionError: Hydra cannot write values of this type
         pass
     raise ConfigError(
-        f"Hydra has no override for {key}: {value!r} of sweep; name it by a YAML file of a group in conf/"
+        f"there is no override for {key}: {value!r} of sweep; write it to a YAML file in conf/<group>/ and sweep that"
     )
 
 
 def quote_path(argument: str) -> str:
-    """The argument with quotes around its value where that is an existing path with `=` or `,`, as a run's may have.
+    """The argument, with quotes around its value if that is an existing path with `=` or `,` in it.
 
-    Hydra takes it for one value then.
+    The directory of a run may be such a path. With quotes, Hydra takes it for one value.
     """
     key, _, value = argument.partition("=")
     is_special = re.search("[=,]", value) and not re.search("[\"'\\\\]", value)
@@ -96,10 +96,10 @@ def quote_path(argument: str) -> str:
 
 
 def wrap_in_choices(arguments: Sequence[str]) -> list[str]:
-    """The same sweep, with each plain override below a swept group written as a choice of one value.
+    """The same sweep, with each plain override of a key below a swept group written as a choice of one value.
 
-    Hydra composes a sweep's first config without what is swept, and there the group's default option need not have the
-    key of a plain override.
+    Hydra composes a sweep's first config without the swept overrides, so with the default option of a swept group,
+    which need not have the key of a plain override. A choice counts as swept.
     """
     overrides = hydra_parser().parse_overrides(list(arguments))
     groups = tuple(f"{dotted_key(o)}." for o in overrides if o.is_sweep_override() and o.package is None)
@@ -110,13 +110,13 @@ def wrap_in_choices(arguments: Sequence[str]) -> list[str]:
 
 
 def write_choice(plain: Override) -> str:
-    """`key=choice(value)` of a plain override, or the override itself where no choice gives its value back."""
+    """`key=choice(value)` of a plain override; the override itself where no choice gives the same value."""
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
 
     key, text, typed = plain.get_key_element(), plain.get_value_element_as_str(), plain.input_line or ""
-    # choice() takes no null, and removes the quotes of a string, so that '1' comes back as a number. A second pair of
-    # quotes helps, except around '1 2', where Hydra escapes the first pair
+    # choice() does not accept null, and removes the quotes of a string, so that '1' becomes a number. A second pair of
+    # quotes prevents that, except around '1 2', where Hydra escapes the first pair
     for option in (split_override(typed)[1], QuotedString(text, Quote.double).with_quotes()):
         wrapped = f"{key}=choice({option})"
         try:
@@ -134,7 +134,7 @@ def dotted_key(override: Override) -> str:
 
 @cache
 def hydra_parser() -> OverridesParser:
-    """Hydra's parser of overrides, without the options of groups, which only glob(...) needs."""
+    """Hydra's parser of overrides, without a config loader, which only glob(...) needs."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create()

@@ -1,4 +1,4 @@
-"""Secrets are kept out of the files that a run writes."""
+"""Redaction of secrets in the files that a run writes."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ SECRET = re.compile(rf"(^|[_.])({SECRET_WORDS})($|[_.])", re.IGNORECASE)
 
 
 def redact(value: Any, secret: bool = False) -> Any:
-    """The same nest, with the values below keys that name a secret replaced.  secret: whether all of `value` is one."""
+    """The nest, with values below keys that name a secret replaced.  secret: whether all of `value` is secret."""
     if isinstance(value, Mapping):
         return {key: redact(part, secret or names_secret(str(key), part)) for key, part in value.items()}
     if isinstance(value, list):
@@ -20,10 +20,10 @@ def redact(value: Any, secret: bool = False) -> Any:
 
 def names_secret(key: str, value: Any) -> bool:
     """Whether the value of this key is a secret."""
-    # a number of tokens is no secret
+    # a number of tokens, such as max_tokens, is not a secret
     return bool(SECRET.search(key)) and not ("token" in key.lower() and isinstance(value, int | float))
 
 
 def redact_text(text: str) -> str:
-    """Text, such as an override or a diff; whatever follows the name of a secret in a line is replaced."""
+    """The text, such as an override or a diff, with the rest of each line after the name of a secret replaced."""
     return re.sub(rf"(?im)([\w.]*(?:{SECRET_WORDS})[\"']?\s*[=:]\s*).+$", r"\1<redacted>", text)

@@ -1,4 +1,4 @@
-"""The settings of a search, and its search space: the span of each swept override."""
+"""The settings of a search, and its search space: an interval or a list of values for each swept override."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ INTEGER = re.compile(r"[+-]?\d[\d_]*")
 class SearchSettings:
     """The config's node `search`.
 
-    sampler: node of an Optuna sampler, which chooses the values of each trial; None to take every combination in order.
-    pruner: node of an Optuna pruner, which ends bad trials early; None to end none.
-    min_resource, reduction_factor: numbers for pruners to interpolate, ASHA's r and eta: at step r, r * eta, r * eta^2,
-        ... a trial goes on only if among the best 1/eta that came so far.
-    trials: number of trials in all; None where every combination is taken.
-    objective, direction: a score and `max` or `min`, or a list of each for a Pareto front; None for what the runs
-        monitor, and for the scores' own directions.
-    seeds: seeds of each trial's runs, whose mean is its objective; None for one run.
+    sampler: node of an Optuna sampler, which chooses the values of each trial; None to try every combination in order.
+    pruner: node of an Optuna pruner, which ends bad trials early; None to prune no trial.
+    min_resource, reduction_factor: ASHA's r and eta, for the nodes of pruners to interpolate. At the steps r, r * eta,
+        r * eta^2, ... a trial continues only if it is among the best 1/eta of the trials that reached that step so far.
+    trials: total number of trials; None where every combination is tried.
+    objective: name of the score to optimise, or a list of names for a Pareto front; None for the score that the runs
+        monitor.
+    direction: `max` or `min`, or a list with one for each objective; None for the scores' own directions.
+    seeds: seeds of each trial's runs; the trial's objective is the mean over them; None for one run.
     seed: seed of the sampler.
-    name: what the search is called in messages and in its directory's name.
+    name: name of the search in messages and in its directory's name.
     """
 
     sampler: dict[str, Any] | None
@@ -53,19 +54,19 @@ class SearchSettings:
             if value is not None and value < least:
                 raise ValueError(f"search.{name}={value} is not a number from {least} on")
         if self.sampler is None and self.trials is not None:
-            raise ValueError(f"search={self.name} takes every combination: search.trials=null, or search=random")
+            raise ValueError(f"search={self.name} tries every combination; give search.trials=null, or search=random")
         if self.sampler is not None and self.trials is None:
-            raise ValueError(f"search={self.name} has no end of its own: search.trials=20")
+            raise ValueError(f"search={self.name} needs a number of trials; give search.trials=20")
         for direction in self.directions:
             check_direction(direction)
         num_objectives = len(self.objectives)
         if self.objective is not None and len(set(self.objectives)) != max(1, num_objectives):
-            raise ValueError(f"search.objective={self.objective} is not a score, or a list of different ones")
+            raise ValueError(f"search.objective={self.objective} is not a score, or a list of different scores")
         if self.direction is not None and len(self.directions) != max(1, num_objectives):
             each = ",".join(["max"] * max(1, num_objectives))
             raise ValueError(f"search.direction={self.direction}: give max or min for each objective, as in [{each}]")
         if self.pruner is not None and num_objectives > 1:
-            raise ValueError("a pruner compares one objective: search.pruner=null, or one search.objective")
+            raise ValueError("a pruner compares a single objective; give search.pruner=null, or one search.objective")
         if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
             raise ValueError(f"search.seeds={self.seeds} is not a list of different seeds, as [0,1,2], or null")
 
@@ -78,12 +79,13 @@ class SearchSettings:
         return [self.direction] if isinstance(self.direction, str) else list(self.direction or ())
 
     def resolve(self, monitors: Sequence[tuple[str, str]]) -> SearchSettings:
-        """The settings with every objective and its direction. Raises ValueError where one is not known.
+        """The settings with every objective and its direction filled in. Raises ValueError where one is unknown.
 
-        monitors: the name and the mode that each tried job monitors; the first one is what the config leaves to it.
+        monitors: name and mode of the score that each tried job monitors. The first is the default objective, and all
+            of them tell the default directions.
         """
         if self.objective is None and not monitors:
-            raise ValueError("without a validation set there is nothing to search by; give search.objective=test/...")
+            raise ValueError("without a validation set a search has no objective; give search.objective=test/...")
         objective = monitors[0][0] if self.objective is None else self.objective
         if self.direction is not None:
             return replace(self, objective=objective)
@@ -102,9 +104,9 @@ def check_direction(direction: str) -> None:
 
 
 def name_search(choices: Mapping[str, Any]) -> str:
-    """What to call a search: the chosen option of its pruner, else of its sampler, else of `search` itself.
+    """The name of a search: the chosen option of its pruner, else of its sampler, else of `search` itself.
 
-    choices: the option chosen of each group.
+    choices: chosen option of each group.
     """
     options = [choices.get(group) for group in ("search/pruner", "search/sampler", "search")]
     return next((option for option in options if option), "search")
@@ -112,7 +114,7 @@ def name_search(choices: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A range with both ends.  log: whether it is spread evenly over magnitudes.  whole: whether it is of integers."""
+    """A closed interval.  log: whether it is sampled on a logarithmic scale.  whole: whether it holds only integers."""
 
     low: float
     high: float
@@ -121,9 +123,9 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"{self} is empty or has no end; give the smaller number first")
+            raise ValueError(f"{self} is empty or infinite; give two finite numbers, the smaller one first")
         if self.log and self.low <= 0:
-            raise ValueError(f"{self} has no logarithm at {self.low}; start above 0, or leave the tag out")
+            raise ValueError(f"{self} has no logarithm at {self.low}; start above 0, or leave out the tag log")
 
     def __str__(self) -> str:
         return f"tag(log,interval({self.low},{self.high}))" if self.log else f"interval({self.low},{self.high})"
@@ -133,10 +135,10 @@ SearchAxis = Interval | Sequence[str]
 
 
 def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interval | tuple[str, ...]], list[str]]:
-    """The span of each swept key, and the other overrides as they were typed. Raises ConfigError with every problem.
+    """The axis of each swept key, and the other overrides as they were typed. Raises ConfigError with every problem.
 
-    Values to choose among are spelled as in an override. An interval whose ends are both typed without a point is of
-    whole numbers, interval(1,8); float(interval(0,1)) or interval(0.0,1.0) is not.
+    The values of a list are texts, as in an override. An interval is of integers if both of its ends are typed without
+    a decimal point, as in interval(1,8); float(interval(0,1)) and interval(0.0,1.0) are of floats.
     """
     axes: dict[str, Interval | tuple[str, ...]] = {}
     fixed: list[str] = []
@@ -159,30 +161,30 @@ def parse_search_space(overrides: Sequence[Override]) -> tuple[dict[str, Interva
 
 
 def parse_search_axis(override: Override) -> Interval | tuple[str, ...]:
-    """The span of one swept override. Raises ValueError for one that a search cannot take."""
+    """The interval or the values of one swept override. Raises ValueError where a search does not support it."""
     sweep = override.value()
     tags = set(getattr(sweep, "tags", ()))
     if unknown := tags - {"log"}:
-        raise ValueError(f"a search knows the tag log, not {', '.join(sorted(unknown))}")
+        raise ValueError(f"a search supports the tag log, not {', '.join(sorted(unknown))}")
     if override.is_interval_sweep():
-        # Hydra makes floats of interval(1,8), and integers of int(interval(...)): how the first is typed tells
+        # Hydra reads interval(1,8) as floats, and only int(interval(...)) as integers, so the typed text decides
         low, high = getattr(sweep, "start", math.nan), getattr(sweep, "end", math.nan)
         whole = isinstance(low, int) and isinstance(high, int)
         if whole or are_typed_integers(override.get_value_string()):
             return Interval(int(low), int(high), "log" in tags, whole=True)
         return Interval(low, high, "log" in tags)
     if tags:
-        raise ValueError("the tag log is for an interval(low,high)")
+        raise ValueError("the tag log is only for an interval(low,high); leave it out")
     if getattr(sweep, "shuffle", False):
-        raise ValueError("shuffle(...) is another order each time, so that a search could not go on; leave it out")
+        raise ValueError("shuffle(...) gives another order each time, so a search could not be resumed; leave it out")
     values = tuple(dict.fromkeys(str(value) for value in override.sweep_iterator(write_value)))
     if not values:
-        raise ValueError("there is nothing to choose from")
+        raise ValueError("there is no value to choose from; give at least one")
     return values
 
 
 def are_typed_integers(value: str) -> bool:
-    """Whether the ends of `interval(a,b)` are typed as integers, and not converted to floats."""
+    """Whether the ends of `interval(a,b)` are typed as integers without a cast to float."""
     inside = re.search(r"interval\s*\(([^)]*)\)", value)
     ends = [end.rpartition("=")[2].strip() for end in inside[1].split(",")] if inside else []
     return bool(ends) and all(INTEGER.fullmatch(end) for end in ends) and not re.search(r"float\s*\(", value)

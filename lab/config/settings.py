@@ -1,4 +1,4 @@
-"""The keys at the top level of the config that are no group: settings of the run, and the policy of the command."""
+"""The top-level keys of the config that are not groups: the settings of the run, and the policy of the command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,21 +7,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains. Lengths and cadences are in optimizer steps.
+    """The settings of a run's training. Lengths and cadences are in optimizer steps.
 
-    seed: seed of all that is random in the run.
+    seed: seed of all random numbers of the run.
     epochs, steps: length of the run; steps=None for `epochs` times the data's steps per epoch.
-    eval_every, save_every: cadence of scoring and of checkpoints; None for once an epoch.  log_every: of logging.
-    max_norm: norm to which the gradients are clipped; None for no clipping.
-    weight_decay_on: parameters that the optimizer's weight decay is for, `all` or `matrices`, which spares norms and
-        biases.
-    monitor, mode: the score that chooses the best weights, None for the task's own, and whether its `max` or `min` is
-        best, None for the score's own direction.
-    final: the weights scored on the test set, `best` or `last`.
-    weights: weights to start from, a name, a file or a run; None for a random start.
-    new_head: whether the head is drawn anew though the weights have one that fits.
-    again: whether a run that is done is run anew.
-    overfit: whether the run trains on the first batch alone.  profile: whether a few steps are traced.
+    eval_every, save_every, log_every: numbers of steps between evaluations, checkpoints and logged steps; None for once
+        an epoch.
+    max_norm: maximum norm of the gradients, which are clipped to it; None for no clipping.
+    weight_decay_on: parameters that get weight decay: `all`, or `matrices` for all but norms and biases.
+    monitor: score that chooses the best weights; None for the task's own.
+    mode: `max` or `min`, the better end of that score; None for the score's own direction.
+    final: weights scored on the test set, `best` or `last`.
+    weights: weights to start from, as a name, a file or a run; None for a random start.
+    new_head: whether to draw a new head even if the weights have one that fits.
+    again: whether to repeat a run that is done.
+    overfit: whether to train on the first batch alone.  profile: whether to trace a few steps.
     """
 
     seed: int
@@ -43,7 +43,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
-        """The settings in a run's resolved config. Raises ValueError for a value that cannot be."""
+        """The settings in a run's resolved config. Raises ValueError for an invalid value."""
         return cls(**{name: config[name] for name in SETTINGS})
 
     def __post_init__(self) -> None:
@@ -59,15 +59,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Policy:
-    """How a command goes on when something goes wrong. Nothing here changes what a run computes.
+    """A command's reactions to failures and limits. None of them changes what a run computes.
 
-    on_error: whether a sweep goes on after a failed run, `continue` or `stop`.
+    on_error: reaction of a sweep to a failed run, `continue` or `stop`.
     max_retries: number of times that a failed run is tried again.
     max_failures: number of failed runs after which the sweep stops; None for no limit.
-    step_timeout: seconds in which a step must end, or the run has failed; None for no limit.
-    time_limit: seconds after which the command saves and stops, to be resumed; None for no limit.
-    oom: `fail`, or `shrink` to halve the micro-batch where memory does not suffice.
-    on_change: `stop` or `ignore`, for when the code changes while a sweep runs.
+    step_timeout: maximum seconds for a step, after which the run has failed; None for no limit.
+    time_limit: seconds after which the command saves and stops, so that it can be resumed; None for no limit.
+    oom: reaction to a lack of memory: `fail`, or `shrink` to halve the micro-batch and try again.
+    on_change: reaction to a change of the code while a sweep runs, `stop` or `ignore`.
     """
 
     on_error: str
@@ -80,7 +80,7 @@ class Policy:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Policy":
-        """The policy in a run's resolved config. Raises ValueError for a value that cannot be."""
+        """The policy in a run's resolved config. Raises ValueError for an invalid value."""
         return cls(**{name: config[name] for name in POLICY})
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A config composed outside of Hydra's own command line, as in a script or a notebook."""
+"""Composition of a config outside of Hydra's command line, as in a script or a notebook."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from lab.errors import ConfigError
 
 
 def compose_overrides(overrides: Sequence[str]) -> ComposedConfig:
-    """What `lab train OVERRIDES` composes. Raises ConfigError where the overrides do not compose."""
+    """The config that `lab train OVERRIDES` composes. Raises ConfigError for invalid overrides."""
     register_with_hydra()
     try:
         with own_hydra():
@@ -27,7 +27,7 @@ def compose_overrides(overrides: Sequence[str]) -> ComposedConfig:
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Hydra set up for lab's configs, with the caller's own set-up, if any, put back afterwards."""
+    """A context with Hydra set up for lab's configs; the caller's own set-up, if any, is restored afterwards."""
     callers = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

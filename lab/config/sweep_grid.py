@@ -1,4 +1,4 @@
-"""The jobs of a sweep: Hydra's product of the command line's axes, and the node `sweep` of an experiment's file.
+"""The jobs of a sweep, from the swept overrides of the command line and the node `sweep` of an experiment's file.
 
 sweep:                                                    # a list is a union of its parts; one mapping is one part
   - grid: {optimizer: [sgd, adamw], seed: range(3)}       # a list, a scalar, or a string in Hydra's grammar of sweeps
@@ -47,7 +47,7 @@ Assignments = Sequence[Assignment]
 
 @dataclass(frozen=True)
 class Axis:
-    """A key, and its values.  typed_key: the key with its + or ~."""
+    """A key and its values.  typed_key: key with its + or ~."""
 
     typed_key: str
     assignments: tuple[Assignment, ...]
@@ -63,9 +63,9 @@ class Axis:
 def expand_sweep(arguments: Sequence[str], loader: ConfigLoader, spec: Any = None) -> list[list[str]]:
     """The overrides of each job.
 
-    arguments: overrides, whose product is that of Hydra's own sweeper. An axis without a value is an error.
-    spec: plain values of the config's `sweep`, if any. An axis of the arguments replaces that of the same key in every
-        part of it, or is one more; of jobs with the same overrides one is kept.
+    arguments: overrides, whose product is the same as that of Hydra's own sweeper. An axis without a value is an error.
+    spec: plain values of the config's `sweep`; None without one. In every part of it, an axis of the arguments replaces
+        the axis of the same key, or is added. Of jobs with the same overrides only one is kept.
     """
     axes = parse_axes(arguments, loader)
     if spec is None:
@@ -77,24 +77,26 @@ def expand_sweep(arguments: Sequence[str], loader: ConfigLoader, spec: Any = Non
             jobs.setdefault(frozenset(overrides), overrides)
     if not jobs:
         raise ConfigError(
-            f"sweep excludes every job of {format_axes(axes)}; ask for other values, or take an exclude out"
+            f"sweep excludes every job of {format_axes(axes)}; ask for other values, or remove an exclude"
         )
     return list(jobs.values())
 
 
 def zip_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
-    """The overrides of each job, where the keys with several values move together."""
+    """The overrides of each job: its position in every list of values. Keys with one value have it in all jobs."""
     axes = parse_axes(arguments, loader)
     several = [axis for axis in axes if len(axis.assignments) > 1]
     if len({len(axis.assignments) for axis in several}) > 1:
-        raise ConfigError(f"--zip takes keys with as many values: {count_values(several)}; give each as many, or one")
+        raise ConfigError(
+            f"--zip takes keys with equally many values: {count_values(several)}; give each as many, or one"
+        )
     num_jobs = len(several[0].assignments) if several else 1
     columns = [axis.assignments if axis in several else axis.assignments * num_jobs for axis in axes]
     return [override_texts(row) for row in zip(*columns, strict=True)]
 
 
 def parse_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
-    """The axes of a command line. A later argument replaces an earlier one of its key, in the earlier one's place."""
+    """The axes of a command line. A later argument replaces an earlier one of the same key, and takes its position."""
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     return list({override.get_key_element(): parse_axis(override) for override in overrides}.values())
 
@@ -113,7 +115,7 @@ def parse_axis(override: Override) -> Axis:
 
 
 def sweep_parts(spec: Any) -> list[dict[str, Any]]:
-    """The parts of `sweep`, each with all of SWEEP_PARTS."""
+    """The parts of `sweep`, each with all keys of SWEEP_PARTS."""
     parts = spec if isinstance(spec, list) else [spec]
     if not parts or not all(isinstance(part, dict) for part in parts):
         raise ConfigError(f"sweep is {spec!r}; give a mapping, as sweep: {{grid: {{seed: [0, 1]}}}}, or a list of them")
@@ -135,19 +137,19 @@ def is_list_of_mappings(value: Any) -> bool:
 
 
 def part_jobs(part: Mapping[str, Any], replacing: Sequence[Axis], loader: ConfigLoader) -> list[Assignments]:
-    """The jobs of one part of `sweep`: the rows of zip times the product of grid, without what is excluded.
+    """The jobs of one part of `sweep`: the rows of zip times the product of grid, without the excluded jobs.
 
-    replacing: axes of the arguments, which replace the part's.
+    replacing: axes of the arguments, which replace axes of the part.
     """
     zipped, grid = ([spec_axis(str(key), spec, loader) for key, spec in part[name].items()] for name in ("zip", "grid"))
     if len({len(axis.assignments) for axis in zipped}) > 1:
-        raise ConfigError(f"zip of sweep takes axes of one length: {count_values(zipped)}; give each as many values")
+        raise ConfigError(f"zip of sweep takes axes of equal length: {count_values(zipped)}; give each as many values")
     keys = [axis.key for axis in (*zipped, *grid)]
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise ConfigError(f"a part of sweep has {', '.join(sorted(twice))} twice; keep one of them")
     replacements = {
         axis.key: axis for axis in reversed(replacing)
-    }  # of lr and ++lr the first: the other comes after it
+    }  # of lr and ++lr, the first replaces the axis; the other is added after it
     zipped = [axis for axis in zipped if axis.key not in replacements]
     grid = list(dict.fromkeys([*(replacements.get(axis.key, axis) for axis in grid), *replacing]))
     rows = zip(*(axis.assignments for axis in zipped), strict=True) if zipped else [()]
@@ -161,9 +163,8 @@ def exclude_jobs(
 ) -> list[Assignments]:
     """The jobs that match none of the exclusions.
 
-    An exclusion that matches no job is a mistake, unless the arguments replaced an axis that it names.
-
     exclusions: values by key.  replaced: keys of the arguments.
+    Raises ConfigError for an exclusion that matches no job, unless the arguments replaced an axis that it names.
     """
     by_key = {axis.key: axis for axis in axes}
     excluded: set[int] = set()
@@ -177,9 +178,7 @@ def exclude_jobs(
             raise ConfigError(f"exclude of sweep matches no job: {dict(exclusion)}; the axes have {named}")
         excluded |= matching
     if len(excluded) == len(jobs) and not any(replaced & set(exclusion) for exclusion in exclusions):
-        raise ConfigError(
-            f"exclude of sweep leaves no job of {format_axes(axes)}; take an exclusion out, or add a value"
-        )
+        raise ConfigError(f"exclude of sweep leaves no job of {format_axes(axes)}; remove an exclusion, or add a value")
     return [job for number, job in enumerate(jobs) if number not in excluded]
 
 
@@ -189,7 +188,7 @@ def is_excluded(job: Assignments, exclusion: Mapping[str, Any]) -> bool:
 
 
 def spec_axis(key: str, spec: Any, loader: ConfigLoader) -> Axis:
-    """An axis as YAML has it.  key: with its + or ~."""
+    """An axis of the node `sweep`.  key: key with its + or ~.  spec: the key's values, as YAML gives them."""
     if spec is None or spec == []:
         raise ConfigError(f"{key} of sweep has no value; give a list, as {key}: [0, 1]")
     if isinstance(spec, dict):

@@ -1,4 +1,4 @@
-"""The class or function that a dotted path in the config names, and whether a config may have it called."""
+"""The class or function that a `_target_` names, and whether a config may call it."""
 
 import importlib
 import importlib.util
@@ -16,7 +16,7 @@ from lab.text import suggest
 
 
 def locate(target: str) -> Any:
-    """Import the class or function `target`. Raises ConfigError with the nearest name where there is no such thing."""
+    """Import the class or function `target`. Raises ConfigError with the nearest name where it does not exist."""
     module, attributes = import_longest(target)
     value: Any = module
     for name in attributes:
@@ -32,7 +32,7 @@ def locate(target: str) -> Any:
 
 
 def import_longest(target: str) -> tuple[ModuleType, list[str]]:
-    """The longest prefix of a dotted path that is a module, imported, and the names of the attributes after it."""
+    """Import the longest prefix of a dotted path that is a module. Returns it and the attribute names after it."""
     parts = target.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ConfigError(f"_target_ {target!r} is not a dotted path")
@@ -41,7 +41,7 @@ def import_longest(target: str) -> tuple[ModuleType, list[str]]:
         try:
             return importlib.import_module(name), parts[end:]
         except ModuleNotFoundError as error:
-            # where the module itself is missing, try its parent; where something that it imports is, say so
+            # try the parent if the module itself is missing; report an error if a module that it imports is missing
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise ConfigError(f"_target_ {target}: importing it failed: {error}") from error
         except Exception as error:
@@ -51,18 +51,18 @@ def import_longest(target: str) -> tuple[ModuleType, list[str]]:
 
 
 def instantiate_node(node: Mapping[str, Any]) -> Any:
-    """The object that a checked node makes, or for a partial node a callable that makes it."""
+    """The object that a checked node makes; for a partial node, a callable that makes it."""
     from hydra.utils import instantiate
 
     return instantiate(dict(node), _convert_="all")
 
 
 def is_trusted(target: Any, group: Group) -> bool:
-    """Whether a config may have `target` called for a node of `group`.
+    """Whether a config may call `target` for a node of `group`.
 
-    Trusted are whatever makes an object of the group's kind, lab's own code for the group, and the project's code. A
-    config from someone else is data: it may choose among things that make models, optimizers and so on, but name no
-    function that opens files, starts programs or unpickles.
+    Trusted are callables that make an object of the group's kind, lab's own code for the group, and the project's code.
+    A config from someone else is data: it may choose among callables that make models, optimizers and so on, but it may
+    not name a function that opens files, starts programs or unpickles.
     """
     if is_own_code(target, group):
         return True
@@ -71,13 +71,13 @@ def is_trusted(target: Any, group: Group) -> bool:
 
 
 def is_trusted_as(target: Any, kinds: Sequence[type]) -> bool:
-    """Whether a config may have `target` called for an argument that takes an object of one of these classes.
+    """Whether a config may call `target` for an argument that takes an object of one of these classes.
 
-    Trusted are the classes that inherit from one of them, and functions annotated to return such a class. The function
-    must lie in the package of what it returns, as factories do, or what it returns be of a group's kind.
+    Trusted are classes that inherit from one of them, and functions annotated to return such a class. The function must
+    lie in the top-level package of that class, as factories do, or the class must be of a group's kind.
     """
     made = made_class(target)
-    # by inheritance: a protocol or an abstract class may call anything with the right methods its subclass
+    # checks the MRO, as issubclass() of a protocol or an abstract class may accept any class with the right methods
     if made is None or not set(kinds) & set(inspect.getmro(made)):
         return False
     beside = top_package(str(getattr(target, "__module__", ""))) == top_package(made.__module__)
@@ -85,13 +85,13 @@ def is_trusted_as(target: Any, kinds: Sequence[type]) -> bool:
 
 
 def is_own_code(target: Any, group: Group) -> bool:
-    """Whether `target` is lab's own for the group, or the project's in the working directory."""
+    """Whether `target` is lab's own code for the group, or the project's code in the working directory."""
     module = str(getattr(target, "__module__", ""))
     return is_local(module) or (group.package is not None and f"{module}.".startswith(f"{group.package}."))
 
 
 def made_class(target: Any) -> type | None:
-    """The class of the objects that calling `target` makes: itself, or what it is annotated to return."""
+    """The class of the objects that `target` makes: itself, or its return annotation; None where it is unknown."""
     if inspect.isclass(target):
         return target
     for group in GROUPS.values():
@@ -99,13 +99,13 @@ def made_class(target: Any) -> type | None:
             return base_class(group)
     try:
         made = get_type_hints(target).get("return")
-    except Exception:  # annotations that cannot be evaluated say nothing
+    except Exception:  # annotations that cannot be evaluated
         return None
     return made if inspect.isclass(made) else None
 
 
 def is_of_kind(made: type, group: Group) -> bool:
-    """Whether objects of the class `made` are what `group` takes."""
+    """Whether objects of the class `made` belong to `group`."""
     base = base_class(group)
     if base is not None and issubclass(made, base):
         return True
@@ -121,7 +121,7 @@ def top_package(module: str) -> str:
 
 
 def is_local(module: str) -> bool:
-    """Whether the module is the project's: its file lies in the working directory, in no installed package."""
+    """Whether the module is the project's: its file lies in the working directory, but not in an installed package."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or top_package(module) in {"lab", *sys.stdlib_module_names}:
         return False

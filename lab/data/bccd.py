@@ -46,13 +46,15 @@ def bccd_cells(
     """Square crops around the boxes in `folder`, resized to shape (C, H, W). The splits are the official ones; all
     cells of an image lie in one split.
 
-    train_examples: number of cells to train on, balanced over the classes (`order.balanced_indices`), 85 % of which are
-    RBC; None for all. Validation and test sets keep their size and their imbalance, so monitor
-    `val/balanced_accuracy`.
+    train_examples: number of cells to train on, balanced over the classes (`order.balanced_indices`); None for all, of
+        which 85 % are RBC. Validation and test sets keep their size and their imbalance, so monitor
+        `val/balanced_accuracy`.
     margin: space around a box, as a share of its longer side.
-    Two boxes have no area and are left out, an RBC of BloodImage_00343 (train) and one of BloodImage_00338 (val).
-    Raises FileNotFoundError that says what to place where; ValueError for facts that are not those of BCCD, for files
-    that are not annotations, for paths in place of names of images, and for a box that lies outside its image.
+
+    Two boxes have no area and are left out: an RBC of BloodImage_00343 (train) and one of BloodImage_00338 (val).
+    Raises FileNotFoundError that names the files to place and their folder. Raises ValueError for classes or a shape
+    that do not fit BCCD, for files that are not annotations, for paths instead of image names, and for a box outside
+    its image.
     """
     if num_classes != len(CLASSES) or list(classes) != list(CLASSES):
         raise ValueError(f"BCCD's cells are {list(CLASSES)}, not {num_classes} classes {list(classes)}")
@@ -70,16 +72,16 @@ def bccd_cells(
 
 
 def read_cells(root: Path, split: str) -> list[Cell]:
-    """The cells of one split, image by image, without the boxes that have no area."""
+    """The cells of one split, grouped by image, without boxes that have no area."""
     names_file = root / "ImageSets" / "Main" / f"{split}.txt"
     if not names_file.is_file():
         raise FileNotFoundError(
             f"no {names_file.name} in {names_file.parent.resolve()}: place JPEGImages, Annotations and ImageSets of "
-            f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}; data.folder= or LAB_DATA= looks elsewhere"
+            f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}, or give data.folder= or LAB_DATA="
         )
     names = names_file.read_text().split()
     if paths := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{names_file} lists {paths[0]!r}, which is a path, not the name of an image; take it out")
+        raise ValueError(f"{names_file} lists {paths[0]!r}, which is a path, not the name of an image; remove it")
     return [
         Cell(root / "JPEGImages" / f"{name}.jpg", box, label)
         for name in names
@@ -90,10 +92,10 @@ def read_cells(root: Path, split: str) -> list[Cell]:
 
 def read_objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
     """Boxes and labels in an annotation file in the format of Pascal VOC."""
-    # decoded here, so that no encoding hides a DOCTYPE; without one, XML has no entities to expand
+    # decoded here, so that no other encoding can hide a DOCTYPE; XML without a DOCTYPE cannot define entities
     text = path.read_text(encoding="utf-8")
     if "<!DOCTYPE" in text:
-        raise ValueError(f"{path} has a DOCTYPE, which no annotation needs; take it out if you trust the file")
+        raise ValueError(f"{path} has a DOCTYPE, which no annotation needs; remove it if you trust the file")
     try:
         return [read_object(element) for element in ElementTree.fromstring(text).iter("object")]
     except (ElementTree.ParseError, ValueError) as error:
@@ -127,8 +129,8 @@ def crop_cells(cells: list[Cell], shape: Sequence[int], margin: float) -> Exampl
 
 
 def fit_square(cell: Cell, image: Tensor, margin: float) -> tuple[int, int, int]:
-    """Top, left and side, in pixels, of the square around a cell's box and its margin. A square that sticks out of the
-    image (3, H, W) is moved inside; one that is larger than the image shrinks to it."""
+    """Top, left and side, in pixels, of the square around a cell's box and its margin. The square is shifted to lie
+    inside the image (3, H, W), and shrunk to the image's shorter side if it is larger."""
     height, width = image.shape[1:]
     left, top, right, bottom = cell.box
     if min(left, top) < 0 or right > width or bottom > height:

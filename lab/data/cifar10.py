@@ -36,10 +36,10 @@ def cifar10(
     `label: int64`) if they exist, else from torchvision's `cifar-10-batches-py`.
 
     val_share, train_examples: split of the training images; see `split_examples`.
-    limit: number of examples to read from the head of either file; None for all.
-    download: fetch torchvision's archive into `folder` if nothing is there.
-    Raises FileNotFoundError that says what to place where; ConnectionError if a download fails; ValueError for facts
-    that are not those of CIFAR-10.
+    limit: number of examples to read from the beginning of each split; None for all.
+    download: whether to fetch torchvision's archive into `folder` if nothing is there.
+    Raises FileNotFoundError that names the files to place and their folder, ConnectionError if a download fails, and
+    ValueError for a number of classes or a shape that do not fit CIFAR-10.
     """
     if list(shape) != [3, 32, 32] or num_classes != 10:
         raise ValueError(f"CIFAR-10 is 10 classes of shape [3, 32, 32], not {num_classes} of {list(shape)}")
@@ -53,7 +53,7 @@ def cifar10(
 
 
 def read_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
-    """One split from Parquet files, which are never downloaded."""
+    """One split from Parquet files. `download` is ignored, as these files are never downloaded."""
     from pyarrow import parquet
 
     path = folder / f"{split}.parquet"
@@ -74,7 +74,7 @@ def read_archive(folder: Path, split: str, limit: int | None, download: bool) ->
     except RuntimeError as error:
         raise FileNotFoundError(
             f"no CIFAR-10 in {folder.resolve()}: place train.parquet and test.parquet there, or the unpacked "
-            f"cifar-10-batches-py, or download that with data.download=true; data.folder= or LAB_DATA= looks elsewhere"
+            f"cifar-10-batches-py, or download that with data.download=true, or give data.folder= or LAB_DATA="
         ) from error
     except OSError as error:
         raise ConnectionError(

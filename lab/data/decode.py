@@ -1,4 +1,4 @@
-"""An image file to a tensor."""
+"""Decoding of image files into tensors."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def decode_image(source: Path | BinaryIO) -> Tensor:
-    """An image file as uint8 (3, H, W), whatever the file's own mode. Raises ValueError if it is not an image."""
+    """An image file as uint8 (3, H, W), whatever its colour mode. Raises ValueError if it is not an image."""
     try:
         with Image.open(source) as image:
             pixels = numpy.array(image.convert("RGB"))

@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 gray images of 8x8, ten classes, no download.
 
-Source: Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part).
+Source: Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test set).
 """
 
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ def digits(
     mean: Sequence[float] = (0.305,),
     std: Sequence[float] = (0.376,),
 ) -> InMemory:
-    """Digits of shape (C, H, W), resized by bilinear interpolation, with the gray repeated over 1 or 3 channels.
+    """Digits of shape (C, H, W), resized by bilinear interpolation; with 3 channels, the gray values are repeated.
 
     test_share: share of the images in the test set, which is the same for every seed.
     val_share, train_examples: split of the other images; see `split_examples`.
-    num_classes: 10, a fact for other nodes of a config to read; ValueError for any other number.
+    num_classes: 10, for other nodes of a config to interpolate. Raises ValueError for any other number.
     """
     if num_classes != 10:
         raise ValueError(f"the digits are 10 classes, not {num_classes}; leave data.num_classes out")
     check_channels(shape, mean, std)
     raw: Any = load_digits()
-    gray = torch.from_numpy(raw.images).unsqueeze(1)  # 17 levels, 0 to 16, to be spread over uint8
+    gray = torch.from_numpy(raw.images).unsqueeze(1)  # 17 levels, 0 to 16; scaled to 0 to 255 below
     resized = F.interpolate(gray, list(shape[1:]), mode="bilinear", antialias=True)
     images = resized.mul(255 / 16).round().to(torch.uint8).repeat(1, shape[0], 1, 1)
     examples = Examples(images, torch.from_numpy(raw.target).long())

@@ -1,4 +1,4 @@
-"""Your own images: a folder for each class, in `train`, `test` and, if you have it, `val`."""
+"""The user's own images: a folder for each class in `train`, in `test` and optionally in `val`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +33,16 @@ def image_folder(
     in_memory_mb: int = 2000,
     workers: int = 2,
 ) -> InMemory | Streamed:
-    """Images in `folder/<split>/<class>/`, resized and cropped in the middle to shape (C, H, W).
+    """Images in `folder/<split>/<class>/`, resized and center-cropped to shape (C, H, W).
 
     val_share: share of `train` to hold out if there is no `folder/val`.
     train_examples: number of the other images to train on, balanced over the classes (`order.balanced_indices`); None
-    for all.
-    random_crop: train on random resized crops (Szegedy et al. 2015, arXiv:1409.4842) instead of the middles.
-    in_memory_mb: largest size in megabytes of a set that is decoded once and held in memory; larger sets, and those
-    with random crops, stream through `workers` processes.
+        for all.
+    random_crop: whether to train on random resized crops (Szegedy et al. 2015, arXiv:1409.4842) instead of center
+        crops.
+    in_memory_mb: maximum size in megabytes of a data set that is decoded once and held in memory. Larger ones, and
+        those with random crops, are streamed.
+    workers: number of loader processes of a streamed data set.
     Raises FileNotFoundError for a missing folder, ValueError if the classes are not those of the folders.
     """
     if len(classes) != num_classes:
@@ -77,7 +79,7 @@ def read_splits(
     train_examples: int | None,
     seed: int,
 ) -> tuple[Subset, Indexable, Indexable]:
-    """Training, validation and test images, each cropped in the middle."""
+    """Training, validation and test images, center-cropped."""
     crop = CenterCrop(shape)
     train = ImageFolder(root / "train", classes, crop)
     test = ImageFolder(root / "test", classes, crop)
@@ -120,7 +122,7 @@ class ImageFolder(Dataset):
 
 
 class CenterCrop:
-    """Resizes an image until it covers (H, W), then crops its middle to (C, H, W)."""
+    """Resizes an image until it covers (H, W), then crops its center to (C, H, W)."""
 
     def __init__(self, shape: list[int]):
         self.channels, self.height, self.width = shape
@@ -151,7 +153,7 @@ class RandomCrop:
 
 
 def load_examples(examples: Indexable, shape: list[int]) -> Examples:
-    """All examples, decoded into two tensors."""
+    """All examples, decoded into tensors of images and labels."""
     images = torch.empty(len(examples), *shape, dtype=torch.uint8)
     labels = torch.empty(len(examples), dtype=torch.int64)
     for index in show_progress(range(len(examples)), len(examples)):

@@ -1,4 +1,4 @@
-"""A data set that fits into memory: tensors on the device, a batch is one index into them."""
+"""A data set that fits into memory: its examples are tensors on the device, and a batch is indexed out of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,11 +26,11 @@ def split_examples(
 ) -> tuple[Examples, Examples]:
     """Training and validation examples, drawn from the seed's split stream.
 
-    val_share: share of the examples that validate, in [0, 1).
+    val_share: share of the examples for validation, in [0, 1).
     train_examples: number of the other examples to train on, balanced over the classes (`order.balanced_indices`); None
-    for all of them. Validation and test sets keep their size, so that runs compare. A validation set larger than the
-    training set gives the choice of weights and settings by validation more labels than are trained on; lower
-    `val_share` to avoid that.
+        for all of them. Validation and test sets keep their size, so that runs are comparable. If the validation set is
+        larger than the training set, the choice of weights and settings uses more labels than training; lower
+        `val_share` to avoid that.
     """
     kept, held_out = order.split_indices(len(examples.labels), val_share, seed)
     train, val = examples.take(kept), examples.take(held_out)
@@ -42,8 +42,8 @@ def split_examples(
 class InMemory:
     """Training, validation and test examples as tensors, shuffled and batched by position.
 
-    prepare: function from a batch (inputs, labels), augmented if it is of training, to the batch that the model takes;
-    `lab.data.standardize.Standardize` for uint8 images.
+    prepare: function from a batch (inputs, labels), after augmentation, to the batch that the task takes;
+        `lab.data.standardize.Standardize` for uint8 images.
     classes: names of the classes, for pictures.
     Raises ValueError for an empty training set.
     """
@@ -67,7 +67,7 @@ class InMemory:
         self.steps_per_epoch = order.count_steps(len(train.labels), batch_size)
 
     def to(self, device: str) -> None:
-        """Move all examples to `device`, so that no batch has to travel."""
+        """Move all examples to `device`, so that no batch has to be transferred."""
         self.splits = {name: Examples(*(t.to(device) for t in split)) for name, split in self.splits.items()}
 
     def batches(self, after: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -83,6 +83,6 @@ class InMemory:
 
     def batches_in_order(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits[split]
-        # scoring keeps no activations, so its batches may be larger than those of training
+        # scoring stores no activations, so its batches can be larger than training batches
         size = max(self.batch_size, EVAL_BATCH)
         return zip(inputs.split(size), labels.split(size), strict=True) if len(labels) else iter(())

@@ -1,4 +1,4 @@
-"""Which examples train, which validate, and in which order: functions of the seed and an integer position."""
+"""The split and the order of examples, as functions of the seed and an integer position."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from lab.seeding import make_generator
 
 
 def split_indices(num_examples: int, val_share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training and the validation examples, drawn from the seed's split stream, each sorted."""
+    """Sorted indices of the training and of the validation examples, drawn from the seed's split stream."""
     if not 0 <= val_share < 1:
         raise ValueError(f"{val_share} is not a share of the examples to hold out; give a number in [0, 1)")
     shuffled = torch.randperm(num_examples, generator=make_generator(seed, "split"))
@@ -18,22 +18,22 @@ def split_indices(num_examples: int, val_share: float, seed: int) -> tuple[Tenso
 
 
 def balanced_indices(labels: Tensor, num_examples: int, seed: int) -> Tensor:
-    """Sorted indices of `num_examples` of the labels (N,), with equal numbers of each class, give or take one; a class
-    that is too small gives all it has.
+    """Sorted indices of `num_examples` of the labels (N,), with equal numbers of each class, give or take one; of a
+    class that is too small, all examples are taken.
 
-    Drawn from the seed's split stream; a smaller draw is part of a larger one.
+    The examples are drawn from the seed's split stream. A smaller draw is a subset of a larger one.
     Raises ValueError unless 1 <= num_examples <= N.
     """
     if not 1 <= num_examples <= len(labels):
         raise ValueError(
             f"train_examples={num_examples} is not from 1 to {len(labels)}, the number of examples to train on; "
-            f"null takes them all"
+            f"null takes all of them"
         )
     shuffled = torch.randperm(len(labels), generator=make_generator(seed, "split", 1))
     by_class = labels[shuffled].argsort(stable=True)
     class_sizes = labels.bincount()
-    # the number of examples of the same class that come before each: the first of every class are drawn, then the
-    # second of every class, and so on
+    # for each example, the number of earlier examples of its class; sorting by it takes the first example of every
+    # class, then the second of every class, and so on
     earlier = torch.empty_like(by_class)
     class_starts = class_sizes.cumsum(0) - class_sizes
     earlier[by_class] = torch.arange(len(labels)) - class_starts.repeat_interleave(class_sizes)
@@ -41,7 +41,7 @@ def balanced_indices(labels: Tensor, num_examples: int, seed: int) -> Tensor:
 
 
 def count_steps(num_examples: int, batch_size: int) -> int:
-    """Full batches in one epoch; a set smaller than one batch is one batch."""
+    """The number of full batches in one epoch; 1 for a data set smaller than one batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is not a positive number")
     return max(1, num_examples // batch_size)
@@ -50,10 +50,10 @@ def count_steps(num_examples: int, batch_size: int) -> int:
 def batch_indices(
     num_examples: int, batch_size: int, seed: int, after: int, device: torch.device | str = "cpu"
 ) -> Iterator[Tensor]:
-    """Indices (batch_size,) on `device` of the batches that follow the first `after`, without end.
+    """Indices (batch_size,) on `device` for each batch after the first `after`, without end.
 
-    Each epoch is a new permutation from the order stream. The examples left over after its last full batch are skipped:
-    every step sees equally many examples, and batch statistics and compiled code see one shape.
+    Each epoch is a new permutation from the order stream. The examples after its last full batch are skipped, so that
+    every step has equally many examples, and batch statistics and compiled code see a single shape.
     """
     steps_per_epoch = count_steps(num_examples, batch_size)
     epoch, first = divmod(after, steps_per_epoch)

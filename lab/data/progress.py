@@ -1,4 +1,4 @@
-"""A progress bar for data sets that take a while to read."""
+"""A progress bar for data sets that are slow to read."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""The last step from a data set to the model: uint8 images standardised, anything else as it is."""
+"""Preparation of batches for the model: standardised images, or batches unchanged."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def check_channels(shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raises ValueError unless images of shape (C, H, W) have 1 or 3 channels, and mean and std one number for each
-    channel, or one for all."""
+    """Raises ValueError unless images of shape (C, H, W) have 1 or 3 channels, and mean and std have one number for
+    each channel or one for all channels."""
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
         raise ValueError(f"shape {list(shape)} is not [1, height, width] (gray) or [3, height, width]")
     if len(mean) not in (1, shape[0]) or len(std) not in (1, shape[0]):
@@ -20,10 +20,10 @@ def check_channels(shape: Sequence[int], mean: Sequence[float], std: Sequence[fl
 
 
 class Standardize:
-    """Maps a batch of images (B, C, H, W), in units of uint8, and their targets to float32 images, each channel minus
-    its mean and divided by its standard deviation, and the same targets.
+    """Standardises the images of a batch to float32: (x / 255 - mean) / std in each channel. Targets are unchanged.
 
-    mean, std: one number for each channel, or one for all, in units where the largest uint8 is 1.
+    The batch holds images (B, C, H, W) with values from 0 to 255, and their targets.
+    mean, std: one number for each channel or one for all channels, on a scale where 255 is 1.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -33,12 +33,12 @@ class Standardize:
 
     def __call__(self, batch: Sequence[Any]) -> tuple[Tensor, Any]:
         images, targets = batch
-        if self.scale.device != images.device:  # moved once, with the first batch that lies on another device
+        if self.scale.device != images.device:  # moved once, for the first batch on another device
             self.scale, self.shift = self.scale.to(images.device), self.shift.to(images.device)
-        # float first: addcmul on mixed types is four times slower
+        # converted to float first, as addcmul of mixed types is four times slower
         return torch.addcmul(self.shift, images.float(), self.scale), targets
 
 
 def leave_as_is(batch: Any) -> Any:
-    """The batch itself, for data sets whose examples the model takes as they are."""
+    """The batch unchanged, for data sets whose examples need no preparation."""
     return batch

@@ -1,4 +1,4 @@
-"""A data set too large for memory: loader workers read its examples while the model trains."""
+"""A data set that is too large for memory: loader workers read its examples while the model trains."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from lab.seeding import stream_seed, temporary_seed
 
 
 class Indexable(Protocol):
-    """A map-style data set, as torch.utils.data.Dataset."""
+    """A map-style data set, such as a torch.utils.data.Dataset."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
@@ -23,14 +23,14 @@ class Indexable(Protocol):
 class Streamed:
     """Training, validation and test sets whose examples, pairs (input, label), are read by loader workers.
 
-    prepare: function from a batch [inputs, labels], augmented if it is of training, to the batch that the model takes;
-    `lab.data.standardize.Standardize` for uint8 images.
-    plain: the training examples without random crops and the like; None where `train` draws nothing.
-    workers: number of loader processes; 0 reads in this one.
+    prepare: function from a batch [inputs, labels], after augmentation, to the batch that the task takes;
+        `lab.data.standardize.Standardize` for uint8 images.
+    plain: training examples without random transforms, such as crops; None if `train` has no random transforms.
+    workers: number of loader processes; 0 to read in this process.
     classes: names of the classes, for pictures.
 
-    What a training example draws from torch's generator comes from the augment stream at its epoch and index, so that
-    any number of workers gives the same batches.
+    The global generators are seeded from the augment stream by epoch and index before an example is read, so that any
+    number of workers gives the same batches.
     Raises ValueError for an empty training set.
     """
 
@@ -59,13 +59,13 @@ class Streamed:
         return self.load("train", self.batch_keys(after))
 
     def part(self, after: int, rank: int, world: int) -> Iterator[tuple[list[Tensor], float]]:
-        """The local shard of each batch for `rank` of `world` ranks, and its weight; a rank reads no more than that."""
+        """The shard of each batch for `rank` of `world` ranks, and its weight. A rank reads only its own shards."""
         shard, weight = local_slice(min(self.batch_size, len(self.splits["train"])), rank, world)
         keys = (batch[shard] for batch in self.batch_keys(after))
         return ((batch, weight) for batch in self.load("train", keys))
 
     def plain(self, after: int = 0) -> Iterator[list[Tensor]]:
-        """As `batches`, without random crops and the like."""
+        """As `batches`, without random transforms."""
         return self.load("plain", self.batch_keys(after))
 
     def val(self) -> Iterator[list[Tensor]]:
@@ -79,17 +79,18 @@ class Streamed:
         return self.load(split, [[(0, index) for index in batch.tolist()] for batch in indices if len(batch)])
 
     def batch_keys(self, after: int) -> Iterator[list[tuple[int, int]]]:
-        """(epoch, index) of the training examples of each batch that follows the first `after`, without end: loader
+        """(epoch, index) of the training examples of each batch after the first `after`, without end, so that loader
         workers live on from epoch to epoch."""
         indices = order.batch_indices(len(self.splits["train"]), self.batch_size, self.seed, after)
         for position, batch in enumerate(indices, start=after):
             yield [(position // self.steps_per_epoch, index) for index in batch.tolist()]
 
     def load(self, split: str, keys: Iterable[list[tuple[int, int]]]) -> Iterator[list[Tensor]]:
-        """Batches of the examples of a split that have these keys (epoch, index)."""
-        examples: Any = SeededExamples(self.splits[split], self.seed)  # DataLoader's type has no such batch_sampler
+        """Batches of a split.  keys: (epoch, index) of the examples of each batch."""
+        # Any, as DataLoader's annotations expect a batch_sampler of plain indices
+        examples: Any = SeededExamples(self.splits[split], self.seed)
         pinned = torch.cuda.is_available()
-        # a generator of its own: the loader draws its workers' base seed, which would shift the dropout stream
+        # the loader draws its workers' base seed; from the global generator, that would shift the dropout stream
         generator = torch.Generator()
         return iter(
             DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=generator)
@@ -97,7 +98,7 @@ class Streamed:
 
 
 class SeededExamples(Dataset):
-    """Examples by (epoch, index). Reading one draws from the augment stream at that place."""
+    """Examples by (epoch, index). The augment stream at that position seeds the reading of an example."""
 
     def __init__(self, examples: Indexable, seed: int):
         self.examples, self.seed = examples, seed

@@ -1,4 +1,4 @@
-"""Generated images for trying things out: one random prototype for each class, seen through noise."""
+"""Generated images for quick trials: one random prototype for each class, with added noise."""
 
 import torch
 
@@ -17,11 +17,11 @@ def synthetic(
     val_share: float = 0.1,
     train_examples: int | None = None,
 ) -> InMemory:
-    """The same images for every seed, so that seeds compare; labels are balanced.
+    """Images that are the same for every seed, so that seeds can be compared, with balanced labels.
 
-    num_examples: size of the training set before validation is split off; the test set has a quarter as many.
-    noise: its standard deviation, where that of the prototypes is 1. At 0.5 a linear classifier gets nearly all right,
-    at 10 hardly any.
+    num_examples: number of training and validation examples; the test set has a quarter as many.
+    noise: standard deviation of the noise, relative to that of the prototypes. At 0.5 a linear classifier is right on
+        nearly all images, at 10 on hardly any.
     val_share, train_examples: see `split_examples`.
     """
     generator = make_generator(0, "synthetic")
@@ -30,7 +30,7 @@ def synthetic(
     def draw_examples(num: int) -> Examples:
         labels = torch.arange(num) % num_classes
         inputs = prototypes[labels] + noise * torch.randn(num, *shape, generator=generator)
-        # four standard deviations to either side of gray fill uint8
+        # the range of uint8 is four standard deviations to either side of mid-gray
         spread = 127.5 / (4 * (1 + noise**2) ** 0.5)
         return Examples((127.5 + spread * inputs).round().clamp(0, 255).to(torch.uint8), labels)
 

@@ -1,6 +1,6 @@
-"""What all ranks of a distributed run do together. In a run of one process each of these returns at once.
+"""Collective operations of a distributed run. In a run of one process they return at once.
 
-Every rank has to call the same functions in the same order.
+Every rank must call the same functions in the same order.
 """
 
 import atexit
@@ -25,10 +25,10 @@ def get_rank() -> int:
 
 
 def local_slice(examples: int, rank: int, world: int) -> tuple[slice, float]:
-    """The part of a batch that belongs to one rank, and the weight of its mean in the mean over all ranks.
+    """The slice of a batch that belongs to one rank, and the weight of its mean in the mean over all ranks.
 
-    examples: number of examples in the batch.  world: world size. The weight differs from 1 where the parts are uneven.
-    Raises ValueError for fewer examples than ranks.
+    examples: number of examples in the batch.  world: world size.
+    The weight differs from 1 where the parts are not equal. Raises ValueError for fewer examples than ranks.
     """
     if examples < world:
         raise ValueError(f"a batch of {examples} for {world} processes; give data.batch_size, or hardware.processes")
@@ -39,7 +39,7 @@ def local_slice(examples: int, rank: int, world: int) -> tuple[slice, float]:
 def leave_process_group() -> None:
     """Leave the process group before the process exits."""
     dist.destroy_process_group()
-    # gloo's threads abort an interpreter that shuts down before they have ended
+    # gloo's threads abort the process if the interpreter shuts down before they end
     atexit.register(os._exit, 0)
 
 
@@ -56,7 +56,8 @@ def first_reason(reason: T | None) -> T | None:
     """The reason of the lowest rank that has one, on every rank; None if no rank has any."""
     if get_world_size() == 1:
         return reason
-    lowest = torch.tensor(get_world_size() if reason is None else get_rank())  # on the CPU: no waiting for a device
+    # on the CPU, to avoid waiting for a device
+    lowest = torch.tensor(get_world_size() if reason is None else get_rank())
     dist.all_reduce(lowest, dist.ReduceOp.MIN)
     return None if int(lowest) == get_world_size() else broadcast(reason, int(lowest))
 
@@ -80,13 +81,13 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
 
 
 def full_tensor(tensor: T) -> T:
-    """A DTensor gathered or reduced into a full tensor; anything else unchanged."""
+    """A DTensor, gathered or reduced into a full tensor; any other value unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
-    """Copy the buffers of rank 0 to every rank: each rank has running statistics of its own examples."""
+    """Copy the buffers of rank 0 to every rank, as each rank has running statistics of its own examples."""
     if get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

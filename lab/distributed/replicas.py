@@ -20,21 +20,21 @@ Forward = Callable[..., Any]  # a model, or a wrapper that is called like it
 
 
 def wrap_for_first_step(model: nn.Module, previous: Forward) -> Forward:
-    """The model wrapped for the first step of a phase: a backward pass inside `average_gradients` leaves the mean over
-    all ranks in the gradients. `model` itself in a run of one process, or if it is sharded.
+    """The model wrapped for the first step of a phase, in which `average_gradients` averages the gradients over all
+    ranks after the backward pass. `model` itself in a run of one process, or if it is sharded.
 
-    After that step `wrap_ddp` wraps it for the others, when it is known which parameters get a gradient.
-    previous: the last wrapper of this model, which must not be called any more.
+    After the first step it is known which parameters get a gradient, and `wrap_ddp` wraps the model for the next steps.
+    previous: previous wrapper of this model, which must not be called any more.
     """
     if get_world_size() == 1 or is_sharded(model):
         return model
     if isinstance(previous, DistributedDataParallel):
-        previous._remove_autograd_hooks()  # they act on the parameters until Python has collected the wrapper
+        previous._remove_autograd_hooks()  # otherwise they stay active until the wrapper is garbage-collected
     return ManualAverage(model)
 
 
 class ManualAverage:
-    """A replica that averages gradients after the backward pass, when it is known which parameters have one."""
+    """A replica that averages gradients after the backward pass, when it is known which parameters have a gradient."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -56,13 +56,13 @@ class ManualAverage:
 
 
 def wrap_ddp(model: Forward) -> Forward:
-    """The model of a `ManualAverage`, after its first step and with that step's gradients, as DistributedDataParallel,
-    which averages during the backward pass (Li et al. 2020, sec. 3.2). Any other model unchanged."""
+    """The model of a `ManualAverage` as DistributedDataParallel, which averages gradients during the backward pass (Li
+    et al. 2020, sec. 3.2); any other model unchanged. Call this after the first step, while it has gradients."""
     if not isinstance(model, ManualAverage):
         return model
     has_unused = any(p.requires_grad and p.grad is None for p in model.model.parameters())
-    # buffers are broadcast only before scoring: in every step that would fail for losses that call the model twice.
-    # torch has renamed the option
+    # buffers are broadcast only before scoring: a broadcast in every step fails for losses that call the model twice.
+    # versions of torch differ in the option's name
     options = signature(DistributedDataParallel).parameters
     sync_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in options)
     ddp: Any = DistributedDataParallel
@@ -72,7 +72,7 @@ def wrap_ddp(model: Forward) -> Forward:
 def average_gradients(model: Forward, last: bool = True) -> AbstractContextManager[None]:
     """The context of a forward and backward pass.
 
-    last: the last pass of a step, which averages the gradients that all passes of the step have accumulated.
+    last: whether it is the last pass of a step, which averages the gradients that all passes of the step accumulated.
     """
     if isinstance(model, ManualAverage) and last:
         return model.average()
@@ -81,17 +81,17 @@ def average_gradients(model: Forward, last: bool = True) -> AbstractContextManag
     return NOTHING_TO_AVERAGE
 
 
-NOTHING_TO_AVERAGE = nullcontext()  # one object: making another costs more than entering this one
+NOTHING_TO_AVERAGE = nullcontext()  # shared, as creating a context costs more than entering it
 
 
 def convert_sync_batchnorm(model: nn.Module) -> None:
-    """Replace batch normalisations by ones that take their statistics on CUDA from the examples of all ranks, as one
-    process would, in place."""
+    """Replace BatchNorm layers in place by synchronised ones, which on CUDA compute their statistics over the examples
+    of all ranks, as a single process would."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
                 module._modules[name] = nn.SyncBatchNorm.convert_sync_batchnorm(child)
             elif isinstance(child, nn.BatchNorm2d) and type(child).__module__.startswith("timm."):
-                from timm.layers.norm_act import convert_sync_batchnorm  # timm's have an activation inside
+                from timm.layers.norm_act import convert_sync_batchnorm  # timm's BatchNorm layers contain an activation
 
                 module._modules[name] = convert_sync_batchnorm(child)

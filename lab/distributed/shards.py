@@ -21,9 +21,9 @@ def is_sharded(model: Any) -> bool:
 
 
 def shard_model(model: nn.Module, groups: Sequence[Mapping[str, Any]], device: str) -> list[dict[str, Any]]:
-    """Replace each parameter by its shard on this rank, block by block, in place; the groups with the new parameters.
+    """Replace each parameter in place by its shard on this rank, block by block. Returns the groups of the shards.
 
-    Parameters that two blocks share are gathered with the whole model, not with a block.
+    Parameters that two blocks share are gathered with the whole model instead of a block.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -41,8 +41,8 @@ def shard_model(model: nn.Module, groups: Sequence[Mapping[str, Any]], device: s
 
 
 def gather_state(state: Any) -> Any:
-    """The same nest of dicts, lists and tuples with full tensors in place of shards: on the CPU of rank 0, None on the
-    other ranks."""
+    """The same nest of dicts, lists and tuples, in which full tensors on the CPU replace shards on rank 0, and None
+    replaces them on the other ranks. Tensors that are not sharded are unchanged."""
     return map_tensors(state, gather_tensor)
 
 
@@ -59,7 +59,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def distribute_like(value: Any, like: Tensor) -> Any:
-    """A full tensor, the same on every rank, in shards like those of `like`; unchanged where `like` is not sharded."""
+    """A full tensor, equal on every rank, sharded like `like`; unchanged if `like` is not sharded."""
     if not (isinstance(value, Tensor) and hasattr(like, "placements") and value.shape == like.shape):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -69,7 +69,7 @@ def distribute_like(value: Any, like: Tensor) -> Any:
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """`model.load_state_dict` with a state of full tensors."""
+    """`model.load_state_dict` for a state of full tensors."""
     if not is_sharded(model):
         model.load_state_dict(state)
         return
@@ -78,13 +78,13 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """`optimizer.load_state_dict` with a state of full tensors."""
+    """`optimizer.load_state_dict` for a state of full tensors."""
     optimizer.load_state_dict(shard_optimizer_state(optimizer, state))
 
 
 def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state with its tensors in shards like the optimizer's parameters."""
-    if optimizers := getattr(optimizer, "optimizers", None):  # lab.optim.muon has one for each kind of weights
+    """The state with its tensors sharded like the optimizer's parameters."""
+    if optimizers := getattr(optimizer, "optimizers", None):  # lab.optim.muon.Muon holds several optimizers
         return {**state, "inner": list(map(shard_optimizer_state, optimizers, state["inner"]))}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sharded = {

@@ -12,7 +12,8 @@ from lab.models.blocks import head_name
 def bitfit(model: nn.Module, head: str | None = None, train_head: bool = True) -> ParameterGroups:
     """Two groups: every bias of the model, including those of normalisations, and the head's parameters.
 
-    head: name of a submodule; None: the model's last block.  train_head: train the whole head; False: only its bias.
+    head: name of a submodule; None for the model's last block.
+    train_head: whether to train the whole head; False for only its bias.
     Raises ValueError that lists the parameters if none is a bias.
     """
     names = [name for name, _ in model.named_parameters()]
@@ -24,6 +25,6 @@ def bitfit(model: nn.Module, head: str | None = None, train_head: bool = True) -
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter's name is a bias's: `fc.bias`, attention's `in_proj_bias`, an LSTM's `bias_ih_l0`."""
+    """Whether a parameter is a bias by its name: `fc.bias`, attention's `in_proj_bias`, an LSTM's `bias_ih_l0`."""
     last = name.rpartition(".")[2]
     return last.endswith("bias") or last.startswith("bias_")

@@ -1,4 +1,4 @@
-"""Train every block at a learning rate of its own, which falls with the distance from the head.
+"""Train every block at its own learning rate, which decreases with the distance from the head.
 
 Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.2.
 """
@@ -13,11 +13,14 @@ def discriminative(model: nn.Module, factor: float = 2.6, head: str | None = Non
     """A group for the head, at the optimizer's learning rate, and one for each block below, at the rate of the block
     above divided by `factor`.
 
-    factor: the paper's 2.6 is for four layers. Ten blocks further down it leaves 7e-5 of the rate: a deep model needs a
-    factor nearer to 1, or layer_decay.  head: name of a submodule; None: the model's last block.
+    factor: ratio of the rates of neighbouring blocks. The paper's 2.6 is for four layers; after ten blocks it leaves
+        7e-5 of the rate, so a deep model needs a factor nearer to 1, or finetune_strategy=layer_decay.
+    head: name of a submodule; None for the model's last block.
     """
     if factor <= 0:
-        raise ValueError(f"factor {factor} is not positive; the paper's is 2.6, and 1 gives every block the same rate")
+        raise ValueError(
+            f"factor {factor} is not positive; give the paper's 2.6, or 1 for the same rate in every block"
+        )
     body, top = merge_normalisations(model, head)
     from_above = {head_name(model, head): top, **dict(reversed(body.items()))}
     groups = train_only(model, from_above)

@@ -1,4 +1,4 @@
-"""DoRA: LoRA changes the direction of a weight, and its magnitude is trained beside it.
+"""DoRA: LoRA trains the direction of a weight, and a separate parameter its magnitude.
 
 Source: Liu et al. 2024, arXiv:2402.09353, eq. 5, with the norm held constant in the backward pass (sec. 4.3).
 """
@@ -22,10 +22,10 @@ def dora(
     train_head: bool = True,
     adapter: str | None = None,
 ) -> ParameterGroups:
-    """As `lora`, with the same options and a third group, `magnitude`: one number m for each output of a weight.
+    """As `lora`, with the same options and a third group, `magnitude`, of one number m for each output of a weight.
 
     Each weight W becomes m * V / |V| with V = W + alpha / rank * B A, and m = |W| at the start. |V| is the norm of the
-    weights that make one output: a column of the paper's W, which multiplies from the right, a row of torch's.
+    weights of one output: a column of the paper's W, which is transposed, and a row of torch's.
     """
     groups = lora(model, rank, alpha, targets, head, train_head)
     magnitudes = []

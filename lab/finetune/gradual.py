@@ -1,4 +1,4 @@
-"""Train the head first, then thaw one block after the other from the top.
+"""Train the head first, then unfreeze one block after the other from the top.
 
 Source: Howard & Ruder 2018, ULMFiT, arXiv:1801.06146, sec. 3.3.
 """
@@ -10,16 +10,17 @@ from lab.models.blocks import head_name, merge_normalisations
 
 
 def gradual(model: nn.Module, epochs_per_block: float = 1.0, head: str | None = None) -> ParameterGroups:
-    """A group for the head, which trains from the start, and one for each block below, which joins `epochs_per_block`
-    after the block above it.
+    """A group for the head, which trains from the start, and one for each block below, which begins to train
+    `epochs_per_block` after the block above it.
 
-    epochs_per_block: the paper's one epoch is for four layers; a fraction is for deep models. A model with n blocks
-    below its head trains whole after n * epochs_per_block epochs: 0.25 thaws the nine of a ResNet-18 in two and a
-    quarter. In a shorter run the lowest blocks stay frozen.  head: name of a submodule; None: the model's last block.
+    epochs_per_block: number of epochs between two blocks. The paper's one epoch is for four layers; deep models need a
+        fraction. A model with n blocks below its head trains completely after n * epochs_per_block epochs: 0.25
+        unfreezes the nine blocks of a ResNet-18 in 2.25 epochs. In a shorter run the lowest blocks stay frozen.
+    head: name of a submodule; None for the model's last block.
     """
     if epochs_per_block <= 0:
         raise ValueError(
-            f"epochs_per_block {epochs_per_block} is not positive; finetune_strategy=full thaws all at once"
+            f"epochs_per_block {epochs_per_block} is not positive; finetune_strategy=full trains all blocks at once"
         )
     body, top = merge_normalisations(model, head)
     from_above = {head_name(model, head): top, **dict(reversed(body.items()))}

@@ -1,4 +1,4 @@
-"""Parameter groups: what a fine-tuning strategy returns."""
+"""Parameter groups, the result of a fine-tuning strategy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ ParameterGroups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Groups:
-    """Parameter groups, and the regularizer that belongs to them. A strategy without one may return a plain list.
+    """Parameter groups, and a regularizer that belongs to them. A strategy without one may return a plain list.
 
-    groups: as torch's optimizers take them. A group may hold, beside `params`: `name`; `lr_scale`, a multiplier on the
-    optimizer's learning rate; `from_epoch`, the epoch until which it is frozen.  regularizer: an object like those of
-    the config group `regularize`, or None.
+    groups: parameter groups as torch's optimizers take them. Besides `params`, a group may hold `name`; `lr_scale`, a
+        multiplier on the optimizer's learning rate; and `from_epoch`, the epoch until which it is frozen.
+    regularizer: object like those of the config group `regularize`, or None.
     """
 
     groups: ParameterGroups
@@ -23,14 +23,16 @@ class Groups:
 
     @classmethod
     def of(cls, result: "ParameterGroups | Groups") -> "Groups":
-        """The result of a strategy, with or without a regularizer."""
+        """The result of a strategy as Groups, whether it is that already or a plain list."""
         return result if isinstance(result, Groups) else cls(result)
 
 
 def train_only(model: nn.Module, parameters: Mapping[str, Iterable[nn.Parameter]], **options: Any) -> ParameterGroups:
-    """A group of the parameters under each name, with the options; the model's other parameters are frozen.
+    """One group for each name, with the options; the model's other parameters are frozen.
 
-    A parameter under two names belongs to the later group. Groups without parameters are left out.
+    parameters: parameters of each group by its name. A parameter under two names belongs to the later group. Groups
+        without parameters are left out.
+    options: further keys of every group.
     """
     owner = {id(p): name for name, members in parameters.items() for p in members}
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in parameters}

@@ -17,13 +17,14 @@ from lab.models.origin import origin_of
 def l2_sp(model: nn.Module, alpha: float, beta: float, head: str | None = None) -> Groups:
     """Two groups, `pretrained` (S) and `new`, with the penalty alpha/2 |w_S - w_S^0|^2 + beta/2 |w_new|^2.
 
-    w^0: the model's current weights.  head: name of a submodule whose parameters are the new ones; None: the parameters
-    that the pretrained weights lack (see lab.models.origin), or for a random start the model's last block.
-    The penalty replaces weight decay: the optimizer's is off in both groups. It is added to the gradients, not to the
-    loss that is shown.
+    w^0 are the model's current weights.
+    head: name of a submodule whose parameters are the new ones; None for the parameters that the pretrained weights
+        lack (see lab.models.origin), or with a random start for the model's last block.
+    The penalty replaces weight decay, so the optimizer's is off in both groups. It is added to the gradients, not to
+    the logged loss.
     """
     if alpha < 0 or beta < 0:
-        raise ValueError(f"alpha {alpha} and beta {beta} must not be negative; the penalty is to pull the weights")
+        raise ValueError(f"alpha {alpha} and beta {beta} must not be negative: the penalty would push the weights away")
     origin = origin_of(model) if head is None else None
     if origin is None:
         new = {id(p) for p in model.get_submodule(head_name(model, head)).parameters()}
@@ -38,9 +39,9 @@ def l2_sp(model: nn.Module, alpha: float, beta: float, head: str | None = None) 
 
 
 class L2SP:
-    """The penalty's gradient, alpha (w - w^0) and beta w, added to the loss's.
+    """Adds the penalty's gradients, alpha (w - w^0) and beta w, to those of the loss.
 
-    Nothing of it is saved: a resumed run builds the same start again.
+    It has no state to save, as a resumed run computes the same w^0 again.
     """
 
     def __init__(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter], alpha: float, beta: float):
@@ -49,7 +50,8 @@ class L2SP:
 
     @torch.no_grad()
     def add_to_gradients(self, model: nn.Module) -> None:
-        if self.start and self.start[0].device != self.pretrained[0].device:  # the model has moved since
+        # the model was moved to its device after __init__
+        if self.start and self.start[0].device != self.pretrained[0].device:
             self.start = [w0.to(w.device) for w0, w in zip(self.start, self.pretrained, strict=True)]
         pulled = [(w.grad, w, w0) for w, w0 in zip(self.pretrained, self.start, strict=True) if w.grad is not None]
         if pulled:

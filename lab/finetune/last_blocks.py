@@ -12,10 +12,10 @@ from lab.models.blocks import merge_normalisations
 def last_blocks(model: nn.Module, num_blocks: int, head: str | None = None) -> ParameterGroups:
     """Two groups: the parameters of the head, and those of the `num_blocks` blocks before it.
 
-    A normalisation between blocks is not counted as one: it belongs to the block before it. Frozen normalisations keep
-    their running statistics (see lab.train.scoring.set_training_mode).
-    head: name of a submodule; None: the model's last block.
-    Raises ValueError that lists the blocks if there are fewer, or no module has the head's name.
+    A normalisation between blocks does not count as a block: it belongs to the block before it. Frozen normalisations
+    keep their running statistics (see lab.train.scoring.set_training_mode).
+    head: name of a submodule; None for the model's last block.
+    Raises ValueError that lists the blocks if there are fewer than num_blocks, or if no module has the head's name.
     """
     body, top = merge_normalisations(model, head)
     if not 0 <= num_blocks <= len(body):

@@ -1,4 +1,4 @@
-"""Train the head alone, on features that stay as they are.
+"""Train only the head, on fixed features.
 
 Source: Alain & Bengio 2017, arXiv:1610.01644; as a measure of features, Kornblith et al. 2019, arXiv:1805.08974.
 """
@@ -13,9 +13,10 @@ from lab.models.running_statistics import set_moving_statistics
 def linear_probe(model: nn.Module, head: str | None = None, freeze_statistics: bool = True) -> ParameterGroups:
     """One group: the parameters of the head.
 
-    head: name of a submodule; None: the model's last block.  freeze_statistics: batch normalisations keep their running
-    statistics and normalise by them; False: they normalise by each batch, and their running statistics follow the new
-    data, although nothing else of the body changes.
+    head: name of a submodule; None for the model's last block.
+    freeze_statistics: whether BatchNorm layers keep their running statistics and normalise by them. If False, they
+        normalise by each batch, and their running statistics adapt to the new data, although nothing else in the body
+        changes.
     """
     set_moving_statistics(model, not freeze_statistics)
     return train_only(model, {"head": model.get_submodule(head_name(model, head)).parameters()})

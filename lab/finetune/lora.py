@@ -1,4 +1,4 @@
-"""LoRA: train a low-rank change of each weight, and leave the weight itself as it is.
+"""LoRA: train a low-rank change of each weight, and keep the weight itself fixed.
 
 Source: Hu et al. 2021, arXiv:2106.09685, eq. 3 and sec. 4.1.
 """
@@ -25,15 +25,16 @@ def lora(
     """Each weight W of the targets becomes W + alpha / rank * B A. Two groups: `lora`, all A and B, and `head`.
 
     targets: patterns of module names (`layer3.*`, `*.attn.qkv`) for linear layers, convolutions, attention, recurrent
-    layers and embeddings; None: all of these except embeddings and the head.  head: name of a submodule; None: the
-    model's last block.  train_head: train the whole head, which is then no target; False: it stays as it is.
-    adapter: folder of peft's or of `lab adapter` to start from, with the same rank, alpha and targets.
+        layers and embeddings; None for all of these except embeddings and the head.
+    head: name of a submodule; None for the model's last block.
+    train_head: whether to train the whole head, which is then not a target; False to leave it unchanged.
+    adapter: folder that peft or `lab adapter` wrote, to start from, with the same rank, alpha and targets.
 
-    The weights are parametrized, the modules are not wrapped: code that reads a weight without calling its module, as
-    attention does, gets the changed weight. The cost is that a step computes B A and the gradient of the whole weight,
-    and that there is no dropout on A's input, which some of the paper's runs use.
-    Raises ValueError for a rank below 1, an alpha that is not positive, and a pattern that matches nothing, with the
-    names of what it could match.
+    The weights are parametrized instead of wrapping the modules, so that code which reads a weight without calling its
+    module, as attention does, gets the changed weight. The cost is that a step computes B A and the gradient of the
+    whole weight, and that there is no dropout on A's input, which some of the paper's runs use.
+    Raises ValueError for a rank below 1, an alpha that is not positive, and a pattern that matches no module; the
+    message lists the modules that can be adapted.
     """
     head = head_name(model, head)
     for module, name in choose_targets(model, targets, head, train_head):
@@ -63,5 +64,5 @@ def choose_targets(
     else:
         names = match_names(list(adaptable), targets, "module that LoRA can adapt")
         if not names:
-            raise ValueError(f"targets={targets} names nothing to adapt; null is every weight before the head")
+            raise ValueError(f"targets={targets} names nothing to adapt; give null for every weight before the head")
     return [(adaptable[name], tensor) for name in names for tensor in adaptable_tensors(adaptable[name])]

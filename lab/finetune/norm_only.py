@@ -10,12 +10,13 @@ from lab.models.blocks import head_name, is_normalisation
 
 
 def norm_only(model: nn.Module, head: str | None = None, train_head: bool = True) -> ParameterGroups:
-    """Two groups: scale and shift of every normalisation, of any kind, and the head's parameters.
+    """Two groups: scale and shift of every normalisation of any kind, and the parameters of the head.
 
-    head: name of a submodule; None: the model's last block.  train_head: a new task needs it; the paper, which studies
-    randomly initialised networks, keeps the output layer frozen (False). A model without normalisations trains its head
-    alone.
-    Raises ValueError that lists the kinds of the model's modules if there is nothing to train.
+    head: name of a submodule; None for the model's last block.
+    train_head: whether the head is trained, as a new task requires. False is the paper's setting, which keeps the
+        output layer of randomly initialised networks frozen.
+    In a model without normalisations only the head is trained.
+    Raises ValueError that lists the classes of the model's modules if there is nothing to train.
     """
     normalisations = [m for m in model.modules() if is_normalisation(m)]
     if not normalisations and not train_head:

@@ -7,7 +7,7 @@ from lab.models.blocks import match_names
 
 
 def only(model: nn.Module, match: list[str]) -> ParameterGroups:
-    """A group for each pattern, of the parameters whose names it matches.
+    """A group for each pattern, with the parameters whose names it matches.
 
     match: patterns (`layer3.*`, `*.bias`); a parameter that two of them match belongs to the later group.
     Raises ValueError that lists the parameters' names for a pattern that matches none.

@@ -1,4 +1,4 @@
-"""The adapters that `lora` and `dora` train, as folders of Hugging Face's peft: the weights, and their settings."""
+"""The adapters that `lora` and `dora` train, as folders of weights and settings for Hugging Face's peft."""
 
 import json
 import math
@@ -12,16 +12,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 from lab.models.low_rank import adapted_tensors
 
 SETTINGS_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of every key in an adapter's file
+PREFIX = "base_model.model."  # prefix of every key in an adapter's file
 
 
 def save_adapter(model: nn.Module, folder: Path, base: str | None = None) -> None:
     """Write the adapter that `lora` or `dora` trained in `model` to `folder`, as peft 0.21 reads it.
 
-    Modules that were trained beside the adapter, such as the head, are written whole. The names are those inside the
-    Hugging Face model, if the model wraps one.
-    base: name of the pretrained model, for those who load the adapter.
-    Raises ValueError for a model without an adapter, and with the names of adapted weights that peft cannot express.
+    Modules that were trained besides the adapter, such as the head, are written whole. If the model wraps a Hugging
+    Face model, the names are those inside the wrapped model.
+    base: name of the pretrained model, which peft needs to load the adapter.
+    Raises ValueError for a model without an adapter, and for adapted weights that peft cannot express.
     """
     settings, prefix = peft_settings(model), wrapper_prefix(model)
     tensors = {key: value.reshape(shape) for key, (value, shape) in adapter_tensors(model).items()}
@@ -44,9 +44,9 @@ def save_adapter(model: nn.Module, folder: Path, base: str | None = None) -> Non
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
     """Load an adapter that peft or `save_adapter` wrote into a model that `lora` or `dora` has prepared with the same
-    options. No code in the folder is run: pickled weights are not read.
+    options. Pickled weights are not read, so no code in the folder is run.
 
-    Raises FileNotFoundError, or ValueError that names the differences.
+    Raises FileNotFoundError for missing files, and ValueError that names the differences.
     """
     for name in (SETTINGS_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -56,7 +56,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     settings, prefix = json.loads((folder / SETTINGS_FILE).read_text()), wrapper_prefix(model)
     if mismatch := describe_mismatch(settings, peft_settings(model)):
         raise ValueError(f"the adapter in {folder} {mismatch}")
-    with _disable_current_modes():  # safetensors cannot make the valueless tensors by which a step's cost is estimated
+    with _disable_current_modes():  # safetensors cannot create the fake tensors of a cost estimate
         saved = import_safetensors().load_file(folder / WEIGHTS_FILE)
     needed = {key: value for key, (value, _) in adapter_tensors(model).items()}
     known = {
@@ -104,11 +104,11 @@ def peft_settings(model: nn.Module) -> dict[str, Any]:
 def describe_mismatch(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """The difference between an adapter's settings and those of the model that loads it; empty if they agree."""
     if theirs.get("peft_type") != "LORA":
-        return f"is of the kind {theirs.get('peft_type')}, not LORA"
+        return f"is of the type {theirs.get('peft_type')}, not LORA"
     if theirs.get("rank_pattern") or theirs.get("alpha_pattern"):
-        return "has ranks or alphas that differ between modules, which lora and dora here do not support"
+        return "has ranks or alphas that differ between modules, which lab's lora and dora do not support"
     if bool(theirs.get("use_dora")) != ours["use_dora"]:
-        return f"is one of finetune_strategy={'dora' if theirs.get('use_dora') else 'lora'}"
+        return f"needs finetune_strategy={'dora' if theirs.get('use_dora') else 'lora'}"
     rank, alpha = theirs["r"], theirs["lora_alpha"] * (math.sqrt(theirs["r"]) if theirs.get("use_rslora") else 1)
     if rank != ours["r"] or not math.isclose(alpha, ours["lora_alpha"], rel_tol=1e-5):
         return f"has another rank or scale: give finetune_strategy.rank={rank} finetune_strategy.alpha={alpha:g}"
@@ -116,7 +116,7 @@ def describe_mismatch(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """The adapter's tensors by peft's keys, each with the shape that peft gives it.
+    """The adapter's tensors by peft's keys, each with its shape in peft.
 
     Raises ValueError that names the adapted weights which peft cannot express.
     """
@@ -141,7 +141,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[int, ...]
 
 
 def why_inexpressible(model: nn.Module, name: str, module: nn.Module) -> str:
-    """The reason why peft cannot adapt a module as it is adapted here; empty if it can."""
+    """The reason why peft cannot express the adapter of a module; empty if it can."""
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "a recurrent layer"
     parent = model.get_submodule(name.rpartition(".")[0])
@@ -155,7 +155,7 @@ def why_inexpressible(model: nn.Module, name: str, module: nn.Module) -> str:
 
 
 def wrapper_prefix(model: nn.Module) -> str:
-    """The prefix of names inside the Hugging Face model that a model wraps; empty if it wraps none."""
+    """The name of the Hugging Face model that a model wraps, with a dot; empty if it wraps none."""
     name = next((name for name, module in model.named_modules() if hasattr(module, "save_pretrained")), "")
     return f"{name}." if name else ""
 

@@ -7,17 +7,17 @@ from lab.models.origin import origin_of
 
 
 def scratch(model: nn.Module) -> ParameterGroups:
-    """One group of all parameters. In a run the model is built without its `weights`, even if the config has some.
+    """One group of all parameters. A run builds the model without `weights`, even if the config sets them.
 
-    Raises ValueError for a model with pretrained weights: the random start that they replaced is lost.
+    Raises ValueError for a model with pretrained weights, which have replaced its random start.
     """
     if origin_of(model):
         raise ValueError(
-            f"{type(model).__name__} carries pretrained weights, no random start to train from; make it without "
-            "(weights=null), or train from where it is with finetune_strategy=full"
+            f"{type(model).__name__} has pretrained weights instead of a random start; build it with weights=null, or "
+            "train from the pretrained weights with finetune_strategy=full"
         )
     return train_only(model, {"all": model.parameters()})
 
 
-# lab.assembly.build reads this, and builds the model without its weights
+# tells lab.assembly.build to build the model without weights
 vars(scratch)["from_random_start"] = True

@@ -14,13 +14,14 @@ def surgical(
 ) -> ParameterGroups:
     """Two groups: the parameters of the block, and those of the head.
 
-    block: name of a submodule, or of a whole stage (`layer1`), the paper's unit; None: the first of the blocks that the
-    model repeats, which is less than the paper's first stage. The first block is for shifts of the input (corruptions),
-    a middle one for shifts within the classes (other subpopulations), the head for shifts of the labels. Everything
-    before the first block (the stem, embeddings) is trained with it, as in the authors' code.
-    head: name of a submodule; None: the model's last block.  train_head: for a new task; False is the paper's setting,
-    where the classes stay the same.
-    Raises ValueError that lists the blocks if none has that name.
+    block: name of a submodule, which may be a whole stage (`layer1`), the paper's unit; None for the first of the
+        model's repeated blocks, which is less than the paper's first stage. The first block suits shifts of the input
+        (corruptions), a middle block shifts within the classes (other subpopulations), the head shifts of the labels.
+        Everything before the first block (the stem, embeddings) is trained with it, as in the authors' code.
+    head: name of a submodule; None for the model's last block.
+    train_head: whether the head is trained, as a new task requires. False is the paper's setting, where the classes
+        stay the same.
+    Raises ValueError that lists the blocks if no module has the name of the block or the head.
     """
     by_block = block_parameters(model)
     repeated = repeated_blocks(model, head) or list(by_block)

@@ -16,11 +16,12 @@ from lab.models.origin import new_parameters_of
 def wise_ft(model: nn.Module, mix: float = 0.5) -> Groups:
     """One group of all parameters; the model that is scored and kept is (1 - mix) * start + mix * finetuned.
 
-    start: the model's current weights.  mix: the paper's alpha; 0.5 if nothing is known about the shift, 1 is plain
-    fine-tuning.
-    Parameters that the pretrained weights lack have no start and are scored as trained; the paper's classifier has one,
-    from a zero-shot model. The running statistics of batch normalisations, which the paper's CLIP ViTs do not have, are
-    recomputed from the training data: those of neither model fit the mean.
+    start is the model's current weights.
+    mix: weight of the fine-tuned model, the paper's alpha; 0.5 if nothing is known about the shift, 1 for plain
+        fine-tuning.
+    Parameters that the pretrained weights lack have no start and are scored as trained; the paper's classifier has a
+    start, from a zero-shot model. BatchNorm statistics, which the paper's CLIP ViTs do not have, are recomputed from
+    the training data, as the statistics of neither model fit the mean.
     """
     if not 0 <= mix <= 1:
         raise ValueError(f"mix {mix} is not from 0 (the start) to 1 (the fine-tuned weights)")
@@ -28,9 +29,9 @@ def wise_ft(model: nn.Module, mix: float = 0.5) -> Groups:
 
 
 class WiseFT:
-    """The model between the start and the one that is trained.
+    """Scores the mean of the starting weights and the trained ones.
 
-    Nothing of it is saved: a resumed run builds the same start again.
+    It has no state to save, as a resumed run builds the same starting weights again.
     """
 
     def __init__(self, model: nn.Module, mix: float):
@@ -47,12 +48,12 @@ class WiseFT:
         }
 
     def step(self, model: nn.Module) -> None:
-        self.steps += 1  # a fused optimizer changes weights without raising their version
+        self.steps += 1  # counted, as a fused optimizer changes weights without incrementing their _version
 
     @torch.no_grad()
     def model_to_score(self, model: nn.Module) -> nn.Module:
-        """The mean with `model`, the trained one or an average of it, as a module of its own."""
-        if self.mixed is None:  # not before: the model has come to its device since
+        """The mean of the start and `model`, as a separate module.  model: the trained model, or an average of it."""
+        if self.mixed is None:  # copied here, when the model is on its device
             self.mixed = deepcopy(model).requires_grad_(False)
             self.start = {name: self.start[name].to(t.device) for name, t in named_tensors(model) if name in self.start}
         mixed_from = (id(model), self.steps, sum(tensor._version for _, tensor in named_tensors(model)))
@@ -68,6 +69,6 @@ class WiseFT:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers with their names, each once."""
+    """All parameters and buffers, with their names."""
     yield from model.named_parameters()
     yield from model.named_buffers()

@@ -1,4 +1,4 @@
-"""Classification scores, made of counts that stay on the device until the end of the split."""
+"""Classification scores from counts that stay on the device until the end of the split."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from torch import Tensor
 class ClassificationCounts:
     """Running counts over batches of logits (B, C) and labels (B,).
 
-    confusion: (C * C,), for each label (row) the counts of its predictions (columns).
+    confusion: confusion matrix, flattened to (C * C,); rows are labels, columns predictions.
     """
 
     def __init__(self, num_classes: int, device: torch.device):
         self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
-        # float64: sums of 50k float32 losses drift in the 4th digit; MPS has none
+        # float64, as a sum of 50k losses in float32 is wrong in the 4th digit; MPS has no float64
         exact = torch.float32 if device.type == "mps" else torch.float64
         self.cross_entropy = torch.zeros((), dtype=exact, device=device)
         self.in_top5 = torch.zeros((), dtype=torch.int64, device=device)
@@ -26,7 +26,7 @@ class ClassificationCounts:
         self.cross_entropy += F.cross_entropy(logits, labels, reduction="sum")
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion += torch.bincount(cells, minlength=len(self.confusion))
-        # how many classes score above the label's; unlike topk, this does not sort
+        # number of classes with a higher logit than the label's; unlike topk, this does not sort
         above = (logits > logits.gather(1, labels[:, None])).sum(1)
         self.in_top5 += (above < 5).sum()
 
@@ -35,11 +35,11 @@ class ClassificationCounts:
         return self.confusion.view(self.num_classes, self.num_classes).tolist()
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
-        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>; empty
-        without an example.
+        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>. Empty
+        without examples.
 
-        A class without an example has no accuracy. balanced_accuracy: the mean of the accuracies of the classes, so
-        that no class rules by its size (Brodersen et al. 2010, doi:10.1109/ICPR.2010.764, for two classes).
+        A class without examples has no accuracy. balanced_accuracy is the mean of the accuracies of the classes, so
+        that large classes do not dominate (Brodersen et al. 2010, doi:10.1109/ICPR.2010.764, for two classes).
         """
         confusion = self.confusion.view(self.num_classes, self.num_classes).cpu()
         correct, per_class = confusion.diagonal(), confusion.sum(1)

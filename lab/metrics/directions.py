@@ -1,4 +1,4 @@
-"""Whether a higher or a lower score is better, as far as its name tells. Free of torch."""
+"""Whether a higher or a lower score is better, according to its name. Does not import torch."""
 
 import re
 
@@ -10,10 +10,10 @@ NEGATIONS = {"neg", "negative", "negated", "minus", "inverse"}
 
 
 def usual_direction(name: str) -> str | None:
-    """`max` or `min` where the name of a score, without its split, says which is better; None where it does not.
+    """`max` or `min`, the better end of a score according to its name without the split; None if it does not tell.
 
-    A name says so by one of its words, `rmse_cm` by `rmse`, and the score of a class by the overall score, as
-    `accuracy/cat` by `accuracy`. A name with words of both directions, or with a negation, says nothing.
+    One word of the name suffices: `rmse` in `rmse_cm`. The score of a class has the direction of the overall score:
+    `accuracy/cat` has that of `accuracy`. A name with words of both directions, or with a negation, does not tell.
     """
     overall = name.partition("/")[0].lower().replace("cross_entropy", "crossentropy")
     words = set(re.split(r"[^a-z0-9]+", overall))

@@ -1,11 +1,11 @@
 """The grammar of metric names: `split/name`, and `split/name/class` for one class.
 
-Free of torch, so that the commands that read records may use it.
+Does not import torch, so that commands that only read runs stay fast.
 """
 
 
 def is_metric(name: str) -> bool:
-    """Whether a key names a metric: `train/loss` does; `step` and `epoch`, which stand beside metrics, do not."""
+    """Whether a key names a metric: `train/loss` does; `step` and `epoch`, which are logged beside metrics, do not."""
     return "/" in name
 
 

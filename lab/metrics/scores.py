@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODES = ("max", "min")
-# one that is drawn only where it is shown; a functools.partial, for instance, as an evaluation has to be picklable
+# an image, or a function that draws it when it is shown; the function must be picklable, such as a functools.partial
 Picture = Union["Image", "Callable[[], Image]"]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Mapping[str, float]):
-    """What scoring a model gives: a mapping from the names of scores to numbers, with what else is known of them.
+    """The result of scoring a model: a mapping from the names of scores to numbers, with directions and pictures.
 
-    directions: `max` or `min`, which is better, of scores whose names do not tell (`lab.metrics.directions`).
-    pictures: by name, images or functions that draw them.  monitor: the full name of the score that chooses the best
-    weights where the config names none; None for the first one on val.
+    directions: `max` or `min`, the better end, for scores whose names do not tell (`lab.metrics.directions`).
+    pictures: images, or functions that draw them, by name.
+    monitor: full name of the score that chooses the best weights if the config names none; None for the first score on
+        val.
     """
 
     scores: Mapping[str, float]
@@ -45,7 +46,7 @@ class Evaluation(Mapping[str, float]):
         return len(self.scores)
 
     def __or__(self, other: "Evaluation") -> "Evaluation":
-        """Both evaluations in one; where both have a score, `other`'s."""
+        """Both evaluations in one. Scores of `other` replace those of the same name."""
         return Evaluation(
             {**self.scores, **other.scores},
             {**self.directions, **other.directions},
@@ -63,7 +64,7 @@ class Evaluation(Mapping[str, float]):
         )
 
     def direction(self, name: str) -> str | None:
-        """`max` or `min`, which is better of the score with this full name; None where nobody knows."""
+        """`max` or `min`, the better end of the score with this full name; None where it is unknown."""
         if split_of(name) == "gap":  # the nearer to 0 the better
             return None
         return self.directions.get(name) or usual_direction(without_split(name))
@@ -74,10 +75,10 @@ class Evaluation(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Monitor:
-    """The score that says which weights are best.
+    """The score that chooses the best weights.
 
-    name: full name, as `val/accuracy`; None for the task's own choice.  mode: `max` or `min`, which is better; None for
-    the score's own direction.
+    name: full name, such as `val/accuracy`; None for the task's own choice.
+    mode: `max` or `min`, the better end of the score; None for the score's own direction.
     """
 
     name: str | None = None
@@ -85,22 +86,23 @@ class Monitor:
 
     def __post_init__(self) -> None:
         if self.mode not in (None, *MODES):
-            raise ValueError(f"mode={self.mode} is not max or min; leave it out where the score's name tells")
+            raise ValueError(f"mode={self.mode} is not max or min; leave it out for the score's own direction")
 
     def watches(self, scores: Evaluation) -> bool:
-        """Whether these are scores of the split that is monitored."""
+        """Whether `scores` are of the split of the monitored score."""
         split = split_of(self.name or scores.monitor or "val/")
         return any(split_of(name) == split for name in scores)
 
     def choose_name(self, scores: Evaluation) -> str:
-        """The full name of the monitored score, among scores that the monitor watches."""
+        """The full name of the monitored score.  scores: scores for which `watches` is true."""
         return self.name or scores.monitor or next((name for name in scores if split_of(name) == "val"), "val/")
 
     def resolve(self, scores: Evaluation) -> "ResolvedMonitor":
-        """The monitor with the name and the mode that these scores, which it watches, give it.
+        """The monitor with its name and mode filled in.
 
-        Raises ValueError where it names none of them, where nobody knows which direction is better, and where the mode
-        is not the score's own direction, by which the worst weights would be kept.
+        scores: scores for which `watches` is true.
+        Raises ValueError if the monitored score is not among them, if its direction is unknown, or if the mode
+        contradicts the score's own direction, which would keep the worst weights.
         """
         name = self.choose_name(scores)
         if name not in scores:
@@ -109,25 +111,25 @@ class Monitor:
         mode = self.mode or direction
         if mode is None:
             raise ValueError(
-                f"monitor={name}: nothing tells whether more or less of it is better; give mode=max or mode=min"
+                f"monitor={name}: it is unknown whether a higher or a lower score is better; give mode=max or mode=min"
             )
         if direction not in (None, mode):
             raise ValueError(
                 f"monitor={name} mode={mode} would keep the worst weights, as the {direction} of it is best; leave "
-                "mode= out, or where that is wrong, have the task's score return an Evaluation with its directions"
+                "mode= out, or if that is wrong, let the task's score return an Evaluation with directions"
             )
         return ResolvedMonitor(name, mode)
 
 
 @dataclass(frozen=True)
 class ResolvedMonitor:
-    """The full name of the score that says which weights are best, and whether `max` or `min` of it is."""
+    """The score that chooses the best weights.  name: full name.  mode: `max` or `min`, the better end of the score."""
 
     name: str
     mode: str
 
     def is_better(self, score: float, than: float | None, by: float = 0.0) -> bool:
-        """Whether `score` improves on `than` by more than `by`; anything improves on None."""
+        """Whether `score` improves on `than` by more than `by`; any score improves on None."""
         if than is None:
             return True
         return score > than + by if self.mode == "max" else score < than - by

@@ -1,4 +1,4 @@
-"""How far scores agree on the order of models."""
+"""Agreement of scores on the order of models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,9 @@ import numpy as np
 def mean_ranks(columns: Sequence[Sequence[float]]) -> list[float]:
     """Each model's mean rank over the columns. The highest score has rank 1; equal scores share their mean rank.
 
-    columns: the values of one score each, for the same models in the same order. No single score is best on all tasks
-    (Agostinelli et al. 2022, arXiv:2204.01403), and their units cannot be compared, but their ranks can.
+    columns: values of one score each, for the same models in the same order.
+    No single score is best on all tasks (Agostinelli et al. 2022, arXiv:2204.01403). Their units cannot be compared,
+    but their ranks can.
     """
     from scipy.stats import rankdata
 

@@ -11,17 +11,19 @@ from lab.config.overrides import split_override, swept_keys
 from lab.config.redact import redact_text
 from lab.errors import ConfigError
 
-SHARED_KEYS = ("seed", "data", "hardware")  # of a config: they decide about the sample and how it is read
+SHARED_KEYS = ("seed", "data", "hardware")  # keys of a config that determine the sample and how it is read
 
 
 @dataclass
 class Candidate:
     """A model to start from.
 
-    name: the overrides in which it differs from the other candidates.  parameters, pretrained: number of parameters,
-    and whether it has pretrained weights; None until the model is built.  scores: by name; None for a score that the
-    model cannot have.  seconds: time of each score, and of `features`.  tuned, runs: result of fine-tuning, and number
-    of runs that it comes from (lab.model_selection.finetuned_results).  error: reason why there is no score.
+    name: overrides in which it differs from the other candidates.
+    parameters, pretrained: number of parameters, and whether it has pretrained weights; None until the model is built.
+    scores: values by name of the score; None for a score that the model cannot have.
+    seconds: time for each score, and for `features`.
+    tuned, runs: result of fine-tuning, and number of runs behind it (lab.model_selection.finetuned_results).
+    error: reason why there is no score.
     """
 
     name: str
@@ -36,9 +38,9 @@ class Candidate:
 
 
 def make_candidates(configs: Sequence[ComposedConfig]) -> list[Candidate]:
-    """A candidate for each distinct model; configs that differ in other things only are one candidate.
+    """A candidate for each distinct model. Configs with the same model and weights give one candidate.
 
-    Raises ConfigError with every problem of the configs, or if they do not share one sample.
+    Raises ConfigError with every problem of the configs, or if they do not share a sample.
     """
     problems: dict[str, None] = {}
     for composed in configs:
@@ -67,13 +69,13 @@ def check_shared_sample(configs: Sequence[ComposedConfig]) -> None:
 
 
 def model_and_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's node, completed by the top-level `weights` if the model takes none itself."""
+    """The model's node, with the top-level `weights` added if it has no key `weights`."""
     return {"weights": config.get("weights"), **config["model"]}
 
 
 def candidate_names(configs: Sequence[ComposedConfig]) -> list[str]:
-    """`resnet20 a.th`: the model, and the other overrides that differ. Paths are cut to their last part if the names
-    stay distinct."""
+    """Names such as `resnet20 a.th`: the model, and the other overrides that differ. Paths are shortened to their last
+    part if the names stay distinct."""
     keys = [key for key in swept_keys([composed.overrides for composed in configs]) if key != "model"]
     names = []
     for composed in configs:
@@ -92,13 +94,13 @@ def describe_override(key: str, value: str) -> str:
 
 
 def sort_by_size(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates by number of parameters, the smallest first. Models that need their weights to be built, and
-    cannot be counted without, come last."""
+    """The candidates by number of parameters, the smallest first. Models whose parameters cannot be counted, because
+    they cannot be built without their weights, come last."""
     return sorted(candidates, key=lambda candidate: count_parameters(candidate.composed.resolved["model"]))
 
 
 def count_parameters(model: Mapping[str, Any]) -> float:
-    """The number of parameters of a model's node, without memory for them; infinity if they cannot be counted."""
+    """The number of parameters of a model's node, counted without allocating them; infinity if that fails."""
     import torch
 
     from lab.assembly.build import instantiate

@@ -1,4 +1,4 @@
-"""The features that scores look at: the inputs of a model's head."""
+"""The features that are scored: the inputs of a model's head."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,10 +16,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def head_inputs(model: nn.Module, inputs: Iterable[Any], head: str | None = None) -> np.ndarray:
     """The features (N, D), float64, that the head's last linear layer or convolution reads, in evaluation mode.
 
-    inputs: batches as the model takes them, on its device.  head: name of a submodule; None: the model's last block.
-    The last layer is the one that the forward pass calls last. Tokens (B, T, D) and maps (B, D, H, W) are averaged to
+    inputs: batches as the model takes them, on its device.  head: name of a submodule; None for the model's last block.
+    The last layer is the layer that the forward pass calls last. Tokens (B, T, D) and maps (B, D, H, W) are averaged to
     (B, D).
-    Raises ValueError if the head calls no such layer.
+    Raises ValueError if the head calls no linear layer or convolution.
     """
     name = head_name(model, head)
     calls: list[Tensor] = []
@@ -48,7 +48,7 @@ def head_inputs(model: nn.Module, inputs: Iterable[Any], head: str | None = None
 
 
 def average_positions(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """The inputs of a layer, averaged over all dimensions but the first and that of the features: (B, D)."""
+    """The inputs of a layer, averaged over all dimensions but the first and the feature dimension: (B, D)."""
     if isinstance(layer, CONVOLUTIONS):
         return inputs.flatten(2).mean(2)
     return inputs.flatten(1, -2).mean(1) if inputs.dim() > 2 else inputs

@@ -17,15 +17,16 @@ FINETUNED_METRIC = "test/accuracy"
 
 
 def attach_finetuned(candidates: Sequence[Candidate], outputs: Path, identify: Identifier) -> None:
-    """Put on the candidates what fine-tuning achieved: FINETUNED_METRIC of the best recipe, the mean over its seeds.
+    """Set the candidates' results of fine-tuning: FINETUNED_METRIC of the best recipe, as the mean over its seeds.
 
-    outputs: folder of the runs. Runs count if they are done, on the same data but for seed and batch size, and from the
-    same model and weights. A recipe is the config without the seed.
+    outputs: folder of the runs.
+    A run counts if it is done and has the same model, weights and data, apart from seed and batch size. A recipe is the
+    config without the seed.
     """
     by_start = {start_key(candidate.composed.resolved, identify): candidate for candidate in candidates}
     recipes: dict[tuple[str, str], list[float]] = {}
     for directory in find_runs(outputs):
-        with suppress(DamagedRun):  # costs its own result alone
+        with suppress(DamagedRun):  # a damaged run loses only its own result
             run = SavedRun(directory)
             config, result = run.config, run.results.get(FINETUNED_METRIC)
             if not run.is_done or result is None or not {"data", "model", "finetune_strategy"} <= config.keys():

@@ -1,4 +1,4 @@
-"""H-score: the variance of the features between classes, relative to their whole variance.
+"""H-score: the variance of the features between classes, relative to their total variance.
 
 Source: Bao et al. 2019, An Information-Theoretic Approach to Transferability in Task Transfer Learning,
 arXiv:2212.10082; the shrinkage that keeps it stable if features outnumber examples is Ibrahim et al. 2021,
@@ -14,14 +14,15 @@ def h_score(features: np.ndarray, labels: np.ndarray, shrinkage: float | None = 
     """tr(C_a^-1 (1 - a) C_z), from 0 to the number of classes minus one; higher is better.
 
     C is the covariance of the features, C_z that of the means of their classes, and C_a = (1 - a) C + a tr(C)/D 1.
-    features: (N, D).  labels: (N,) whole numbers.  shrinkage: a; None: the estimate of Ledoit & Wolf (2004), as in
-    Ibrahim et al.; 0: Bao's own score, with a pseudo-inverse, which grows with D whatever the features are. Constant
-    features score 0.
+    features: (N, D).  labels: integers (N,).
+    shrinkage: a; None for the estimate of Ledoit & Wolf (2004), as in Ibrahim et al.; 0 for Bao's original score, with
+        a pseudo-inverse, which grows with D whatever the features are.
+    Constant features score 0.
     """
     check_features(features, labels)
     n, d = features.shape
     u, s, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
-    scale = np.abs(features).max() * np.sqrt(n * d)  # bounds what rounding leaves of constant features
+    scale = np.abs(features).max() * np.sqrt(n * d)  # bound on rounding errors, so that constant features have rank 0
     real = s > max(scale, s.max()) * max(n, d) * np.finfo(features.dtype).eps
     u, s = u[:, real], s[real]
     a = ledoit_wolf(u, s, d) if shrinkage is None else shrinkage
@@ -32,7 +33,7 @@ def h_score(features: np.ndarray, labels: np.ndarray, shrinkage: float | None = 
 
 
 def ledoit_wolf(u: np.ndarray, s: np.ndarray, d: int) -> float:
-    """The shrinkage for the covariance of centred examples u * s in d dimensions, without that d x d matrix.
+    """The shrinkage for the covariance of centred examples u * s in d dimensions, without computing the d x d matrix.
 
     Source: Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices, eq. 14.
     """

@@ -12,9 +12,10 @@ from lab.model_selection.features import check_features
 def knn_accuracy(features: np.ndarray, labels: np.ndarray, k: int = 5, temperature: float = 0.07) -> float:
     """The share of examples whose label wins the vote of their `k` nearest neighbours; higher is better.
 
-    features: (N, D).  labels: (N,) whole numbers.  k: Wu et al. take 200 for ImageNet; a sample here has few examples
-    of each class.  temperature: a neighbour at cosine c votes with exp(c / temperature), as in Wu et al. Features that
-    are all zero have cosine 0 with all others.
+    features: (N, D).  labels: integers (N,).
+    k: number of neighbours. Wu et al. use 200 for ImageNet; a sample here has few examples of each class.
+    temperature: scale of the votes: a neighbour at cosine c votes with exp(c / temperature), as in Wu et al.
+    Features that are all zero have cosine 0 with all others.
     """
     check_features(features, labels)
     classes, y = np.unique(labels, return_inverse=True)
@@ -22,7 +23,7 @@ def knn_accuracy(features: np.ndarray, labels: np.ndarray, k: int = 5, temperatu
     unit = np.divide(features, lengths, out=np.zeros_like(features), where=lengths > 0)
     k = min(k, len(y) - 1)
     num_right = 0
-    for start in range(0, len(y), 1024):  # a large sample's cosines of all pairs do not fit into memory
+    for start in range(0, len(y), 1024):  # in chunks, as the cosines of all pairs may not fit into memory
         cosines = unit[start : start + 1024] @ unit.T
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = -np.inf

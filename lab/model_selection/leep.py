@@ -12,8 +12,8 @@ def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean log-likelihood of the labels, in nats, at most 0; higher is better.
 
     P(y, z) = 1/N sum over y_i = y of theta(x_i)_z, and LEEP = 1/N sum_i log sum_z P(y_i | z) theta(x_i)_z.
-    probabilities: theta, (N, Z), those of the source classes.  labels: (N,) whole numbers. A source class that has
-    probability 0 for every example adds nothing.
+    probabilities: theta, (N, Z), of the source classes.  labels: integers (N,).
+    A source class that has probability 0 for every example adds nothing.
     """
     check_features(probabilities, labels)
     classes, y = np.unique(labels, return_inverse=True)
@@ -26,8 +26,8 @@ def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def source_probabilities(features: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """The softmax (N, Z) of a source head on features (N, D).
 
-    weight: (Z, D), or that of a 1x1 convolution, (Z, D, 1, 1).  bias: (Z,). Raises ValueError for a head that reads
-    another number of features.
+    weight: (Z, D), or (Z, D, 1, 1) for a 1x1 convolution.  bias: (Z,), or None.
+    Raises ValueError for a head with another number of features.
     """
     weight = weight.reshape(len(weight), -1)
     if weight.shape[1] != features.shape[1]:

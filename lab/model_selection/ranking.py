@@ -1,4 +1,4 @@
-"""Which model to start from: candidates scored on a sample of the data."""
+"""The ranking of models to start from, by scores on a sample of the data."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ SCORE_NAMES = ("LogME", "LEEP", "H-score", "kNN", "probe")  # in the order in wh
 class Sample(NamedTuple):
     """Training examples without augmentation.
 
-    inputs: makes the batches of inputs, as the models take them.  labels: (N,).
+    inputs: function that yields the batches of inputs, as the models take them.  labels: integers (N,).
     """
 
     inputs: "Callable[[], Iterator[Tensor]]"
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class RankedCandidate(NamedTuple):
-    """mean_rank: mean of the candidate's ranks by each score, 1 is best; None for one that could not be scored."""
+    """mean_rank: mean of the candidate's ranks over the scores, 1 is best; None if it could not be scored."""
 
     candidate: Candidate
     mean_rank: float | None
@@ -48,7 +48,7 @@ class Agreement(NamedTuple):
 def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hardware]":
     """The first `examples` training examples in the seed's order, at most one epoch, and the hardware to score on.
 
-    Raises ConfigError for data that cannot be read, or that has no class for each example.
+    Raises ConfigError for data that cannot be read, or whose labels are not classes.
     """
     import numpy as np
 
@@ -71,7 +71,7 @@ def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hard
         if remaining <= 0:
             break
     if not batches:
-        raise ConfigError("data: it has no training batch")
+        raise ConfigError("data: the data set has no training batch")
     prepare = getattr(data, "prepare", lambda batch: batch)
 
     def prepared_inputs() -> "Iterator[Tensor]":
@@ -82,18 +82,18 @@ def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hard
 
 
 def inputs_and_labels(batch: "Batch") -> "tuple[Tensor, Tensor]":
-    """The inputs and labels of a batch. Raises ValueError for labels that are no classes: the scores are of classes."""
+    """The inputs and labels of a batch. Raises ValueError unless the labels are classes, as the scores require."""
     import torch
 
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, torch.Tensor) for x in batch)
     if not is_pair or batch[1].dim() != 1 or batch[1].is_floating_point():
-        raise ValueError("the scores are of classes; batches must be pairs of inputs (B, ...) and whole numbers (B,)")
+        raise ValueError("the scores need classes; batches must be pairs of inputs (B, ...) and integer labels (B,)")
     return batch[0], batch[1]
 
 
 def score_candidate(candidate: Candidate, sample: Sample, hardware: "Hardware") -> Iterator[str]:
-    """Build the candidate's model, compute its features once, and put its scores on the candidate. Yields the name of
-    each step before it is taken.
+    """Build the candidate's model, compute its features once, and set the candidate's scores. Yields the name of
+    each step before it begins.
 
     Raises ConfigError if the model cannot be built or scored.
     """
@@ -107,7 +107,7 @@ def score_candidate(candidate: Candidate, sample: Sample, hardware: "Hardware") 
     started = time.perf_counter()
     features, source_head = extract_features(candidate, sample, hardware)
     candidate.seconds["features"] = time.perf_counter() - started
-    # in the order of their cost
+    # cheapest first
     scores: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
         "LEEP": partial(score_source_head, source_head),
         "H-score": h_score,
@@ -126,7 +126,7 @@ def score_candidate(candidate: Candidate, sample: Sample, hardware: "Hardware") 
 def extract_features(
     candidate: Candidate, sample: Sample, hardware: "Hardware"
 ) -> "tuple[np.ndarray, SourceHead | None]":
-    """The features of the sample, checked, and the head that the weights came with. The model itself is released."""
+    """The checked features of the sample, and the source head of the weights. The model itself is released."""
     from lab.assembly.blame import blame
     from lab.assembly.build import create_model, read_settings
     from lab.model_selection.features import check_features, head_inputs
@@ -144,7 +144,7 @@ def extract_features(
 
 
 def score_source_head(head: "SourceHead | None", features: "np.ndarray", labels: "np.ndarray") -> float | None:
-    """LEEP of the source head; None if there is no such head, or it reads other features."""
+    """LEEP of the source head; None if there is no source head, or it has another number of features."""
     from lab.model_selection.leep import leep, source_probabilities
 
     if head is None or head.weight[0].numel() != features.shape[1]:
@@ -157,7 +157,7 @@ def score_source_head(head: "SourceHead | None", features: "np.ndarray", labels:
 def rank_candidates(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
     """The candidates by the mean of their ranks, best first; those that could not be scored come last.
 
-    Only scores that every scored candidate has are ranked: LEEP counts if each has a source head.
+    Only scores that every scored candidate has are ranked. LEEP, for instance, needs a source head in each.
     """
     from lab.model_selection.agreement import mean_ranks
 
@@ -165,7 +165,7 @@ def rank_candidates(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
     columns = [[candidate.scores[name] for candidate in scored] for name in SCORE_NAMES]
     complete = [[value for value in column if value is not None] for column in columns if None not in column]
     ranked = list(map(RankedCandidate, scored, mean_ranks(complete) if scored else []))
-    # of equal means the better LogME comes first
+    # candidates with equal means are sorted by LogME
     ranked.sort(key=lambda ranked: (ranked.mean_rank, -(ranked.candidate.scores["LogME"] or 0.0)))
     return [*ranked, *(RankedCandidate(candidate, None) for candidate in candidates if candidate not in scored)]
 

@@ -1,4 +1,4 @@
-"""The parts of a model, by name: the blocks that its author stacked, its head, its normalisations."""
+"""The parts of a model by name: its blocks, its head, its normalisations."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -9,11 +9,11 @@ from lab.text import suggest
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """The names of the blocks that a model is a sequence of, in order: what its author stacked, not single layers.
+    """The names of a model's blocks, in order: the modules that its author stacked, such as residual blocks.
 
-    Containers are opened, and so are modules around a stack (two or more modules of one kind in a container) and
-    modules around the whole model; a member of a container that is neither is a block. A model without submodules is
-    one block, `""`, as torch names it.
+    The search descends into containers, into modules that hold a stack (two or more modules of one class in a
+    container), and into modules that wrap the whole model. All other modules that it reaches are blocks. A model
+    without submodules is one block, named `""` as in torch.
     """
     names: list[str] = []
 
@@ -32,7 +32,7 @@ def block_names(model: nn.Module) -> list[str]:
     return names or [""]
 
 
-# these classes themselves: a subclass is a module with a meaning of its own
+# exactly these classes, as a subclass is a module with a meaning of its own
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -50,10 +50,10 @@ def holds_stack(module: nn.Module) -> bool:
 
 
 def block_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Every parameter of the model once, by the name of its block, in order.
+    """The parameters of each block by its name, in order. Every parameter of the model occurs once.
 
-    Parameters outside of all blocks (position embeddings, class tokens) belong to the first block, parameters that two
-    blocks share to the earlier one.
+    Parameters outside of all blocks (position embeddings, class tokens) belong to the first block.
+    Parameters that two blocks share belong to the earlier block.
     """
     by_block = {name: list(model.get_submodule(name).parameters()) for name in block_names(model)}
     inside = {id(p) for parameters in by_block.values() for p in parameters}
@@ -68,12 +68,13 @@ def block_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def head_name(model: nn.Module, head: str | None = None) -> str:
     """The name of the model's head.
 
-    head: the name itself; None: the classifier named in the model's configuration, as timm's models have it, or else
-    the model's last block. Raises ValueError that lists the blocks if no module has that name.
+    head: name to check; None for the classifier that the model's configuration names, as in timm, or else for the
+        model's last block.
+    Raises ValueError that lists the blocks if no module has that name.
     """
     if head is not None:
         if not head:
-            raise ValueError("the head has no name; leave it null for the model's last block")
+            raise ValueError("the name of the head is empty; give null for the model's last block")
         return check_module_name(model, head)
     configuration = getattr(model, "pretrained_cfg", None)
     classifier = configuration.get("classifier") if isinstance(configuration, dict) else None
@@ -82,7 +83,7 @@ def head_name(model: nn.Module, head: str | None = None) -> str:
 
 
 def check_module_name(model: nn.Module, name: str) -> str:
-    """`name`, if it is a module's. Raises ValueError that lists the blocks otherwise."""
+    """`name`, if a module has it. Raises ValueError that lists the blocks otherwise."""
     names = [name for name, _ in model.named_modules()]
     if name not in names:
         nearest = suggest_or_nothing(name, names)
@@ -95,9 +96,9 @@ def check_module_name(model: nn.Module, name: str) -> str:
 def body_and_head(
     model: nn.Module, head: str | None = None
 ) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
-    """The parameters of each block without the head's, in order, and those of the head: every parameter once.
+    """The parameters of each block outside the head, in order, and those of the head. Every parameter occurs once.
 
-    head: as for head_name.
+    head: name of a submodule, as in head_name.
     """
     top = list(model.get_submodule(head_name(model, head)).parameters())
     in_head = {id(p) for p in top}
@@ -109,8 +110,8 @@ def body_and_head(
 def merge_normalisations(
     model: nn.Module, head: str | None = None
 ) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
-    """As body_and_head, but a normalisation between blocks (a ResNet's first, a transformer's last) is no block of its
-    own: its parameters belong to the block before it."""
+    """As body_and_head, but a normalisation between blocks (a ResNet's first, a transformer's last) is not a block
+    itself: its parameters belong to the block before it."""
     body, top = body_and_head(model, head)
     merged: dict[str, list[nn.Parameter]] = {}
     for name, parameters in body.items():
@@ -125,14 +126,14 @@ def merge_normalisations(
 def repeated_blocks(model: nn.Module, head: str | None = None) -> list[str]:
     """The names of the blocks that the model repeats, without the head.
 
-    They are the blocks from the first to the last of the most frequent class, and those in between (a ConvNeXt's
-    downsampling). Empty if no class occurs twice.
+    They are the blocks from the first to the last of the most frequent class, including others in between (such as a
+    ConvNeXt's downsampling). Empty if no class occurs twice.
     """
     top = head_name(model, head)
     body = [name for name in block_names(model) if not is_within(name, top)]
     modules = [model.get_submodule(name) for name in body]
     kinds = [type(module) for module in modules]
-    # classes with submodules come first: a GPT of two layers has as many embeddings
+    # classes with submodules come first, as a GPT of two layers has equally many embeddings
     has_children = {type(module): any(True for _ in module.children()) for module in modules}
     repeated = sorted({kind for kind in kinds if kinds.count(kind) > 1}, key=kinds.index)
     if not repeated:
@@ -142,15 +143,15 @@ def repeated_blocks(model: nn.Module, head: str | None = None) -> list[str]:
 
 
 def is_within(name: str, module: str) -> bool:
-    """Whether `name` is that of `module` or of something inside it."""
+    """Whether `name` is `module` or the name of a module or tensor inside it."""
     return not module or f"{name}.".startswith(f"{module}.")
 
 
 def match_names(names: Sequence[str], patterns: Sequence[str], noun: str) -> list[str]:
-    """Those of `names` that a pattern (`layer3.*`, `*.bias`) matches, in their order.
+    """The names that at least one pattern (`layer3.*`, `*.bias`) matches, in their order.
 
-    noun: word for one of the names, for the message. Raises ValueError for a pattern that matches none, with the
-    nearest name and all names.
+    noun: word for a name, for the message.
+    Raises ValueError for a pattern that matches none, with the nearest name and all names.
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -160,14 +161,14 @@ def match_names(names: Sequence[str], patterns: Sequence[str], noun: str) -> lis
 
 
 def suggest_or_nothing(name: str, names: Sequence[str]) -> str:
-    """`did you mean X? `, or an empty string where no name is near."""
+    """`did you mean X? `, or an empty string if no name is similar."""
     nearest = suggest(name, names)
     return f"{nearest} " if nearest.startswith("did you mean") else ""
 
 
 def is_normalisation(module: nn.Module) -> bool:
-    """Whether a module is a normalisation with a scale or a shift to train: one of torch's, or another library's, which
-    its class name tells."""
+    """Whether a module is a normalisation with a scale or a shift to train: one of torch's, or one of another library
+    with `norm` in its class name."""
     own = list(module.parameters(recurse=False))
     is_named_so = "norm" in type(module).__name__.lower() and all(p.dim() <= 1 for p in own)
     return bool(own) and (is_named_so or isinstance(module, NORMALISATIONS))

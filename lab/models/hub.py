@@ -1,14 +1,14 @@
-"""Files of the Hugging Face hub: from its local cache, and from the network only where the user asks for it."""
+"""Files of the Hugging Face hub, from its local cache, or from the network if the user asks for a download."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def hub_files(name: str, patterns: Sequence[str], download: bool) -> list[Path]:
-    """The files of the repository `name` (owner/name, or owner/name@revision) that match, in the patterns' order.
+    """The files of the repository `name` (owner/name, or owner/name@revision) that match, in the order of the patterns.
 
-    download: fetch files that the hub's cache lacks.
-    Raises FileNotFoundError, or ConnectionError after a failed download, with the place to put the files in.
+    download: whether to fetch files that the hub's cache lacks.
+    Raises FileNotFoundError, or ConnectionError after a failed download, with the place to put the files.
     """
     from huggingface_hub import constants, snapshot_download
 

@@ -17,8 +17,8 @@ from lab.text import suggest
 
 
 class Logits(nn.Module):
-    """The logits (B, num_classes) of a transformers model, for images (B, C, H, W) or a dict of input_ids (B, T),
-    attention_mask and so on.
+    """Wraps a transformers model: from images (B, C, H, W), or a dict of input_ids (B, T), attention_mask and so on, to
+    logits (B, num_classes).
 
     options: keyword arguments of each call of the model.
     """
@@ -42,11 +42,12 @@ def huggingface_model(
 ) -> nn.Module:
     """The model of that name for image classification or, without a `shape`, for sequence classification.
 
-    name: a model type of transformers (`vit`), a folder with a config.json, or a repository of the hub.  shape:
-    (C, H, W) of the images; None for tokens.  weights: None for a random start; `DEFAULT` for those of `name`; a folder
-    or a repository; or a file.  config: keys of the model's configuration to change.  download: fetch files that the
-    hub's cache lacks.
-    Raises ValueError, FileNotFoundError or ConnectionError with the known names, or the place to put the files in.
+    name: model type of transformers (`vit`), folder with a config.json, or repository of the hub.
+    shape: (C, H, W) of the images; None for tokens.
+    weights: folder, repository or file; `DEFAULT` for the weights of `name`; None for a random start.
+    config: keys of the model's configuration to change, with their values.
+    download: whether to fetch files that the hub's cache lacks.
+    Raises ValueError, FileNotFoundError or ConnectionError with the known names, or the place to put the files.
     """
     try:
         import transformers
@@ -73,7 +74,7 @@ def huggingface_model(
 def make_configuration(
     name: str, shape: list[int] | None, pretrained: bool, changes: dict[str, Any], download: bool
 ) -> Any:
-    """The model's configuration with `changes`, and for a random start with the size of the images."""
+    """The model's configuration with `changes` and the channels of the images; for a random start, also their size."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if name in CONFIG_MAPPING:
@@ -81,7 +82,9 @@ def make_configuration(
     else:
         folder = Path(name) if Path(name).is_dir() else None
         if folder is None and "/" not in name:
-            raise ValueError(f"{name!r} is no model type of transformers, no folder; {suggest(name, CONFIG_MAPPING)}")
+            raise ValueError(
+                f"{name!r} is neither a model type of transformers nor a folder; {suggest(name, CONFIG_MAPPING)}"
+            )
         folder = folder or hub_files(name, ["config.json"], download)[0].parent
         known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if unknown := [key for key in changes if not hasattr(known, key)]:
@@ -89,7 +92,7 @@ def make_configuration(
         raise ValueError(f"the configuration of {name} has no key {unknown[0]!r}; {nearest}")
     if shape is not None:
         fitted: dict[str, Any] = {"num_channels": shape[0]}
-        if folder is None or not pretrained:  # pretrained models know the image size that they were trained on
+        if folder is None or not pretrained:  # a pretrained model's configuration has the image size of its training
             fitted["image_size"] = shape[1]
         changes = {key: value for key, value in fitted.items() if hasattr(known, key)} | changes
     if folder is None:
@@ -98,7 +101,7 @@ def make_configuration(
 
 
 def image_size_options(inner: nn.Module, shape: list[int] | None) -> dict[str, Any]:
-    """Call options for images of another size than the model was trained on, where it can interpolate positions."""
+    """Call options with which the model interpolates positions, if the images differ from its own size and it can."""
     size = getattr(inner.config, "image_size", None)
     can_interpolate = "interpolate_pos_encoding" in inspect.signature(inner.forward).parameters
     differs = shape is not None and size not in (None, shape[1], shape[1:], tuple(shape[1:]))
@@ -106,13 +109,13 @@ def image_size_options(inner: nn.Module, shape: list[int] | None) -> dict[str, A
 
 
 def find_weight_files(weights: str, source: str, download: bool) -> list[Path]:
-    """The files that `weights` means: itself, or the weights in the folder or repository `source`."""
+    """The files of weights: `weights` itself if it is a file, else those in the folder or repository `source`."""
     if Path(weights).is_file():
         return [Path(weights)]
     patterns = ["model.safetensors", "model-*-of-*.safetensors"]
     if not Path(source).is_dir():
         if "/" not in source:
-            raise ValueError(f"weights={source} is no file, folder or run, and no repository of the hub (owner/name)")
+            raise ValueError(f"weights={source} is not a file, a folder, a run or a repository of the hub (owner/name)")
         return hub_files(source, patterns, download)
     files = [file for pattern in patterns for file in sorted(Path(source).glob(pattern))]
     if not files:
@@ -120,22 +123,22 @@ def find_weight_files(weights: str, source: str, download: bool) -> list[Path]:
     return files
 
 
-# tensors that may differ: a base model may have been trained without the layer that sums up a sequence
+# tensors that may be missing or unknown: a base model may have been trained without its pooling layer
 OPTIONAL_TENSORS = re.compile(r"(^|\.)pooler\.")
 
 
 def load_pretrained(auto_class: Any, configuration: Any, files: list[Path], source: str) -> tuple[nn.Module, Origin]:
-    """The inner model with the weights in `files`, and their origin with the names of the `Logits` around it."""
+    """The inner model with the weights in `files`, and their origin with names as in the `Logits` around it."""
     contents, digest = read_weights(files)
     state = unwrap_logits(unwrap_state(contents))
     with torch.device("meta"):
         empty = auto_class.from_config(configuration, trust_remote_code=False)
-    with torch.device("cpu"):  # from_pretrained refuses to run below torch.device("meta"), where a sweep is checked
+    with torch.device("cpu"):  # from_pretrained fails inside torch.device("meta"), in which a sweep is checked
         inner, report = type(empty).from_pretrained(
             None,
             config=configuration,
             state_dict=state,
-            dtype=torch.float32,  # whatever the file's: the weights are to be trained
+            dtype=torch.float32,  # whatever the file's dtype, as the weights are trained
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -161,6 +164,6 @@ def without_optional(shapes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unwrap_logits(state: State) -> State:
-    """The state of the transformers model itself, where `state` is that of a `Logits` around it."""
+    """The state of the transformers model itself, if `state` is that of a `Logits` around it."""
     is_wrapped = all(key.startswith("model.") for key in state)
     return {key.removeprefix("model."): value for key, value in state.items()} if is_wrapped else state

@@ -1,4 +1,4 @@
-"""Low-rank changes of weights: the modules of LoRA and DoRA, and how a model takes them in."""
+"""Low-rank changes of weights: the modules of LoRA and DoRA, and their use as parametrizations of a model."""
 
 import math
 import re
@@ -13,10 +13,10 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 class LoRA(nn.Module):
     """From a weight W to W + scale * up @ down; up is the paper's B, (out, rank), down its A, (rank, in).
 
-    The weight of a convolution is seen as the matrix (out, in / groups * kernel): down convolves to `rank` channels,
-    up mixes them. As in the authors' code, A starts Kaiming-uniform and B at zero; an embedding's A starts at zero and
-    its B normal.
-    transposed: W is (in, out).
+    The weight of a convolution is treated as the matrix (out, in / groups * kernel): down convolves to `rank` channels,
+    up mixes them. As in the authors' code, A is initialised Kaiming-uniform and B to zero; of an embedding, A is zero
+    and B normal.
+    transposed: whether W is (in, out).  embedding: whether W is the weight of an embedding.
     """
 
     scale: Tensor
@@ -26,13 +26,13 @@ class LoRA(nn.Module):
         if rank < 1:
             raise ValueError(f"rank {rank} is not at least 1")
         if alpha <= 0:
-            raise ValueError(f"alpha {alpha} is not positive; the change would stay at zero, or go uphill")
+            raise ValueError(f"alpha {alpha} is not positive; the change would stay at zero, or increase the loss")
         rows, columns = weight.shape[0], weight[0].numel()
         fan_in, fan_out = (rows, columns) if transposed else (columns, rows)
         self.down = nn.Parameter(weight.new_zeros(rank, fan_in))
         self.up = nn.Parameter(weight.new_zeros(fan_out, rank))
         self.register_buffer("scale", weight.new_tensor(alpha / rank))
-        # a buffer that exists only where it is true: a state's keys tell, and reading it waits for no GPU
+        # a buffer that exists only if true, so that the keys of a state dict tell, and reading it never waits for a GPU
         self.register_buffer("transposed", torch.tensor(True) if transposed else None)
         if embedding:
             nn.init.normal_(self.up)
@@ -45,14 +45,14 @@ class LoRA(nn.Module):
 
 def add_low_rank(weight: Tensor, down: Tensor, up: Tensor, scale: Tensor, transposed: bool) -> Tensor:
     change = up @ down
-    # the weight comes first: the sum takes its memory format
+    # the weight comes first, as the sum takes the memory format of the first operand
     return weight + scale * (change.T if transposed else change).reshape(weight.shape)
 
 
 class Magnitude(nn.Module):
     """From a weight V to magnitude * V / |V|, with a norm and a magnitude for each output.
 
-    transposed: V is (in, out).
+    transposed: whether V is (in, out).
     """
 
     def __init__(self, weight: Tensor, transposed: bool = False):
@@ -66,16 +66,16 @@ class Magnitude(nn.Module):
 
 def rescale_directions(weight: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
     norm = output_norms(weight.detach(), transposed)
-    # a row of zeros has no direction: it stays as it is instead of becoming NaN
+    # a row of zeros has no direction; it stays zero instead of becoming NaN
     return weight * (magnitude.view_as(norm) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
 
 
 def output_norms(weight: Tensor, transposed: bool) -> Tensor:
-    """The norm of the weights that make each output: (out, 1, ...), or (1, out) where the weight is (in, out)."""
+    """The norm of the weights of each output: (out, 1, ...), or (1, out) if the weight is (in, out)."""
     return torch.linalg.vector_norm(weight, dim=0 if transposed else list(range(1, weight.dim())), keepdim=True)
 
 
-# the tensors of each kind of module that LoRA can adapt, as a pattern of their names
+# for each kind of module, a name pattern of the tensors that LoRA can adapt
 ADAPTABLE_TENSORS = (
     ((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding), "weight"),
     ((nn.MultiheadAttention,), "*proj_weight"),
@@ -84,7 +84,7 @@ ADAPTABLE_TENSORS = (
 
 
 def adaptable_tensors(module: nn.Module) -> list[str]:
-    """The names of a module's own tensors that LoRA can adapt; none that is parametrized already."""
+    """The names of a module's own tensors that LoRA can adapt, except for those that are parametrized already."""
     patterns = [pattern for kinds, pattern in ADAPTABLE_TENSORS if isinstance(module, kinds)]
     if not patterns and is_transposed(module):
         patterns = ["weight"]
@@ -103,12 +103,12 @@ def adapt_tensor(module: nn.Module, name: str, change: nn.Module) -> None:
     register_parametrization(module, name, change)
     if isinstance(module, nn.RNNBase):
         for attribute, replacement in UNCACHED_WEIGHTS.items():
-            # the class that register_parametrization has made for this module alone
+            # register_parametrization has given this module a class of its own
             setattr(type(module), attribute, replacement)
         vars(module).pop("_flat_weights", None)
 
 
-# a recurrent layer computes with a list of its tensors that it makes once; in place of it, one made at each call
+# a recurrent layer caches the list of tensors that it computes with; these attributes make the list at each access
 UNCACHED_WEIGHTS = {
     "_flat_weights": property(
         lambda module: [getattr(module, name) for name in module._flat_weights_names], lambda module, value: None
@@ -133,9 +133,9 @@ PARAMETRIZED_KEY = re.compile(r"(?P<parts>(?P<module>(?:.*\.)?)parametrizations\
 
 
 def merge_low_rank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the plain model that computes the same as the model with LoRA or DoRA whose state this is.
+    """The state dict of a plain model that is equivalent to the model with LoRA or DoRA that has this state.
 
-    Other parametrizations stay as they are.
+    Other parametrizations are unchanged.
     """
     plain: dict[str, Tensor] = {}
     for key, value in state.items():

@@ -13,7 +13,7 @@ class MLP(nn.Module):
     between them.
 
     hidden: widths of the hidden layers; an empty list makes a linear classifier.  weights: file of a state dict to
-    start from.
+    start from; None for a random start.
     """
 
     def __init__(

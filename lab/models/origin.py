@@ -1,4 +1,4 @@
-"""Where a model's weights come from, noted on the model itself, outside its state."""
+"""The origin of a model's weights, stored as an attribute of the model, outside its state dict."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from lab.text import join_names
 
 
 class SourceHead(NamedTuple):
-    """The linear layer that pretrained weights end in, for the K classes that they were trained on.
+    """The last linear layer of pretrained weights, for the K classes that they were trained on.
 
     weight: (K, D), D features.  bias: (K,), or None.
     """
@@ -20,12 +20,15 @@ class SourceHead(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """The pretrained weights that a model starts from, and how far they matched it.
+    """The pretrained weights that a model starts from, and the tensors that matched and did not match.
 
-    source: the weights as they were asked for.  sha256: hash of the file; of several files, the hash of their hashes.
-    matched: number of tensors that were loaded.  new: names of the model's tensors that were not loaded, because the
-    file lacks them or has them in another shape.  left: names of the file's tensors that the model did not take.
-    BatchNorm's counter of batches is in none of these.  source_head: None where the weights end in no linear layer.
+    source: weights as the user gave them.
+    sha256: hash of the file; for several files, the hash of their hashes.
+    matched: number of tensors that were loaded.
+    new: names of the model's tensors that were not loaded, because the file lacks them or has them in another shape.
+    left: names of the file's tensors that were not loaded.
+    source_head: last linear layer of the weights; None where there is none.
+    BatchNorm's num_batches_tracked is not counted among these tensors.
     """
 
     source: str
@@ -39,16 +42,16 @@ class Origin:
         text = f"{self.matched} of {self.matched + len(self.new)} tensors from {self.source}"
         for kind, names in (("new", self.new), ("left", self.left)):
             text += f"; {kind}: {join_names(names)}" if names else ""
-        # the same number of classes does not mean the same classes
+        # the head was loaded too, but equally many classes need not be the same classes
         return text if self.new else f"{text}, the head too: new_head=true draws another"
 
     def summarize(self) -> dict[str, Any]:
-        """Everything but the source head, as plain values for a manifest."""
+        """All fields except the source head, as plain values for a manifest."""
         names = ("source", "sha256", "matched", "new", "left")
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
-ORIGIN = "lab_origin"  # attribute of a model; copies of the model keep it, its state dict does not have it
+ORIGIN = "lab_origin"  # attribute of a model; copies of the model keep it, its state dict does not contain it
 
 
 def set_origin(model: nn.Module, origin: Origin) -> None:

@@ -27,7 +27,7 @@ class Block(nn.Module):
     def shortcut(self, x: Tensor) -> Tensor:
         if self.stride == 1 and not self.new_channels:
             return x
-        # the new channels are zeros, half of them on either side, as the published weights expect
+        # the new channels are zeros, half of them before and half after the others, as published weights expect
         before = self.new_channels // 2
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before))
 
@@ -35,8 +35,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Images (B, C, H, W) to logits (B, num_classes), through 6 * blocks_per_stage + 2 layers with weights.
 
-    shape: (C, H, W) of the images, any height and width of at least 4.  weights: file of a state dict to start from;
-    None: a random start as in He et al. 2015 (arXiv:1502.01852, eq. 10).
+    shape: (C, H, W) of the images, with a height and width of at least 4.
+    weights: file of a state dict to start from; None for a random start (He et al. 2015, arXiv:1502.01852, eq. 10).
     """
 
     def __init__(self, blocks_per_stage: int, shape: list[int], num_classes: int, weights: str | None = None):

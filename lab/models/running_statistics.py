@@ -1,4 +1,4 @@
-"""Whether frozen normalisations keep their running statistics or let them follow the data, noted on the model."""
+"""A model's attribute that tells whether frozen normalisations update their running statistics."""
 
 from torch import nn
 
@@ -6,7 +6,10 @@ MOVING_STATISTICS = "lab_moving_statistics"  # attribute of a model; copies of t
 
 
 def set_moving_statistics(model: nn.Module, moving: bool) -> None:
-    """moving: normalisations below a frozen module train on each batch's statistics and update their running ones."""
+    """Set whether normalisations inside frozen modules update their running statistics in training.
+
+    moving: True to normalise by each batch and update the running statistics; False to normalise by the running ones.
+    """
     setattr(model, MOVING_STATISTICS, moving)
 
 

@@ -9,8 +9,8 @@ from lab.models.weights import load_weights
 class SimpleCNN(nn.Module):
     """Images (B, C, H, W) to logits (B, num_classes).
 
-    shape: (C, H, W) of the images.  channels: number of filters of the 3x3 convolution, which keeps H and W by
-    padding.  weights: file of a state dict to start from.
+    shape: (C, H, W) of the images.  channels: number of filters of the 3x3 convolution, padded to keep H and W.
+    weights: file of a state dict to start from; None for a random start.
     """
 
     def __init__(self, shape: list[int], num_classes: int, channels: int = 32, weights: str | None = None):

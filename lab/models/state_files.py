@@ -1,4 +1,4 @@
-"""State dicts from files of weights, without unpickling code."""
+"""Reading of state dicts from files of weights, without unpickling code."""
 
 import hashlib
 import pickle
@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 
 def read_weights(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
-    """The contents of the files, merged into one dict, and the SHA-256 of the file, or of several files' hashes.
+    """The merged contents of the files, and the SHA-256 of the file; for several files, the SHA-256 of their hashes.
 
     Raises ValueError for a file that is damaged or holds code.
     """
@@ -50,16 +50,16 @@ def read_safetensors(file: Path) -> State:
 
 def read_torch_file(file: Path) -> Any:
     with open(file, "rb") as stream:
-        is_zip = stream.read(2) == b"PK"  # files written before torch 1.6 are not
+        is_zip = stream.read(2) == b"PK"  # files written before torch 1.6 are not zip archives
     try:
         if is_zip:
-            # torch.load reads a flipped bit as a weight; the archive's own CRC finds it
+            # torch.load does not notice a flipped bit; the CRC of the archive does
             with zipfile.ZipFile(file) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"{file} is damaged: {damaged} has changed since it was written; fetch it again")
         return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, LookupError) as error:
-        # raised for code, and for bytes that are no pickle: empty files, and text read as pickle instructions
+        # raised for code, and for files that are not pickles, such as empty files and text
         if not re.search("unsupported (global|class)|call reduce", str(error), re.IGNORECASE):
             raise ValueError(f"{file} is no file of weights, or damaged; fetch it again") from error
         raise ValueError(
@@ -71,13 +71,13 @@ def read_torch_file(file: Path) -> Any:
         raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}); fetch it again") from error
 
 
-# keys under which files keep their state dict; those of our own checkpoints come first
+# keys under which files store their state dict; those of lab's own checkpoints come first
 STATE_KEYS = ("scored", "run", "state_dict", "model", "model_state_dict", "net")
 
 
 def unwrap_state(contents: dict[str, Any]) -> State:
-    """The state dict inside a file's contents, without the prefixes of DataParallel and torch.compile, and with the
-    changes by LoRA or DoRA merged into the weights."""
+    """The state dict inside a file's contents, without the prefixes of DataParallel and torch.compile, and with LoRA or
+    DoRA merged into the weights."""
     for key in STATE_KEYS:
         if isinstance(contents.get(key), dict):
             return unwrap_state(contents[key])

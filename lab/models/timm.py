@@ -25,12 +25,13 @@ def timm_model(
 ) -> nn.Module:
     """The model that `timm.create_model(name)` builds, from images (B, C, H, W) to logits (B, num_classes).
 
-    shape: (C, H, W) of the images; models that depend on the size are built for it.  weights: None for a random start;
-    a tag of timm's (`a1_in1k`); `DEFAULT` for the tag in the name or the first one; or a file of a state dict.
-    dropout: rate before the head.  drop_path: rate of the last block (Huang et al. 2016, arXiv:1603.09382).  download:
-    fetch the file of a tag that the hub's cache lacks.
-    Raises ValueError for an unknown name, tag or option, FileNotFoundError or ConnectionError for missing weights, with
-    the place to put them in.
+    shape: (C, H, W) of the images; models that depend on the image size are built for it.
+    weights: tag of timm (`a1_in1k`), or file of a state dict; `DEFAULT` for the tag in the name, or else the first tag;
+        None for a random start.
+    dropout: dropout rate before the head.  drop_path: rate of the last block (Huang et al. 2016, arXiv:1603.09382).
+    download: whether to fetch the file of a tag if the hub's cache lacks it.
+    Raises ValueError for an unknown name, tag or option, and FileNotFoundError or ConnectionError for missing weights,
+    with the place to put them.
     """
     try:
         import timm
@@ -86,14 +87,14 @@ def find_tag(name: str, weights: str) -> Any:
 
 
 def classifier_names(model: Any) -> Sequence[str]:
-    """The names of the classifiers; a model distilled from a teacher has two."""
+    """The names of the classifiers, of which a distilled model has two."""
     names = model.pretrained_cfg["classifier"]
     return [names] if isinstance(names, str) else list(names)
 
 
 def convert_timm_state(model: Any, state: State) -> State:
-    """The state as timm itself would load it: names and sizes converted by the model's own module, the filters of the
-    first convolution fitted to the channels of the images."""
+    """The state converted as timm does on loading: the model's module converts names and sizes, and the filters of the
+    first convolution are adapted to the channels of the images."""
     from timm.models import adapt_input_conv
 
     if convert := getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None):

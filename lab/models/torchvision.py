@@ -23,10 +23,12 @@ def torchvision_model(
 ) -> nn.Module:
     """The model that `torchvision.models.get_model(name)` builds, from images (B, C, H, W) to logits (B, num_classes).
 
-    shape: (C, H, W) of the images.  weights: None for a random start; a name as torchvision spells it (`DEFAULT`,
-    `IMAGENET1K_V1`), whose file is downloaded to torch's cache unless it is there; or a file of a state dict.
-    dropout: rate, for models with such an option.  stochastic_depth: probability of skipping the last block, falling
-    linearly towards the first (Huang et al. 2016, arXiv:1603.09382, eq. 4), for models that skip blocks.
+    shape: (C, H, W) of the images.
+    weights: name of weights in torchvision (`DEFAULT`, `IMAGENET1K_V1`), whose file is downloaded to torch's cache
+        unless it is there; or file of a state dict; None for a random start.
+    dropout: dropout rate, for models with such an option.
+    stochastic_depth: probability of skipping the last block, decreasing linearly towards the first (Huang et al. 2016,
+        arXiv:1603.09382, eq. 4), for models that skip blocks.
     Raises ValueError for an unknown name or an option that the model lacks, ConnectionError for a failed download.
     """
     from torchvision import models
@@ -39,7 +41,7 @@ def torchvision_model(
     is_name = weights is not None and not Path(weights).is_file()
     options: dict = {} if dropout is None else {"dropout": dropout}
     if name.split("_")[0] in ("googlenet", "inception"):
-        # their auxiliary heads make training return tuples; torchvision's own weights need a model that has them
+        # auxiliary heads make training return tuples, but a model must have them to load torchvision's weights
         options |= {} if weights else {"init_weights": True}
         options |= {} if is_name else {"aux_logits": False}
     if is_name:
@@ -86,7 +88,7 @@ WITH_STOCHASTIC_DEPTH = ("convnext_*", "efficientnet_*", "maxvit_t", "swin_*")
 
 
 def set_stochastic_depth(model: nn.Module, name: str, rate: float) -> None:
-    """Scale the probabilities of the model's blocks so that the last one has `rate`: not every builder takes it."""
+    """Scale the skip probabilities of the blocks so that the last one has `rate`. Not every builder has this option."""
     from torchvision.ops import StochasticDepth
 
     layers = [module for module in model.modules() if isinstance(module, StochasticDepth)]
@@ -101,7 +103,7 @@ def set_stochastic_depth(model: nn.Module, name: str, rate: float) -> None:
 
 
 def load_torchvision(name: str, weights: str, options: dict, num_classes: int) -> nn.Module:
-    """The model with torchvision's weights of that name, and a new head where they have another number of classes."""
+    """The model with torchvision's weights of that name, and a new head if their number of classes differs."""
     from torchvision import models
 
     known = [member.name for member in models.get_model_weights(name)]
@@ -109,7 +111,7 @@ def load_torchvision(name: str, weights: str, options: dict, num_classes: int) -
         raise ValueError(
             f"{name} has no weights {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
         )
-    # torchvision would unpickle whatever the file holds: read_weights refuses code first
+    # read_weights refuses a file with code, which torchvision would unpickle
     _, digest = read_weights([cached_file(models.get_model_weights(name)[weights].url)])
     model = create_torchvision(name, {"weights": weights, **options})
     if hasattr(model, "aux_logits"):
@@ -129,7 +131,7 @@ def load_torchvision(name: str, weights: str, options: dict, num_classes: int) -
 
 
 def cached_file(url: str) -> Path:
-    """The file of weights in torch's cache, downloaded if it is not there yet."""
+    """The file of weights in torch's cache, which is downloaded if it is missing."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -138,8 +140,8 @@ def cached_file(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(file), hash_prefix and hash_prefix[1])
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
-                f"the weights {file.name} are not here and could not be downloaded ({error}); fetch {url} where there "
-                f"is a network and place it in {file.parent}, or give its path as weights="
+                f"the weights {file.name} are not in torch's cache and could not be downloaded ({error}); fetch {url} "
+                f"where there is a network and place it in {file.parent}, or give its path as weights="
             ) from error
     return file
 
@@ -157,7 +159,7 @@ def fit_head(model: nn.Module, num_classes: int) -> None:
 
 
 def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
-    """Fit the first convolution to the channels of the images: for gray images the filters are summed over colours."""
+    """Adapt the first convolution to the channels of the images: for gray images, sum its filters over the colours."""
     name, stem = first_convolution(model)
     if stem.in_channels == shape[0]:
         return model
@@ -170,7 +172,7 @@ def fit_stem(model: nn.Module, shape: list[int]) -> nn.Module:
 
 
 def fit_stem_of_state(model: nn.Module, state: State) -> State:
-    """The state with the filters of its first convolution summed over colours, where the model takes gray images."""
+    """The state, with the filters of the first convolution summed over the colours if the model takes gray images."""
     name, stem = first_convolution(model)
     weight = state.get(f"{name}.weight")
     if stem.in_channels != 1 or weight is None or weight.dim() != 4:

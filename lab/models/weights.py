@@ -1,4 +1,4 @@
-"""Loading pretrained weights into a model, key by key: which tensors match, which are new, which are left."""
+"""Loading of pretrained weights into a model, with a record of matched, new and left tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,10 +21,11 @@ def load_weights(
     heads: Sequence[str] | None = None,
     convert: Callable[[State], State] = lambda state: state,
 ) -> None:
-    """Load a file of weights into `model`, in place, and note the origin on the model.
+    """Load a file of weights into `model`, in place, and set the model's origin.
 
-    weights: path of the file.  heads: modules whose tensors the file may lack or have in another shape; None: the
-    model's last block.  convert: renames and reshapes the file's state for the model.
+    weights: path of the file.
+    heads: names of modules whose tensors the file may lack or have in another shape; None for the model's last block.
+    convert: function that renames and reshapes the file's state for the model.
     Raises FileNotFoundError, or ValueError that names the differences outside the heads.
     """
     file = Path(weights)
@@ -39,15 +40,15 @@ def load_weights(
 
 
 def load_matching(model: nn.Module, state: State, source: str, digest: str, heads: Sequence[str] | None = None) -> None:
-    """Load the tensors of `state` that fit into `model`, in place, and note the origin on the model.
+    """Load the tensors of `state` that match `model`, in place, and set the model's origin.
 
-    source, digest: the origin's source and SHA-256.  heads, errors: as for `load_weights`.
+    source, digest: source and SHA-256 of the origin.  heads: as in `load_weights`, also for the errors raised.
     """
     heads = heads or [head_name(model)]
     own = model.state_dict()
     matching = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    # a tied parameter has several names; the file may have it under one of them
+    # a tied parameter has several names, of which the file may have only one
     loaded = {id(parameters[key]) for key in matching if key in parameters}
     new = [key for key in own if key not in matching and is_counted(key) and id(parameters.get(key)) not in loaded]
     left = [key for key in state if key not in matching and is_counted(key)]
@@ -60,10 +61,10 @@ def load_matching(model: nn.Module, state: State, source: str, digest: str, head
 
 
 def draw_head(model: nn.Module, heads: Sequence[str] | None = None) -> None:
-    """Draw the layer that gives the logits anew, in place, although weights were loaded for it.
+    """Initialise the output layer again at random, in place, although weights were loaded for it.
 
-    heads: modules that hold such a layer; None: the model's last block. Raises ValueError where a head has no linear
-    or convolutional layer.
+    heads: names of modules with an output layer; None for the model's last block.
+    Raises ValueError for a head without a linear or convolutional layer.
     """
     drawn = []
     for head in heads or [head_name(model)]:
@@ -77,7 +78,7 @@ def draw_head(model: nn.Module, heads: Sequence[str] | None = None) -> None:
 
 
 def output_layer(model: nn.Module, below: str = "") -> tuple[str, Any]:
-    """The last linear or convolutional layer of `model`, or of its module `below`, with its name."""
+    """The name of the last linear or convolutional layer of `model`, or of its module `below`, and the layer."""
     for name, module in reversed(list(model.get_submodule(below).named_modules(prefix=below))):
         if isinstance(module, nn.Linear | nn.Conv2d):
             return name, module
@@ -85,8 +86,8 @@ def output_layer(model: nn.Module, below: str = "") -> tuple[str, Any]:
 
 
 def find_source_head(state: State, model: nn.Module, heads: Sequence[str]) -> SourceHead | None:
-    """The linear layer that the weights in `state` end in: the one named like the model's own output layer, or the
-    only other one with as many inputs that the model has no place for."""
+    """The last linear layer of the weights in `state`: the layer named like the model's output layer, or else the only
+    layer with equally many inputs that the model does not have."""
     try:
         name, layer = output_layer(model, heads[-1])
     except ValueError:
@@ -102,10 +103,10 @@ def find_source_head(state: State, model: nn.Module, heads: Sequence[str]) -> So
 
 
 def check_outside_heads(model: nn.Module, source: str, new: Shapes, left: Shapes, heads: Sequence[str]) -> None:
-    """Raises ValueError, with the names, where weights and model differ in more than the heads.
+    """Raises ValueError with the names of the tensors in which weights and model differ outside the heads.
 
-    new: shapes of the model's tensors that the weights lack or have in another shape.  left: shapes of the weights'
-    tensors that the model did not take.
+    new: shapes of the model's tensors that the weights lack or have in another shape.
+    left: shapes of the weights' tensors that were not loaded.
     """
     modules = dict(model.named_modules())
     outside = [key for key in new if not is_below_any(key, heads)]
@@ -121,8 +122,10 @@ def check_outside_heads(model: nn.Module, source: str, new: Shapes, left: Shapes
 
 
 def may_be_other_head(key: str, modules: Mapping[str, nn.Module], heads: Sequence[str]) -> bool:
-    """Whether a tensor of the weights may belong to a head that the model does not have: its innermost known module
-    is the whole model, lies in a head, or holds one."""
+    """Whether a tensor of the weights may belong to a head that the model does not have.
+
+    It may if the innermost of its parent modules that the model has is the whole model, lies in a head, or holds one.
+    """
     parts = key.split(".")
     innermost = next(name for n in range(len(parts) - 1, -1, -1) if (name := ".".join(parts[:n])) in modules)
     return not innermost or is_below_any(innermost, heads) or any(is_within(head, innermost) for head in heads)
@@ -133,5 +136,5 @@ def is_below_any(name: str, modules: Sequence[str]) -> bool:
 
 
 def is_counted(key: str) -> bool:
-    """False for BatchNorm's counter of batches, which some published files are too old to have, and nothing reads."""
+    """False for BatchNorm's num_batches_tracked, which nothing reads and old published files lack; else True."""
     return not key.endswith("num_batches_tracked")

@@ -9,8 +9,8 @@ Clip = Callable[[Iterable[Tensor]], Tensor | None]
 
 
 def make_clip(max_norm: float | None) -> Clip:
-    """A function that scales the gradients of its parameters in place, g <- g min(1, max_norm / |g|) with |g| the norm
-    of all gradients together, and returns |g| before that. With None it does nothing and returns None.
+    """A function that scales the gradients of parameters in place, g <- g min(1, max_norm / |g|), and returns |g|, the
+    norm of all gradients together before scaling. For a max_norm of None it does nothing and returns None.
 
     Source: Pascanu et al. 2013, arXiv:1211.5063, Alg. 1. torch adds 1e-6 to the denominator.
     """

@@ -19,9 +19,10 @@ class Muon(Optimizer):
         B <- momentum B + (1 - momentum) G,
         W <- (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) NS(momentum B + (1 - momentum) G).
 
-    params: parameters or groups of them, as for any torch optimizer. Each group is split in two that keep its options.
-    lr, momentum: of Muon.  adamw_lr, betas: of AdamW. A group with its own lr has AdamW's scaled by the same factor.
-    weight_decay: of both.
+    params: parameters or parameter groups, as in any torch optimizer. Each group is split in two that keep its options.
+    lr, momentum: options of Muon.
+    adamw_lr, betas: options of AdamW. In a group with its own lr, AdamW's lr is scaled by the same factor.
+    weight_decay: option of both.
     Raises ValueError if no parameter is a matrix.
     """
 
@@ -41,10 +42,10 @@ class Muon(Optimizer):
             raise ValueError("no 2-D parameter for muon; use optimizer=adamw")
         optimizers: list[Optimizer] = [torch.optim.Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)]
         if others:
-            beta1, beta2 = betas  # a list in a config
+            beta1, beta2 = betas  # a config gives a list
             adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
             optimizers.append(adamw)
-        # both have the very same dicts as groups: a schedule that sets the lr of a group here sets it there
+        # the group dicts are shared, so that an lr that a schedule sets here is also set in the inner optimizers
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
         self.optimizers = optimizers
 
@@ -68,8 +69,10 @@ class Muon(Optimizer):
 def select_parameters(
     groups: list[dict[str, Any]], belongs: Callable[[Tensor], bool], lr_scale: float
 ) -> list[dict[str, Any]]:
-    """The groups with those of their parameters that belong, without groups that have none. Multiplies the lr of a
-    group, if it has its own, by `lr_scale`."""
+    """The groups with only the parameters that belong; groups without any are left out.
+
+    belongs: function that selects parameters.  lr_scale: factor on the lr of groups that have their own.
+    """
     selected: list[dict[str, Any]] = []
     for group in groups:
         parameters = [p for p in group["params"] if belongs(p)]

@@ -1,6 +1,6 @@
-"""Learning-rate schedules: a multiplier on the base lr of each parameter group, a function of the steps taken.
+"""Learning-rate schedules: a multiplier on the base lr of each parameter group, as a function of the steps taken.
 
-All lengths are shares of the run, so that one schedule serves runs of any length.
+All lengths are shares of the run, so that the same options serve runs of any length.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 class LambdaSchedule:
     """Sets the lr of every group to its base lr times multiplier(n) before step n + 1, n = 0 ... steps - 1.
 
-    torch's LambdaLR does the same, but each step costs ten times as much, which shows on small models.
+    torch's LambdaLR does the same, but its step costs ten times as much, which is noticeable on small models.
 
     taken: number of optimizer steps taken.
     """
@@ -48,7 +48,7 @@ def constant(optimizer: Optimizer) -> LambdaSchedule:
 
 def cosine(optimizer: Optimizer, steps: int, warmup_share: float = 0.0, final: float = 0.0) -> LambdaSchedule:
     """Linear from 0 to 1 over `warmup_share` of the run, then half a cosine to `final`:
-    final + (1 - final) (1 + cos(pi done)) / 2, with `done` the share of the steps after the warmup that are taken.
+    final + (1 - final) (1 + cos(pi done)) / 2, with `done` the finished share of the steps after the warmup.
 
     Source: SGDR, Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5 with one period; the linear warmup is Goyal et al.
     2017, arXiv:1706.02677, sec. 2.2.
@@ -77,7 +77,7 @@ def wsd(
     """Warmup, stable, decay: linear from 0 to 1 over `warmup_share` of the run, flat, then linear to `final` over the
     last `decay_share` of the run.
 
-    Raises ValueError if the two shares are more than the run.
+    Raises ValueError if the two shares exceed the run.
 
     Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395, sec. 4, with the linear decay of Hägele et al. 2024,
     arXiv:2405.18392.
@@ -88,7 +88,7 @@ def wsd(
 
     def multiplier(taken: int) -> float:
         rising = (taken + 1) / warmup if taken < warmup else 1.0
-        remaining = max(0, steps - taken) / max(1, decay)  # in lengths of the decay
+        remaining = max(0, steps - taken) / max(1, decay)  # the steps before the end, in units of the decay's length
         return min(rising, final + (1 - final) * remaining, 1.0) if remaining < 1 else rising
 
     return LambdaSchedule(optimizer, multiplier)
@@ -98,10 +98,10 @@ def one_cycle(
     optimizer: Optimizer, steps: int, warmup_share: float = 0.3, start: float = 0.04, final: float = 4e-6
 ) -> LambdaSchedule:
     """Half a cosine up from `start` to 1 over `warmup_share` of the run, half a cosine down to `final`. Only the
-    lr changes, momentum stays as it is.
+    lr changes, not the momentum.
 
-    Source: Smith & Topin 2019, arXiv:1708.07120; the numbers are those of torch's OneCycleLR, where
-    div_factor is 25 and final_div_factor, which divides the initial lr, 1e4.
+    Source: Smith & Topin 2019, arXiv:1708.07120; the defaults are those of torch's OneCycleLR,
+    whose div_factor is 25, and whose final_div_factor, which divides the initial lr, is 1e4.
     """
     to_steps(warmup_share, steps)  # raises ValueError unless it is a share
     peak = max(1.0, warmup_share * steps - 1)
@@ -116,7 +116,7 @@ def one_cycle(
 
 
 def to_steps(share: float, steps: int) -> int:
-    """A share of the run in steps."""
+    """A share of the run, in steps. Raises ValueError unless it is from 0 to 1."""
     if not 0 <= share <= 1:
         raise ValueError(f"{share} is not a share of the run; give a number from 0 to 1")
     return round(share * steps)

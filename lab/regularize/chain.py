@@ -13,15 +13,17 @@ from lab.signatures import accepted_arguments
 class Chain:
     """Composes regularizers. Every hook is optional:
 
-    backward(once) -> loss: leaves the gradients of a step in the parameters; `once` leaves the loss's and returns it.
+    backward(once) -> loss: leaves the gradients of a step in the parameters. `once()` runs one forward and backward
+        pass, which leaves the loss's gradients in the parameters, and returns the loss.
     add_to_gradients(model): changes the gradients, which are unscaled and not yet clipped.
-    step(model): called after each optimizer step.
-    model_to_score(model) -> model: the model whose weights are scored and kept, made of `model` or of what the part
-    before this one made.
-    statistics_stale, statistics_updated(): whether the running statistics of the model to score have to be recomputed
-    from the training data, and a call once that is done; implement both or neither.
-    on_scores(scores), stopped: called with each evaluation, and whether it was the last one.
-    state_dict(), load_state_dict(state): what the regularizer carries from step to step.
+    step(model): is called after each optimizer step.
+    model_to_score(model) -> model: returns the model whose weights are scored and kept. `model` is the trained model or
+        the result of the part before this one.
+    statistics_stale, statistics_updated(): the first tells whether the BatchNorm statistics of the model to score have
+        to be recomputed from the training data, the second is called after that. Implement both or neither.
+    on_scores(scores), stopped: the first is called with each evaluation, the second tells whether to end the run.
+    state_dict(), load_state_dict(state): state that the regularizer carries from step to step. Implement both or
+        neither.
     """
 
     def __init__(self, parts: Sequence[Any] = ()):
@@ -42,7 +44,7 @@ class Chain:
         return any(getattr(part, "stopped", False) for part in self.parts)
 
     def wrap_backward(self, backward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`backward` inside that of every part which has one; `backward` itself where none has."""
+        """`backward` wrapped in the `backward` hook of every part that has one."""
         for part in self.backwards:
             backward = partial(call_wrapped, part, backward)
         return backward
@@ -60,7 +62,7 @@ class Chain:
     ) -> nn.Module:
         """The model whose weights are scored and kept.
 
-        update_statistics: recomputes the running statistics of a model, where a part's are stale; None leaves them.
+        update_statistics: function that recomputes stale BatchNorm statistics of a model; None to skip that.
         """
         for part in self.averages:
             model = part.model_to_score(model)
@@ -82,21 +84,22 @@ class Chain:
 
 
 def call_wrapped(part: Any, backward: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """The part's own backward pass, which calls `backward(*arguments)` as often as it needs."""
+    """The part's `backward` hook, which calls `backward(*arguments)` as often as it needs."""
     return part.backward(partial(backward, *arguments))
 
 
 def chain(
     model: nn.Module, monitor: Any, steps: int, steps_per_epoch: int, regularizers: Sequence[Callable[..., Any]]
 ) -> Chain:
-    """Each of `regularizers`, called with the facts of the run that it takes and the config does not give, in order.
+    """The regularizers, made in order. Each is called with those of the other arguments that it takes and that its
+    config does not set.
 
-    Of several that average weights, the last one's are scored.
+    If several average the weights, the last one's average is scored.
     """
     facts = {"model": model, "monitor": monitor, "steps": steps, "steps_per_epoch": steps_per_epoch}
     parts = []
     for number, make_part in enumerate(regularizers):
         if not callable(make_part):
-            raise ValueError(f"regularizers.{number} is made already; give it _partial_: true")
+            raise ValueError(f"regularizers.{number} is an object already; give it _partial_: true")
         parts.append(make_part(**accepted_arguments(make_part, facts)))
     return Chain(parts)

@@ -9,8 +9,8 @@ from lab.metrics.scores import Evaluation, Monitor
 
 
 class EarlyStop:
-    """Ends the run after `patience` evaluations in a row in which the monitored score did not improve by more than
-    `min_delta`."""
+    """Ends the run when, in `patience` evaluations in a row, the monitored score has not improved on the best one by
+    more than `min_delta`."""
 
     def __init__(self, monitor: Monitor, patience: int, min_delta: float = 0.0):
         if patience < 1:

@@ -1,6 +1,6 @@
-"""An exponential moving average of the weights, scored in place of the last ones.
+"""An exponential moving average of the weights, which is scored instead of the last weights.
 
-Source: Polyak & Juditsky 1992; the warmup of the decay is tf.train.ExponentialMovingAverage's.
+Source: Polyak & Juditsky 1992; the decay warms up as in tf.train.ExponentialMovingAverage.
 """
 
 from copy import deepcopy

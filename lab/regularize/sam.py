@@ -1,9 +1,9 @@
-"""Sharpness-aware minimisation: the gradients of the worst weights nearby, applied to the weights.
+"""Sharpness-aware minimisation: the gradients at the worst weights nearby, applied to the current weights.
 
 Source: Foret et al. 2021, arXiv:2010.01412, eq. 2 with p = 2 and Alg. 1. A step takes two forward and backward passes.
 """
 
-# torch's foreach functions, which its own optimizers are made of, have no public names
+# torch's foreach functions, which its own optimizers use, have no public names
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Callable
@@ -15,21 +15,22 @@ from torch import Tensor, nn
 
 class SAM:
     """Climbs from w to w + rho * g / ||g|| (the norm over all trained parameters together) and leaves the gradients
-    of that point in the parameters.
+    at that point in the parameters.
 
-    rho: the radius; the paper's is 0.05 for CIFAR and ImageNet.  adaptive: ASAM (Kwon et al. 2021, arXiv:2102.11600),
-    which climbs rho * w^2 g / || |w| g ||: scaling a layer does not change it, and its rho is about ten times larger.
-    The authors add 0.01 to |w| and leave biases unscaled; here every parameter is scaled by |w| alone.
+    rho: radius; the paper uses 0.05 for CIFAR and ImageNet.
+    adaptive: whether to use ASAM (Kwon et al. 2021, arXiv:2102.11600), which climbs rho * w^2 g / || |w| g ||. It is
+        invariant to the scale of a layer, and its rho is about ten times larger. The authors add 0.01 to |w| and leave
+        biases unscaled; here every parameter is scaled by |w| alone.
 
-    Afterwards weights and buffers (running statistics) hold, in every bit, what they held after the first pass. Both
-    passes draw the same dropout masks, as in the authors' code (except on MPS). The loss returned is the first pass's.
-    A loss scale cancels in g / ||g||; where it makes gradients overflow, those of the second pass are not finite
-    either, and the scaler skips the step.
+    Weights and buffers (running statistics) are restored bit for bit to their values after the first pass. Both passes
+    draw the same dropout masks, as in the authors' code (except on MPS). The returned loss is the first pass's. A loss
+    scale cancels in g / ||g||; where it makes gradients overflow, those of the second pass are not finite either, and
+    the scaler skips the step.
     """
 
     def __init__(self, model: nn.Module, rho: float, adaptive: bool = False):
         if rho <= 0:
-            raise ValueError(f"rho {rho} is not positive; regularize=none does without")
+            raise ValueError(f"rho {rho} is not positive; for no SAM give regularize=none")
         self.model, self.rho, self.adaptive = model, rho, adaptive
 
     def backward(self, once: Callable[[], Tensor]) -> Tensor:
@@ -64,6 +65,6 @@ class SAM:
 
 
 def fork_generators(device: torch.device) -> AbstractContextManager[None]:
-    """A context after which torch's global generators draw the same numbers as inside it."""
+    """A context that restores torch's global generators on exit, so that they draw the same numbers again."""
     devices = [device] if device.type == "cuda" else []
     return torch.random.fork_rng(devices, device_type="cuda")

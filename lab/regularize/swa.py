@@ -1,4 +1,4 @@
-"""Stochastic weight averaging: the equal mean of the weights along the end of the run, scored in place of the last.
+"""Stochastic weight averaging: the mean of weights from the end of the run, scored instead of the last weights.
 
 Source: Izmailov et al. 2018, arXiv:1803.05407, Alg. 1.
 """
@@ -14,13 +14,16 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 class SWA:
     """average <- (average * taken + weights) / (taken + 1), at step `start` and every `every` steps (Alg. 1's c) after.
 
-    start: share of the run; before it the model itself is scored.  every: steps; None for an epoch.
-    The paper keeps the learning rate high while it averages, constant or cyclic, which is up to the schedule:
-    schedule=constant, or schedule=wsd with schedule.decay_share=0. Averaging while the rate has decayed to nothing
-    gives the last weights.
+    start: share of the run after which averaging begins; before that the model itself is scored.
+    every: number of steps between two weights of the average; None for an epoch.
 
-    The average has seen no batch, so its BatchNorm statistics are recomputed before it is scored (`statistics_stale`):
-    the forward passes of an epoch, once for each average that is scored. Other buffers are copied.
+    The paper keeps the learning rate high, constant or cyclic, while it averages. Choose such a schedule:
+    schedule=constant, or schedule=wsd with schedule.decay_share=0. Once the rate has decayed to nothing, the average
+    equals the last weights.
+
+    The averaged model has seen no batch, so its BatchNorm statistics are recomputed before it is scored
+    (`statistics_stale`), which costs the forward passes of an epoch for each average that is scored. Other buffers are
+    copied.
     """
 
     def __init__(self, model: nn.Module, steps: int, steps_per_epoch: int, start: float, every: int | None = None):
@@ -30,7 +33,7 @@ class SWA:
             raise ValueError(f"every={every} is not a positive number of steps; null is once an epoch")
         self.start, self.every = round(start * steps), every or steps_per_epoch
         self.steps_seen = 0
-        self.taken = 0  # weights that the average is of
+        self.taken = 0  # number of weights in the average
         self.statistics_stale = False
         self.average = deepcopy(model).requires_grad_(False)
 
@@ -44,7 +47,7 @@ class SWA:
         for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
         self.taken += 1
-        self.statistics_stale = self.taken > 1  # an average of one has that one's statistics
+        self.statistics_stale = self.taken > 1  # an average of one keeps the statistics of its only model
 
     def model_to_score(self, model: nn.Module) -> nn.Module:
         return self.average if self.taken else model

@@ -1,4 +1,4 @@
-"""One label out of several for each example."""
+"""Single-label classification: one class for each example."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,11 +16,11 @@ LabelledBatch = tuple[Any, Tensor]
 
 
 class Classification:
-    """Batches are pairs of inputs, a tensor (B, ...) or a dict of them, and labels, (B,) int64 or, when mixed,
-    probabilities (B, num_classes).
+    """Batches are pairs of inputs, a tensor (B, ...) or a dict of such tensors, and labels, int64 (B,); labels mixed by
+    mixup or cutmix are probabilities (B, num_classes).
 
     label_smoothing: share of each label spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
-    classes: names for the accuracies of single classes; None for their numbers.
+    classes: class names, for the accuracies of single classes; None for the numbers of the classes.
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, classes: Sequence[str] | None = None):
@@ -37,8 +37,8 @@ class Classification:
         return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
 
     def score(self, model: Classifier, batches: Iterable[LabelledBatch]) -> Evaluation:
-        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy (without smoothing) and
-        accuracy/<class>, with a picture of the confusion matrix; empty where there is no batch."""
+        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy (without label smoothing) and
+        accuracy/<class>, with a picture of the confusion matrix. Empty without batches."""
         counts = None
         for inputs, labels in batches:
             if counts is None:
@@ -52,16 +52,16 @@ class Classification:
         )
 
     def pictures(self, batch: LabelledBatch) -> dict[str, Picture]:
-        """`inputs`, a grid of the batch's images, as the model sees them; nothing where the inputs are no images."""
+        """`inputs`, a grid of the batch's images as the model sees them; empty where the inputs are no images."""
         inputs, _ = batch
         return {"inputs": partial(draw_image_grid, inputs)} if are_images(inputs) else {}
 
     def logits(self, model: Classifier, inputs: Any, num_examples: int) -> Tensor:
-        """The model's outputs, (B, num_classes). Raises ValueError where they have another shape."""
+        """The model's outputs, (B, num_classes). Raises ValueError for any other shape."""
         logits = model(inputs)
         if logits.shape != (num_examples, self.num_classes):
             raise ValueError(
                 f"the model gives {tuple(logits.shape)} for {num_examples} examples of {self.num_classes} classes; "
-                f"expected is ({num_examples}, {self.num_classes})"
+                f"expected ({num_examples}, {self.num_classes})"
             )
         return logits

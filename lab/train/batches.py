@@ -13,19 +13,18 @@ from lab.train.micro_batches import LocalBatch, local_shard, num_examples_or_non
 
 
 def training_batches(run: Run, after: int) -> Iterator[LocalBatch]:
-    """The training batches that follow the first `after`, up to the run's last step; of each the part that this rank
-    trains on.
+    """This rank's part of each training batch after the first `after`, up to the run's last step.
 
-    Each batch is augmented from the augment stream at its own position, so that the batches before it do not matter;
-    it is augmented whole, by every rank alike, as an augmentation may mix its examples.
-    Raises ValueError where the data set has no more batches.
+    The generator of each batch's augmentation is seeded by the batch's position, so a batch does not depend on those
+    before it. Every rank augments the whole batch in the same way, as an augmentation may mix its examples.
+    Raises ValueError where the data set yields no batch.
     """
     prepare, move, steps = make_preparation(run), run.hardware.move, run.cadence.steps
     position, examples = after, None
     while position < steps:
         start = position
         for data, weight, num_examples in augmented_batches(run, position):
-            if position == after:  # later batches are as large, for all that is done with the number
+            if position == after:  # counted once; it serves only to report throughput
                 examples = num_examples or num_examples_or_none(run.task, data)
             position += 1
             yield LocalBatch(prepare(move(data)), weight, examples)
@@ -33,12 +32,12 @@ def training_batches(run: Run, after: int) -> Iterator[LocalBatch]:
                 return
         if position == start:
             raise ValueError(
-                f"{type(run.data).__name__}.batches({start}) yields no batch; {steps} steps are to be taken"
+                f"{type(run.data).__name__}.batches({start}) yields no batch, but the run takes {steps} steps"
             )
 
 
 def augmented_batches(run: Run, after: int) -> Iterator[LocalBatch]:
-    """This rank's part of each augmented batch that the data set has after the first `after`."""
+    """This rank's part of each batch of `run.data.batches(after)`, augmented."""
     task, augment, move = run.task, run.augment, run.hardware.move
     rank, world_size = collectives.get_rank(), collectives.get_world_size()
     read_part = getattr(run.data, "part", None)
@@ -50,27 +49,27 @@ def augmented_batches(run: Run, after: int) -> Iterator[LocalBatch]:
         return
     generator, seed = torch.Generator(), stream_seed(run.seed, "augment")
     for position, batch in enumerate(run.data.batches(after), start=after):
-        if augment is not none:  # seeding a generator that nobody reads would cost more than all else here
+        if augment is not none:  # seeding an unused generator would cost more than the rest of this loop
             batch = augment(move(batch), generator.manual_seed(seed + position))
         yield local_shard(task, batch, rank, world_size)
 
 
 def prepared_batches(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches to be scored: on the device and prepared, never augmented."""
+    """Batches for scoring: on the device and prepared, not augmented."""
     prepare = make_preparation(run)
     for batch in batches:
         yield prepare(run.hardware.move(batch))
 
 
 def first_epoch(run: Run) -> Iterator[Batch]:
-    """The training batches of the first epoch, as the data set has them, not augmented."""
+    """The training batches of the first epoch, neither augmented nor prepared."""
     plain = getattr(run.data, "plain", run.data.batches)
     return islice(plain(0), run.cadence.steps_per_epoch)
 
 
 def training_subset(run: Run) -> Iterator[Batch]:
-    """A training subset as large as the validation set, rounded up to whole batches; the whole training set where that
-    is smaller."""
+    """A training subset as large as the validation set, rounded up to whole batches; the whole training set if it is
+    smaller."""
     missing = getattr(run.data, "val_examples", None)
     if missing is None:
         missing = sum(num_examples_or_none(run.task, batch) or 0 for batch in run.data.val())
@@ -82,7 +81,7 @@ def training_subset(run: Run) -> Iterator[Batch]:
 
 
 def make_preparation(run: Run) -> Callable[[Batch], Batch]:
-    """The data set's own `prepare`, where it has one, then the hardware's memory format."""
+    """A function that applies the data set's `prepare`, if it has one, and then the hardware's memory format."""
     prepare = getattr(run.data, "prepare", leave_unprepared)
     return (lambda batch: run.hardware.arrange(prepare(batch))) if run.hardware.channels_last else prepare
 

@@ -42,16 +42,16 @@ def train(run: Run, after: int = 0) -> Iterator[Step]:
             parameter.grad = None
         run.regularize.step(run.model)
         if is_due(n, run.cadence.log_every, run.cadence.steps):
-            # on other steps nobody reads them, and this rank's own will do
+            # other steps are not logged, so this rank's own values suffice there
             loss, norm = collectives.all_reduce_mean(loss), collectives.full_tensor(norm)
         yield Step(n, loss.detach(), norm, batch.num_examples)
 
 
 class Recorder(Protocol):
-    """Keeps what a run leaves behind, as lab.record.record.Record does."""
+    """Saves a run's metrics, scores and state, as lab.record.record.Record does."""
 
     def restore(self, run: Run, /) -> int:
-        """Bring `run` to its newest saved state; the step of that state, 0 where there is none."""
+        """Restore `run` to its newest saved state. Returns the step of that state; 0 if nothing was saved."""
         ...
 
     def step(self, run: Run, step: Step, /) -> None: ...
@@ -64,12 +64,12 @@ class Recorder(Protocol):
 
 
 def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopCheck = never_stop) -> dict[str, float]:
-    """Train to the end and score it: the validation set on the way, the test set once, with the final weights.
+    """Train to the end, scoring on the validation set along the way and on the test set once, with the final weights.
 
-    stop: called after every step; where it returns a reason to stop, the state is saved and Stopped raised.
-    Returns the scores of the final weights, `split/name`: on val and test; where there is a validation set, on as many
-    training examples as that has, and the difference between the two, `gap/name`; and what a step cost on this
-    machine, `hardware/name`.
+    stop: function called after every step; if it returns a reason to stop, the state is saved and Stopped is raised.
+    Returns the scores of the final weights as `split/name`, on val and test. If there is a validation set, also the
+    scores on as many training examples as it has, `train/name`, and train minus val, `gap/name`. `hardware/name` are
+    the speed and memory of a step on this machine.
     """
     after = record.restore(run)
     meter = ThroughputMeter(run.hardware)
@@ -98,5 +98,5 @@ def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopChec
 
 
 def is_due(n: int, every: int, steps: int) -> bool:
-    """Whether what is done every `every` steps and after the last of `steps` is to be done after step n."""
+    """Whether an action that recurs every `every` steps, and after the last of `steps`, is due after step n."""
     return n % every == 0 or n == steps

@@ -1,5 +1,5 @@
-"""Forward and backward passes: a batch whole, or in micro-batches whose gradients add up to the same; and how a batch
-is cut, into micro-batches and into the shards of several ranks."""
+"""The forward and backward passes of a batch, either whole or in micro-batches whose gradients add up to the same; and
+how a batch is split into micro-batches and into the shards of the ranks."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,8 +21,8 @@ Size = int | float | Tensor
 class LocalBatch(NamedTuple):
     """The part of a batch that this rank trains on.
 
-    weight: what its loss counts in the mean over all ranks, more or less than 1 where their parts are not even.
-    num_examples: in the parts of all ranks together; None where nobody has counted.
+    weight: weight of this part's loss in the mean over all ranks; it differs from 1 where the parts are not equal.
+    num_examples: number of examples in the parts of all ranks together; None where it was not counted.
     """
 
     data: Batch
@@ -34,17 +34,17 @@ Backward = Callable[[Task, Hardware, Model, LocalBatch], Tensor]
 
 
 def choose_backward(hardware: Hardware) -> Backward:
-    """The backward pass of a whole batch where one rank takes it at once; else that of weighted micro-batches."""
+    """`backward_whole` for one rank without micro-batches, else `backward_in_micro_batches`."""
     if hardware.micro_batch is None and collectives.get_world_size() == 1:
         return backward_whole
     return partial(backward_in_micro_batches, num_examples=hardware.micro_batch)
 
 
 def backward_whole(task: Task, hardware: Hardware, model: Model, batch: LocalBatch) -> Tensor:
-    """Leave the loss's gradients, scaled, in the parameters, and return the loss. For one rank, whose weight is 1.
+    """Leave the scaled gradients of the loss in the parameters and return the loss. Only for one rank, of weight 1.
 
-    The loss comes with its graph: while that lives, the next forward pass finds the parameters' gradient accumulators
-    ready, which saves 1% of a step of a small model.
+    The loss is returned with its graph, not detached: while the graph lives, autograd keeps the parameters' gradient
+    accumulators for the next forward pass, which saves 1% of a step of a small model.
     """
     with hardware.autocast():
         loss = task.loss(model, batch.data)
@@ -55,13 +55,15 @@ def backward_whole(task: Task, hardware: Hardware, model: Model, batch: LocalBat
 def backward_in_micro_batches(
     task: Task, hardware: Hardware, model: Model, batch: LocalBatch, num_examples: int | None
 ) -> Tensor:
-    """As backward_whole, of the loss times the batch's weight, in the memory that `num_examples` at once take.
+    """As backward_whole, for the loss times the batch's weight, in the memory that `num_examples` examples take.
 
-    num_examples: the most in a micro-batch; None for the whole batch.  model: the run's own, as
-    `lab.train.phases.Phases` wraps it.  The same up to rounding where the loss is a mean over independent terms, as
-    many as `task.size` says; not for a loss over pairs of examples from the whole batch. BatchNorm takes its statistics
-    from each micro-batch and updates its running ones once for each; dropout draws other masks than for the whole
-    batch, the same ones in each run with the same size.
+    num_examples: maximum size of a micro-batch; None for the whole batch.
+    model: the run's model, as `lab.train.phases.Phases` wraps it.
+
+    The gradients equal those of the whole batch up to rounding if the loss is a mean over independent terms, as many as
+    `task.size` says, but not for a loss over pairs of examples from the whole batch. BatchNorm normalises each
+    micro-batch by its own statistics and updates the running ones once for each. Dropout draws other masks than for the
+    whole batch, but the same masks in every run with the same micro-batch size.
     """
     losses, parts = [], list(split_batch(task, batch.data, num_examples)) if num_examples else [(batch.data, 1.0)]
     for number, (part, share) in enumerate(parts, start=1):
@@ -74,11 +76,10 @@ def backward_in_micro_batches(
 
 
 def weighted_loss(task: Task, model: Model, batch: Batch, weight: Size) -> Tensor:
-    """The task's loss times its weight. A weight of 0 gives a loss and gradients of 0, of whatever the loss is: a mean
-    over no terms is NaN, and so is 0 times it. The forward pass takes place all the same, as the other ranks wait for
-    this one's gradients."""
+    """The task's loss times its weight. A weight of 0 gives a loss and gradients of 0, even where the loss is NaN, as a
+    mean over no terms is. The forward pass still runs, because the other ranks wait for this one's gradients."""
     if isinstance(weight, Tensor):
-        is_empty = weight == 0  # stays on its device: nothing waits for it
+        is_empty = weight == 0  # stays on its device, so that there is no synchronisation
     elif weight == 0:
         is_empty = torch.tensor(True)
     else:
@@ -97,23 +98,23 @@ def weighted_loss(task: Task, model: Model, batch: Batch, weight: Size) -> Tenso
 
 
 def local_shard(task: Task, batch: Batch, rank: int, world_size: int) -> LocalBatch:
-    """The part of a batch that `rank` trains on, as views where it is made of tensors.
+    """The part of a batch that `rank` trains on; views of the batch's tensors, unless the task slices it itself.
 
-    Every rank has the whole batch, and so knows the weight of its part without asking the others.
-    Raises ValueError where there is not an example for each rank.
+    Every rank has the whole batch, so it computes the weight of its part without communication.
+    Raises ValueError where the batch has fewer examples than there are ranks.
     """
     if world_size == 1:
         return LocalBatch(batch)
     examples = num_examples(task, batch)
-    where, _ = collectives.local_slice(examples, rank, world_size)
-    shard = slice_examples(task, batch, where.start, where.stop)
+    span, _ = collectives.local_slice(examples, rank, world_size)
+    shard = slice_examples(task, batch, span.start, span.stop)
     return LocalBatch(shard, share_of(loss_size(task, shard) * world_size, loss_size(task, batch)), examples)
 
 
 def reweight_part(task: Task, batch: LocalBatch) -> LocalBatch:
-    """A part that a data set has read for this rank alone, weighed by what the task's loss is a mean over.
+    """A part that the data set has read for this rank alone, weighted by its share of the terms of the task's loss.
 
-    Costs a collective where the task has a `size` of its own: no rank has the others' parts.
+    Costs an all-reduce where the task has a `size`, as no rank has the parts of the others.
     """
     if not hasattr(task, "size"):
         return batch
@@ -122,10 +123,10 @@ def reweight_part(task: Task, batch: LocalBatch) -> LocalBatch:
 
 
 def split_batch(task: Task, batch: Batch, most: int) -> Iterator[tuple[Batch, Size]]:
-    """The batch in as few parts of at most `most` examples as can be, each with its share of the terms of the loss; as
-    views, where it is made of tensors.
+    """The fewest possible parts of at most `most` examples, each with its share of the terms of the loss. The parts are
+    views of the batch's tensors, unless the task slices it itself.
 
-    The parts are even: a last one of a single example would fail in batch normalisation.
+    The parts are equally large, give or take one example: BatchNorm would fail on a last part of a single example.
     """
     examples, whole = num_examples(task, batch), loss_size(task, batch)
     num_parts = -(-examples // most)
@@ -135,39 +136,39 @@ def split_batch(task: Task, batch: Batch, most: int) -> Iterator[tuple[Batch, Si
 
 
 def loss_size(task: Task, batch: Batch) -> Size:
-    """How many terms the loss of a batch is a mean over: as the task says, or else the examples."""
+    """The number of terms that the loss of a batch is a mean over: `task.size(batch)`, else the number of examples."""
     own: Callable[[Batch], Size] | None = getattr(task, "size", None)
     return own(batch) if own else num_examples(task, batch)
 
 
 def share_of(part: Size, whole: Size) -> Size:
-    """part / whole; 0 of a whole of 0."""
+    """part / whole; 0 where the whole is 0."""
     if isinstance(part, Tensor) or isinstance(whole, Tensor):
         return (in_full_precision(torch.as_tensor(part)) / whole).nan_to_num(0.0)
     return part / whole if whole else 0.0
 
 
 def in_full_precision(number: Tensor) -> Tensor:
-    """float64, as Python's numbers; MPS has none."""
+    """The number in float64, the precision of Python's floats; in float32 on MPS, which has no float64."""
     return number.to(torch.float32 if number.device.type == "mps" else torch.float64)
 
 
 def half_micro_batch(task: Task, batch: Batch, size: int | None) -> int | None:
-    """Half of a micro-batch; of a batch that was taken whole where size is None. None where there is no half."""
+    """Half of `size`, rounded up; half of the whole batch where size is None. None for a size of 1."""
     size = size or num_examples(task, batch)
     return -(-size // 2) if size > 1 else None
 
 
 def slice_examples(task: Task, batch: Batch, start: int, stop: int) -> Batch:
-    """The examples of a batch from `start` up to `stop`: as the task slices them, or else views of every tensor."""
+    """The examples `start` to `stop` - 1 of a batch: `task.slice_examples`, else views of every tensor."""
     own: Callable[[Batch, int, int], Batch] | None = getattr(task, "slice_examples", None)
     return own(batch, start, stop) if own else map_tensors(batch, itemgetter(slice(start, stop)))
 
 
 def num_examples(task: Task, batch: Batch) -> int:
-    """The examples in a batch: as the task counts them, or else the first dimension of each of its tensors.
+    """The number of examples in a batch: `task.num_examples(batch)`, else the first dimension of its tensors.
 
-    Raises ValueError where that is not the same of all tensors, or 0.
+    Raises ValueError where the tensors differ in it, where it is 0, and where a leaf is no tensor.
     """
     if own := getattr(task, "num_examples", None):
         return own(batch)
@@ -177,14 +178,14 @@ def num_examples(task: Task, batch: Batch) -> int:
             return examples
     dimensions = ", ".join(map(str, lengths)) or "none"
     raise ValueError(
-        f"the batch cannot be split into micro-batches: its first dimensions are {dimensions}, not the number of "
-        "examples in all; give hardware.micro_batch=null, and hardware.processes=1, to take it whole, or the task "
-        "num_examples(batch) and slice_examples(batch, start, stop)"
+        f"the batch cannot be split: its first dimensions are {dimensions}, not one number of examples; give "
+        "hardware.micro_batch=null and hardware.processes=1 to take it whole, or add num_examples(batch) and "
+        "slice_examples(batch, start, stop) to the task"
     )
 
 
 def num_examples_or_none(task: Task, batch: Batch) -> int | None:
-    """As num_examples; None where the batch does not tell."""
+    """As num_examples, but None where that raises ValueError."""
     try:
         return num_examples(task, batch)
     except ValueError:

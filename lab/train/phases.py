@@ -1,4 +1,4 @@
-"""The phases of a strategy: from which step on each group trains, and whether it does."""
+"""The phases of a fine-tuning strategy: the step from which each parameter group trains, and a check that it does."""
 
 import math
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ from lab.train.scoring import set_training_mode
 
 
 class Phases:
-    """Brings a run into the phase of each step: what trains, in which mode, wrapped for the ranks to average its
-    gradients, and checked once.
+    """Brings a run into the phase of each step: freezes and unfreezes parameters, sets the training mode, wraps the
+    model so that ranks average gradients, and checks the first step of each phase.
 
-    after: the last step already taken; the next one begins a phase in this process.
+    after: last step already taken; the next step begins a phase in this process.
     """
 
     def __init__(self, run: Run, after: int):
@@ -26,7 +26,7 @@ class Phases:
         self.freeze_check: FreezeCheck | None = None
 
     def enter(self, n: int) -> Model:
-        """The model to call in step n."""
+        """The model for the forward pass of step n."""
         if n in self.starts:
             set_trainable(self.run, n)
             set_training_mode(self.run.model)
@@ -35,7 +35,7 @@ class Phases:
         return self.model
 
     def end_step(self) -> None:
-        """To be called after the optimizer's step, while the gradients are there. Raises ValueError as FreezeCheck."""
+        """Call after the optimizer's step, before the gradients are cleared. Raises ValueError as FreezeCheck does."""
         if self.freeze_check:
             self.freeze_check.check()
             self.freeze_check, self.model = None, replicas.wrap_ddp(self.model)
@@ -47,8 +47,8 @@ def phase_starts(run: Run) -> list[int]:
 
 
 def first_step_of(group: dict, run: Run) -> int:
-    """The first step in which a group trains: the one that begins its `from_epoch`."""
-    # rounded: 3 * 0.1 epochs of 10 steps are 3 steps, though 3.0000000000000004 in floating point
+    """The first step in which a group trains, at the start of its `from_epoch`."""
+    # rounded before ceil: 3 * 0.1 epochs of 10 steps are 3.0000000000000004 steps in floating point
     return math.ceil(round(group.get("from_epoch", 0) * run.cadence.steps_per_epoch, 6)) + 1
 
 
@@ -63,22 +63,22 @@ def set_trainable(run: Run, n: int) -> None:
 class FreezeCheck:
     """Checks, after the first step of a phase, that every trainable parameter got a gradient and no frozen one changed.
 
-    A method that trains nothing (an adapter on a weight that the forward pass does not read) looks like one that does
-    not help; here it is an error.
+    A method that trains nothing (such as an adapter on a weight that the forward pass does not read) would otherwise
+    look like a method that does not help.
     """
 
     def __init__(self, run: Run):
         named = dict(run.model.named_parameters())
         ours = {id(p) for p in run.trainable}
-        self.trains_all = all(id(p) in ours for p in named.values())  # sooner or later
+        self.trains_all = all(id(p) in ours for p in named.values())  # in this phase or a later one
         self.training = {name: p for name, p in named.items() if id(p) in ours and p.requires_grad}
         self.frozen = {name: p for name, p in named.items() if name not in self.training}
         self.before = checksums(self.frozen.values())
 
     def check(self) -> None:
-        """To be called once, after a step, while its gradients are there. Raises ValueError with what is wrong."""
+        """Call once, after a step and before its gradients are cleared. Raises ValueError that names the parameters."""
         without = [name for name, p in self.training.items() if p.grad is None]
-        # a strategy that trains everything has not chosen the parameters that the forward pass does not use
+        # a strategy that trains everything may include parameters that the forward pass does not use
         if without and (not self.trains_all or len(without) == len(self.training)):
             raise ValueError(
                 f"finetune_strategy is to train {join_names(without)}, but no gradient reached it: the model's forward "
@@ -89,12 +89,12 @@ class FreezeCheck:
         if moved:
             raise ValueError(
                 f"finetune_strategy is to leave {join_names(moved)} as it is, but a step moved it: an optimizer or a "
-                "regularizer changes what is not in its groups"
+                "regularizer changes parameters outside of its groups"
             )
 
 
 def checksums(parameters: Iterable[nn.Parameter]) -> list[int]:
-    """A sum of each parameter's bits, read as integers. A changed parameter has another sum, but for a coincidence."""
+    """The sum of each parameter's bits, read as integers. A changed parameter has the same sum only by coincidence."""
     sums = [as_integers(local_tensor(p.detach())).sum(dtype=torch.int64) for p in parameters]
     return torch.stack([total.cpu() for total in sums]).tolist() if sums else []
 

@@ -12,7 +12,7 @@ WARMUP, ACTIVE = 2, 6
 
 
 def train_with_profiler(run: Run, after: int, directory: Path) -> Iterator[Step]:
-    """As `train`; steps 3 to 8 are traced into `directory`/trace.pt.trace.json, which Perfetto and TensorBoard open."""
+    """As `train`, but steps 3 to 8 are traced into `directory`/trace.pt.trace.json for Perfetto or TensorBoard."""
 
     def save(profiler: torch.profiler.profile) -> None:
         profiler.export_chrome_trace(str(directory / "trace.pt.trace.json"))

@@ -1,4 +1,4 @@
-"""Scores of a model on a split, with the statistics and the mode that they need."""
+"""Scores of a model on a split, and the BatchNorm statistics and training mode that scoring depends on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
 from lab.train.batches import first_epoch, prepared_batches, training_subset
 
-# called with each step's number, or 0 for a batch that is scored; the reason why the run is to stop, None to go on
+# called with the number of each step, or 0 for each scored batch; returns the reason to stop the run, None to continue
 StopCheck = Callable[[int], str | None]
 
 
@@ -27,10 +27,12 @@ def never_stop(step: int) -> None:
 
 
 def generalization_gap(run: Run, val: Evaluation, model: nn.Module, stop: StopCheck = never_stop) -> Evaluation:
-    """`train/name` on as many training examples as validate, and `gap/name`: train minus val, the scores of `val`.
+    """`train/name`, scores on as many training examples as there are in the validation set, and `gap/name`, train minus
+    val. Empty without a validation set.
 
-    The more a model overfits, the further above 0 is the gap of an accuracy, and the further below 0 that of a loss.
-    Nothing is augmented: the two sets differ only in that the model was trained on one of them.
+    val: scores of the same model on the validation set.
+    The more a model overfits, the further the gap of an accuracy is above 0, and that of a loss below 0. Neither set is
+    augmented, so they differ only in that the model was trained on one of them.
     """
     if not val:
         return Evaluation({})
@@ -45,10 +47,10 @@ def generalization_gap(run: Run, val: Evaluation, model: nn.Module, stop: StopCh
 
 
 def evaluate(run: Run, split: str = "val", stop: StopCheck = never_stop, model: nn.Module | None = None) -> Evaluation:
-    """Scores on `val`, `test` or a part of `train`, named `split/name`, of `model`; None for the model that the run's
-    regularizer wants scored.
+    """Scores on `val`, `test` or a part of `train`, named `split/name`.
 
-    stop: called with 0 for every batch, so that a long evaluation is not taken for a hang.
+    stop: function called with 0 for every batch, so that the watchdog does not take a long evaluation for a hang.
+    model: model to score; None for the one that the run's regularizer supplies.
     """
 
     def batches() -> Iterator[Batch]:
@@ -58,29 +60,31 @@ def evaluate(run: Run, split: str = "val", stop: StopCheck = never_stop, model: 
 
     model = (model or scored_model(run, stop)).eval()
     broadcast_buffers(model)
-    # not inference_mode: what a model caches while it is scored may be needed in training
+    # not inference_mode: training may need tensors that the model caches during scoring
     with torch.no_grad(), run.hardware.autocast():
         scores = score_batches(run, model, batches(), split)
     set_training_mode(run.model)
-    # every rank scores the whole split and goes by rank 0's scores: a device may round in another order
+    # every rank scores the whole split but uses rank 0's scores, as rounding may differ between devices
     return broadcast(scores)
 
 
 def score_batches(run: Run, model: nn.Module, batches: Iterable[Batch], split: str) -> Evaluation:
-    """The task's scores on prepared batches, under full names, with the score that the task itself would monitor."""
+    """The task's scores on prepared batches, named `split/name`, with the name of the score that the task monitors."""
     scores = run.task.score(model, batches)
     evaluation = scores if isinstance(scores, Evaluation) else Evaluation(scores)
     return replace(evaluation, monitor=getattr(run.task, "monitor", None)).with_split(split)
 
 
 def scored_model(run: Run, stop: StopCheck = never_stop) -> nn.Module:
-    """The model that the run's regularizer wants scored, with running statistics that are its own."""
+    """The model that the run's regularizer supplies for scoring, with its BatchNorm statistics up to date."""
     return run.regularize.model_to_score(run.model, partial(update_bn_statistics, run, stop))
 
 
 def final_model(run: Run, weights: Mapping[str, Any] | None = None) -> nn.Module:
-    """The model that is scored at a run's end and kept: with `weights`, a state dict of the model to score, or where
-    those are None with the run's own; finished by `run.finish`."""
+    """The model that is scored and kept at the end of a run, finished by `run.finish`.
+
+    weights: state dict of the model to score; None for the run's current weights.
+    """
     if weights is None:
         return run.finish(scored_model(run))
     model = run.regularize.model_to_score(run.model)
@@ -93,9 +97,9 @@ def update_bn_statistics(run: Run, stop: StopCheck, model: nn.Module) -> None:
     torch.optim.swa_utils.update_bn does, but not augmented and without dropout (Izmailov et al. 2018, arXiv:1803.05407,
     sec. 3.2).
 
-    The batches go through the task's score, in eval mode but for the normalisations that the strategy has not frozen.
-    Costs the forward passes of an epoch, or those of the whole run where the data set has no `steps_per_epoch`; leaves
-    no trace in the run's randomness.
+    The task scores the batches with the model in eval mode, except for BatchNorm layers that the strategy has not
+    frozen. Costs the forward passes of an epoch, or of the whole run where the data set has no `steps_per_epoch`. The
+    global CPU generators are restored afterwards.
     """
     set_training_mode(run.model)
     moving = {name for name, part in run.model.named_modules() if isinstance(part, _BatchNorm) and part.training}
@@ -112,7 +116,7 @@ def update_bn_statistics(run: Run, stop: StopCheck, model: nn.Module) -> None:
             yield batch
             stop(0)
 
-    # a data set of one's own may draw while it is read
+    # a user's data set may draw random numbers while it is read
     with temporary_seed(stream_seed(run.seed, "statistics")), torch.no_grad(), run.hardware.autocast():
         if layers:
             run.task.score(model, batches())
@@ -122,8 +126,8 @@ def update_bn_statistics(run: Run, stop: StopCheck, model: nn.Module) -> None:
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """`model.train()`, but normalisations below a module that is frozen whole keep their running statistics, unless the
-    strategy has called `set_moving_statistics` for the model."""
+    """`model.train()`, but normalisations inside a module whose parameters are all frozen keep their running
+    statistics, unless the strategy has called `set_moving_statistics` for the model."""
     model.train()
     if has_moving_statistics(model):
         return

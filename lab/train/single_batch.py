@@ -1,4 +1,4 @@
-"""Training on one batch again and again: where model and loss work, the loss comes near 0."""
+"""Training on a single batch, repeated: if model and loss work, the loss approaches 0."""
 
 from collections.abc import Iterator
 from itertools import repeat

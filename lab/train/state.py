@@ -12,7 +12,7 @@ from lab.seeding import seed_all, stream_seed
 
 
 def take_snapshot(run: Run) -> dict[str, Any]:
-    """The state after the last step taken. Its tensors are the live ones: save it before the next step."""
+    """The state after the last step. Its tensors are not copies: save it before the next step changes them."""
     state = {name: shards.gather_state(getattr(run, name).state_dict()) for name in STATEFUL}
     state["scaler"] = run.hardware.scaler.state_dict()
     state["generators"], *others = collectives.all_gather(generator_states(run))
@@ -22,9 +22,9 @@ def take_snapshot(run: Run) -> dict[str, Any]:
 
 
 def restore_snapshot(run: Run, state: dict[str, Any]) -> None:
-    """Bring `run` to a state that `take_snapshot` gave. The position in the data is the number of steps, not a state.
+    """Restore a state that `take_snapshot` returned. It holds no position in the data, which is the number of steps.
 
-    A rank that did not exist when the state was taken starts its dropout stream anew.
+    A rank that did not exist when the snapshot was taken starts a new dropout stream.
     """
     shards.load_model_state(run.model, state["model"])
     shards.load_optimizer_state(run.optimizer, state["optimizer"])
@@ -39,8 +39,8 @@ def restore_snapshot(run: Run, state: dict[str, Any]) -> None:
 
 
 def seed_dropout(run: Run) -> None:
-    """Seed the global generators, from which the model draws on any device. Each rank has a stream of its own; rank 0's
-    is that of a run of one process."""
+    """Seed the global generators of all devices, which the model draws from. Each rank has its own stream; rank 0's is
+    the same as in a run of one process."""
     seed_all(stream_seed(run.seed, "dropout", *filter(None, [collectives.get_rank()])))
 
 
@@ -70,7 +70,7 @@ def set_generator_states(run: Run, saved: dict[str, Any]) -> None:
 
 
 def numpy_generator_state() -> tuple[Any, ...]:
-    """The state of NumPy's global generator, as values that a checkpoint can hold."""
+    """The state of NumPy's global generator, as values that `torch.load` reads with weights_only=True."""
     name, keys, *rest = numpy.random.get_state(legacy=True)
     return (name, torch.from_numpy(numpy.asarray(keys, numpy.int64)), *rest)
 

@@ -1,4 +1,4 @@
-"""When a run is to stop, and the watchdog over steps that do not end."""
+"""The signal that stops a run before its end, and the watchdog that ends steps which hang."""
 
 import faulthandler
 import signal
@@ -11,14 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # by which schedulers announce the end
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # cluster schedulers send them before a job's time ends
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run is to stop before its end.
+    """A stop of a run before its end.
 
-    reason: text for people.  pruned: whether a search ended the run's trial early.
+    reason: human-readable cause.  pruned: whether a search ended the run's trial early.
     """
 
     reason: str
@@ -26,9 +26,9 @@ class Stop:
 
 
 class Watchdog:
-    """Ends the process when a step takes too long, and reports a crash.
+    """Ends the process when a step takes too long, and writes tracebacks when the process crashes.
 
-    step_timeout: seconds in which a step must end; None: no limit.
+    step_timeout: maximum seconds for a step; None: no limit.
     """
 
     def __init__(self, step_timeout: float | None = None):
@@ -38,13 +38,13 @@ class Watchdog:
 
     @property
     def grain(self) -> float:
-        """Seconds between two restarts of the timer: each starts a thread, which takes 50 us."""
+        """Minimum seconds between two restarts of the timer; each restart starts a thread, which takes 50 us."""
         return min(1.0, (self.step_timeout or 1.0) / 20)
 
     @contextmanager
     def watch(self, path: Path) -> Iterator[None]:
-        """Write to `path` what every thread is doing when the process crashes, or when a step does not end in time,
-        which ends the process. The file is removed where nothing happened."""
+        """Write the traceback of every thread to `path` when the process crashes, or when a step exceeds the timeout,
+        which also ends the process. An empty file is removed."""
         was_enabled = faulthandler.is_enabled()
         with open(path, "w") as file:
             faulthandler.enable(file)
@@ -65,17 +65,17 @@ class Watchdog:
             path.unlink()
 
     def restart(self) -> None:
-        """Start the time of a new step."""
+        """Restart the timer for a new step."""
         if self.file and self.step_timeout and time.monotonic() - self.restarted > self.grain:
             faulthandler.dump_traceback_later(self.step_timeout + self.grain, exit=True, file=self.file)
             self.restarted = time.monotonic()
 
 
 class StopSignal:
-    """Tells after every step whether the run is to stop, and why.
+    """Reports after every step whether the run has to stop, and why.
 
-    deadline: time on time.monotonic()'s clock after which every run is to stop.  watchdog: restarted at every step.
-    reason: why the run is to stop, or None.  pruned: whether a search asked for it, as the run does not look promising.
+    deadline: time on time.monotonic()'s clock after which every run stops.  watchdog: timer restarted at every step.
+    reason: reason to stop, or None.  pruned: whether a search asked for the stop, as the run does not look promising.
     """
 
     def __init__(self, deadline: float | None = None, watchdog: Watchdog | None = None):
@@ -97,15 +97,15 @@ class StopSignal:
         return self.reason
 
     def stop(self, reason: str, pruned: bool = False) -> None:
-        """Ask for a stop. The first reason counts."""
+        """Request a stop. Only the first reason is kept."""
         if self.reason is None:
             self.reason, self.pruned = reason, pruned
 
     @contextmanager
     def signals(self, keyboard: bool = False) -> Iterator[None]:
-        """Turn SIGTERM and SIGUSR1 into the wish to stop after the current step.
+        """Turn SIGTERM and SIGUSR1 into a request to stop after the current step.
 
-        keyboard: Ctrl-C too; a second one raises KeyboardInterrupt.
+        keyboard: whether Ctrl-C does the same; a second Ctrl-C raises KeyboardInterrupt.
         """
 
         def stop(number: int, _: FrameType | None) -> None:

@@ -14,8 +14,8 @@ from lab.run import Step
 
 
 class ThroughputMeter:
-    """Times the steps of a run; `step` is called after each. The first one, which compiles and warms up, does not
-    count, nor does the time in which the meter is paused."""
+    """Times the steps of a run; call `step` after each. The first step, which compiles and warms up, is not timed, nor
+    is the time in which the meter is paused."""
 
     def __init__(self, hardware: Hardware):
         self.device = hardware.device
@@ -42,10 +42,10 @@ class ThroughputMeter:
         self.start()
 
     def results(self) -> dict[str, float]:
-        """hardware/steps_per_s, hardware/examples_per_s, and hardware/peak_memory_mb (10^6 bytes), the peak of the
-        device, or on a CPU of the whole process. Without the first two where only one step was taken.
+        """hardware/steps_per_s, hardware/examples_per_s, and hardware/peak_memory_mb (10^6 bytes), the peak memory of
+        the device, or of the whole process on a CPU. The first two are left out if fewer than two steps were taken.
 
-        Of several ranks, the examples are those of all together, and the memory is rank 0's.
+        With several ranks, the examples are counted over all ranks, and the memory is rank 0's.
         """
         results = {"hardware/peak_memory_mb": round(peak_memory(self.device) / 1e6, 1)}
         if self.num_timed > 0:
@@ -57,7 +57,7 @@ class ThroughputMeter:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done all work in its queue."""
+    """Wait until the device has finished all queued work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     elif device == "mps":
@@ -67,12 +67,12 @@ def synchronize(device: str) -> None:
 def reset_peak_memory(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # only Linux has this file; 5 sets the peak to what is resident now
+    with suppress(OSError):  # only Linux has this file; 5 resets the peak to the current resident memory
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes in use since reset_peak_memory, or since the process began where the system cannot reset it."""
+    """Peak bytes in use since reset_peak_memory, or since the process began where the system cannot reset the peak."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     if device == "mps":
