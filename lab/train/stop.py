@@ -57,9 +57,7 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
                 self.file = None
-                if (
-                    was_enabled and sys.__stderr__
-                ):  # by `python -X faulthandler`, or by the program that calls `lab.fit`
+                if was_enabled and sys.__stderr__:  # by the program that calls `lab.fit`
                     faulthandler.enable(sys.__stderr__)
         if not path.stat().st_size:
             path.unlink()
