@@ -120,14 +120,14 @@ def score_candidates(candidates: Sequence[Candidate], sample: Any, hardware: Any
     return EXIT_FAILED if any(candidate.error for candidate in candidates) else 0
 
 
-def ranking_table(found: Ranking, taus: Mapping[str, tuple[float, int]] = {}) -> str:
+def ranking_table(ranking: Ranking, taus: Mapping[str, tuple[float, int]] = {}) -> str:
     """The candidates in this order; a last row has how far each column agrees with fine-tuning.
 
     taus: Kendall's tau with the fine-tuned results, and its number of candidates, by column; empty: no such row.
     """
-    tuned = ["tuned"] if any(candidate.tuned is not None for candidate, _ in found) else []
+    tuned = ["tuned"] if any(candidate.tuned is not None for candidate, _ in ranking) else []
     lines = [["rank", "params", *SCORE_NAMES, "s", *tuned, "candidate"]]
-    for candidate, rank in found:
+    for candidate, rank in ranking:
         size = "-" if candidate.parameters is None else format_si(candidate.parameters).replace(" ", "")
         scores = [format_fixed(candidate.scores.get(name), 3) for name in SCORE_NAMES]
         took = format_fixed(sum(candidate.seconds.values()) or None, 1)
@@ -145,22 +145,22 @@ def format_fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def format_ranking(found: Ranking, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> str:
+def format_ranking(ranking: Ranking, taus: Mapping[str, tuple[float, int]], facts: Mapping[str, Any]) -> str:
     """All that is printed: the sample, the table, and the fine-tuning runs behind the column `tuned`."""
-    runs = sum(candidate.runs for candidate, _ in found)
-    num_tuned = sum(candidate.tuned is not None for candidate, _ in found)
-    lacks_classes = about["of_classes"] not in (None, about["classes"])
-    classes = f"{about['classes']} of {about['of_classes']} classes" if lacks_classes else f"{about['classes']} classes"
+    runs = sum(candidate.runs for candidate, _ in ranking)
+    num_tuned = sum(candidate.tuned is not None for candidate, _ in ranking)
+    lacks_classes = facts["of_classes"] not in (None, facts["classes"])
+    classes = f"{facts['classes']} of {facts['of_classes']} classes" if lacks_classes else f"{facts['classes']} classes"
     lines = [
-        f"{about['examples']} training examples of {about['data']}, {classes}, seed {about['seed']}; best first "
+        f"{facts['examples']} training examples of {facts['data']}, {classes}, seed {facts['seed']}; best first "
         "by the mean of its ranks",
-        ranking_table(found, taus if num_tuned >= FEWEST_CANDIDATES else {}),
+        ranking_table(ranking, taus if num_tuned >= FEWEST_CANDIDATES else {}),
     ]
-    if untrained := [candidate.name for candidate, _ in found if candidate.pretrained is False]:
+    if untrained := [candidate.name for candidate, _ in ranking if candidate.pretrained is False]:
         lines.append(f"without pretrained weights: {', '.join(untrained)}")
     if not runs:
-        return "\n".join([*lines, f"no fine-tuning runs of these in {about['outputs']}"])
-    source = f"{runs} fine-tuning {'run' if runs == 1 else 'runs'} in {about['outputs']}"
+        return "\n".join([*lines, f"no fine-tuning runs of these in {facts['outputs']}"])
+    source = f"{runs} fine-tuning {'run' if runs == 1 else 'runs'} in {facts['outputs']}"
     lines.append(f"tuned: {FINETUNED_METRIC} of the best recipe, the mean over its seeds; {source}")
     if num_tuned < FEWEST_CANDIDATES:
         lines.append(
@@ -172,7 +172,7 @@ def format_ranking(found: Ranking, taus: Mapping[str, tuple[float, int]], about:
     return "\n".join(lines)
 
 
-def ranking_json(found: Ranking, taus: Mapping[str, tuple[float, int]], about: Mapping[str, Any]) -> dict[str, Any]:
+def ranking_json(ranking: Ranking, taus: Mapping[str, tuple[float, int]], facts: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "candidate": candidate.name,
@@ -187,7 +187,7 @@ def ranking_json(found: Ranking, taus: Mapping[str, tuple[float, int]], about: M
             else {FINETUNED_METRIC: candidate.tuned, "runs": candidate.runs},
             "error": candidate.error,
         }
-        for candidate, rank in found
+        for candidate, rank in ranking
     ]
     agreement = {name: {"tau": None if math.isnan(tau) else tau, "n": n} for name, (tau, n) in taus.items()}
-    return {**about, "candidates": rows, "agreement": agreement}
+    return {**facts, "candidates": rows, "agreement": agreement}

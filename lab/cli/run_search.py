@@ -136,7 +136,7 @@ def run_trials(planner: SweepPlanner, planned: PlannedSearch, pool: Pool, policy
         return code
     outcomes = {job.number: saved_outcome(SavedRun(job.directory)) for job in plan.unique_jobs}
     outcomes = {number: outcome for number, outcome in outcomes.items() if not outcome.pruned}
-    print_results(plan, outcomes, others="stopped early")
+    print_results(plan, outcomes, missing_label="stopped early")
     for trial in search.best():
         values = zip(request.settings.objectives, trial.values, strict=True)
         scores = "  ".join(f"{name} {value:.4g}" for name, value in values)

@@ -139,8 +139,8 @@ def print_jobs(plan: Plan) -> None:
     print(f"{plan.directory}: {len(plan.jobs)} jobs: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
 
 
-def print_results(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "not started") -> None:
-    """Print the table of results, and write it beside the plan.  others: label for jobs without an outcome."""
+def print_results(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: str = "not started") -> None:
+    """Print the table of results, and write it beside the plan.  missing_label: label for jobs without an outcome."""
     keys = swept_keys([job.composed.overrides for job in plan.jobs])
     rows = [job_row(job) for job in plan.unique_jobs]
     table = make_table(rows, keys)
@@ -153,7 +153,7 @@ def print_results(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "no
     except OSError as error:  # not fatal: the table is made from the run directories, which are complete
         print(f"lab: cannot write the table in {plan.directory}: {error.strerror}", file=sys.stderr)
     print(align_columns(table.main_lines()))
-    print(count_states(plan, outcomes, others))
+    print(count_states(plan, outcomes, missing_label))
     if any(outcome.state in ("failed", "diverged") for outcome in outcomes.values()):
         print(f"lab retry {plan.directory} does the failed ones again; their error.txt tells what happened")
     if table.best:
@@ -161,9 +161,9 @@ def print_results(plan: Plan, outcomes: Mapping[int, Outcome], others: str = "no
     print(f"{plan.directory} has the sweep; look at it with: tensorboard --logdir {plan.directory}")
 
 
-def count_states(plan: Plan, outcomes: Mapping[int, Outcome], others: str) -> str:
+def count_states(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: str) -> str:
     states = Counter(outcome.state for outcome in outcomes.values())
-    states[others] = len(plan.unique_jobs) - len(outcomes)
+    states[missing_label] = len(plan.unique_jobs) - len(outcomes)
     counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
     duplicates = len(plan.jobs) - len(plan.unique_jobs)
     return counts + (f"; {duplicates} the same as another" if duplicates else "")

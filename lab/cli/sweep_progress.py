@@ -109,11 +109,11 @@ class LiveView:
         return Group(grid, Text(self.counts(), style="bold"))
 
 
-def main_scores(results: Mapping[str, float], most: int = 3) -> str:
-    """The first `most` scores of the run, as text: those on the test set before those on the validation set."""
+def main_scores(results: Mapping[str, float], limit: int = 3) -> str:
+    """The first `limit` scores of the run, as text: those on the test set before those on the validation set."""
     names = [name for name in results if is_overall(name) and split_of(name) in ("test", "val")]
     names.sort(key=lambda name: split_of(name) != "test")
-    return "  ".join(f"{name} {results[name]:.4g}" for name in names[:most])
+    return "  ".join(f"{name} {results[name]:.4g}" for name in names[:limit])
 
 
 def job_label(job: Job, keys: Sequence[str]) -> str:

@@ -108,17 +108,17 @@ def compute_result(spec: RankSpec, rank: int, send: Callable[[Any], None], stop:
             return RankResult(run_silent_rank(spec, rank, stop))
         progress = (lambda steps: PipeProgress(relay, steps)) if spec.relay_progress else None
         options = RunOptions(stop, progress, spec.environment, is_checked=True)
-        return judge_result(run_in_process(spec.composed, spec.identity, spec.directory, options))
+        return rank_result(run_in_process(spec.composed, spec.identity, spec.directory, options))
     except (ConfigError, Refused, RunInUse) as error:
         return RankResult(error, lost_peer=is_lost_peer(str(error)))
     except BaseException as error:
         message, outside = describe_error(error)
         state = "diverged" if isinstance(error, Diverged) else "failed"
         trace = "".join(traceback.format_exception(error))
-        return judge_result(Outcome(spec.directory, state, error=message, outside=outside), trace)
+        return rank_result(Outcome(spec.directory, state, error=message, outside=outside), trace)
 
 
-def judge_result(outcome: Outcome, trace: str = "") -> RankResult:
+def rank_result(outcome: Outcome, trace: str = "") -> RankResult:
     """The result of an outcome, with `lost_peer` from the text of its error."""
     return RankResult(outcome, trace, is_lost_peer(str(outcome.error)))
 

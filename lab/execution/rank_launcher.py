@@ -65,7 +65,7 @@ def run_in_ranks(composed: ComposedConfig, identity: Identity, directory: Path, 
     ranks = RankProcesses(spec, options)
     try:
         ranks.supervise()
-        return judge_outcome(ranks, started)
+        return merge_results(ranks, started)
     except KeyboardInterrupt:
         ranks.end()
         with suppress(OSError, RunInUse), lock_directory(directory):
@@ -139,7 +139,7 @@ class RankProcesses:
             child.channel.close()
 
 
-def judge_outcome(ranks: RankProcesses, started: float) -> Outcome:
+def merge_results(ranks: RankProcesses, started: float) -> Outcome:
     """The outcome of the run, from the results of its ranks. Raises a rank's LabError."""
     spec, results = ranks.spec, ranks.results
     first = results.get(0)

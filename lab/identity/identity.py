@@ -122,7 +122,7 @@ class Identifier:
                 }
             if isinstance(value, list):
                 return [strip_value(part, path) for part in value]
-            if isinstance(value, str) and (file := file_meant(value, path, outputs)):
+            if isinstance(value, str) and (file := file_named_by(value, path, outputs)):
                 files[value] = self.fingerprint(file)
                 return f"file:{files[value]}"
             return value
@@ -148,7 +148,7 @@ def without_seed(value: Any, seed: Any) -> Any:
     return [without_seed(part, seed) for part in value] if isinstance(value, list) else value
 
 
-def file_meant(value: str, path: tuple[str, ...], outputs: Path) -> Path | None:
+def file_named_by(value: str, path: tuple[str, ...], outputs: Path) -> Path | None:
     """The file or folder that a value of the config names, also by a run's directory or id; None where it names none.
 
     path: keys that lead to the value in the config.  outputs: folder in which runs are looked up by their id.

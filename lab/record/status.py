@@ -73,7 +73,7 @@ def describe_crash(path: Path, step_timeout: float | None = None) -> str | None:
     for line in text.splitlines():
         if line.startswith(HANG_MARK):
             within = f" in {step_timeout:g} s" if step_timeout else ""
-            return f"hung: a step did not end{within} (step_timeout); what it was doing is in error.txt"
+            return f"hung: a step did not end{within} (step_timeout); error.txt has its traceback"
         if line.startswith(CRASH_MARK):
-            return f"crashed: {line.removeprefix(CRASH_MARK)}; what it was doing is in error.txt"
+            return f"crashed: {line.removeprefix(CRASH_MARK)}; error.txt has its traceback"
     return None

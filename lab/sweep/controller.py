@@ -99,7 +99,7 @@ class SweepController:
                 return
             for event in self.pool.events(POLL_SECONDS):
                 self.handle(event)
-            self.take_up_released()
+            self.start_released_jobs()
 
     def stop(self, reason: str, stop_running: bool = True) -> None:
         """Start no more jobs.  stop_running: whether to ask the running ones to save and stop."""
@@ -207,7 +207,7 @@ class SweepController:
         if self.policy.max_failures and failures >= self.policy.max_failures:
             self.stop(f"{failures} runs failed, max_failures={self.policy.max_failures}", stop_running=False)
 
-    def take_up_released(self) -> None:
+    def start_released_jobs(self) -> None:
         """Take up the jobs whose runs another process has released. A run that is not done is started again; of one
         that is done, or failed for good, the outcome is read."""
         for job in list(self.in_use):

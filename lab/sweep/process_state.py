@@ -37,7 +37,7 @@ class ProcessState:
         """Put the process back into the saved state, and free what the last run left in memory."""
         import torch
 
-        self.forget_projects_modules()
+        self.unload_project_modules()
         os.chdir(self.directory)
         os.environ.clear()
         os.environ.update(self.environment)
@@ -58,7 +58,7 @@ class ProcessState:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
-    def forget_projects_modules(self) -> None:
+    def unload_project_modules(self) -> None:
         """Remove the project's modules that the last run imported, so that the next run imports them anew: a run may
         have changed their globals."""
         for name in sys.modules.keys() - self.modules:

@@ -251,7 +251,7 @@ def make_sampler(settings: SearchSettings, number: int) -> BaseSampler:
     seed = random.Random(f"{settings.seed}/{number}").getrandbits(32)
     if settings.sampler is None:
         return RandomSampler(seed)
-    return make_by_optuna("search.sampler", add_seed(settings.sampler, seed))
+    return instantiate_from_optuna("search.sampler", add_seed(settings.sampler, seed))
 
 
 def add_seed(value: Any, seed: int) -> Any:
@@ -268,10 +268,10 @@ def add_seed(value: Any, seed: int) -> Any:
 def make_pruner(settings: SearchSettings) -> BasePruner:
     from optuna.pruners import NopPruner
 
-    return NopPruner() if settings.pruner is None else make_by_optuna("search.pruner", settings.pruner)
+    return NopPruner() if settings.pruner is None else instantiate_from_optuna("search.pruner", settings.pruner)
 
 
-def make_by_optuna(where: str, node: Mapping[str, Any]) -> Any:
+def instantiate_from_optuna(where: str, node: Mapping[str, Any]) -> Any:
     """The object of a checked node; a partial node is called without arguments. Raises ConfigError if that fails.
 
     where: key of the node, for the message.
