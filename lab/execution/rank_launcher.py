@@ -21,8 +21,8 @@ from lab.execution.rank import RankResult, RankSpec, run_rank
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.environment import describe_environment
-from lab.record.files import lock_directory, read_json
-from lab.record.status import write_status
+from lab.record.files import lock_directory
+from lab.record.status import has_begun, write_status
 from lab.train.stop import STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run_in_ranks(composed: ComposedConfig, identity: Identity, directory: Path, 
     except KeyboardInterrupt:
         ranks.end()
         with suppress(OSError, RunInUse), lock_directory(directory):
-            if read_json(directory / "status.json", {}).get("state") == "running":
+            if has_begun(directory):
                 write_status(directory, "interrupted", id=identity.id, ended=time.time(), reason="keyboard")
         raise
     finally:

@@ -33,6 +33,11 @@ def read_status(directory: Path) -> dict[str, Any]:
     return status
 
 
+def has_begun(directory: Path) -> bool:
+    """Whether status.json says `running`, be its process alive or not."""
+    return read_json(directory / "status.json", {}).get("state") == "running"
+
+
 def write_status(directory: Path, state: str, **details: Any) -> None:
     """Replace status.json, atomically.  details: kept beside the state; None values are left out."""
     assert state in STATES

@@ -12,8 +12,8 @@ from lab.execution.dead_process import Death, describe_death, record_death
 from lab.execution.outcome import Outcome, finished_outcome, saved_outcome
 from lab.identity.source_code import CodeWatch
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import is_locked, read_json
-from lab.record.status import is_done
+from lab.record.files import is_locked
+from lab.record.status import has_begun, is_done
 from lab.sweep.plan import Job, Plan, job_status, link_run, needs_run
 from lab.sweep.pool import Event, Pool
 from lab.train.stop import Stop, StopSignal
@@ -180,8 +180,7 @@ class SweepController:
             self.end(job, Outcome(job.directory, "interrupted", error=message))
             return
         # a run that had not begun may have an error.txt from an earlier attempt
-        had_begun = read_json(job.directory / "status.json", {}).get("state") == "running"
-        crash_files = [job.directory / "error.txt", crash_file] if had_begun else [crash_file]
+        crash_files = [job.directory / "error.txt", crash_file] if has_begun(job.directory) else [crash_file]
         self.record(job, describe_death(crash_files, exitcode, self.policy.step_timeout))
 
     def record(self, job: Job, death: Death) -> None:
