@@ -145,7 +145,7 @@ def test_a_batch_is_cut_by_its_task():
     assert [[entry["image"].shape[1] for entry in part] for part, _ in parts] == [[4, 5], [6, 7], [8, 9, 10]]
     assert [share for _, share in parts] == [1 / 9, 5 / 9, 3 / 9]
     assert local_shard(task, batch, 1, 2).data == batch[3:]
-    with pytest.raises(ValueError, match=r"or the task num_examples\(batch\) and slice_examples"):
+    with pytest.raises(ValueError, match=r"or add num_examples\(batch\) and slice_examples"):
         list(split_batch(NextToken(), batch, 3))
 
 

@@ -123,7 +123,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"{self} is empty or infinite; give two finite numbers, the smaller one first")
+            raise ValueError(f"{self} is empty or infinite; give two finite numbers, the smaller number first")
         if self.log and self.low <= 0:
             raise ValueError(f"{self} has no logarithm at {self.low}; start above 0, or leave out the tag log")
 

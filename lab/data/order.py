@@ -27,7 +27,7 @@ def balanced_indices(labels: Tensor, num_examples: int, seed: int) -> Tensor:
     if not 1 <= num_examples <= len(labels):
         raise ValueError(
             f"train_examples={num_examples} is not from 1 to {len(labels)}, the number of examples to train on; "
-            f"null takes all of them"
+            f"null takes them all"
         )
     shuffled = torch.randperm(len(labels), generator=make_generator(seed, "split", 1))
     by_class = labels[shuffled].argsort(stable=True)
