@@ -76,6 +76,7 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
     assert_two_steps(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", SWEPT)
 def test_every_option_of_a_group_takes_two_real_steps(lab, tmp_path, group):
     options = [Path(c).name for c in CONFIGS if group_of(c) == group and c not in SMALLER]

@@ -206,6 +206,7 @@ def test_a_number_out_of_its_range_is_refused(nonsense):
         nonsense(resnet20())
 
 
+@pytest.mark.slow
 def test_scratch_refuses_weights_and_a_run_from_scratch_leaves_them_out(lab, tmp_path, real_data):
     path = real_data / "weights" / "resnet20-12fca82f.th"
     with pytest.raises(ValueError, match="weights=null"):

@@ -239,6 +239,7 @@ def test_a_size_that_is_not_positive_is_refused(size):
         Hardware("cpu", micro_batch=size)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_in_micro_batches(lab, tmp_path):
     def losses(outputs: str, *overrides: str) -> list[float]:
         ended = lab(
@@ -256,6 +257,7 @@ def test_the_command_line_trains_in_micro_batches(lab, tmp_path):
     assert len(ids) == 2, "another rounding is another run"
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_a_size_that_is_none(lab, tmp_path):
     for given, said in (("0", "micro_batch=0 is not a positive number"), ("1.5", "micro_batch=1.5 is not a whole")):
         ended = lab("train", f"hardware.micro_batch={given}")

@@ -345,6 +345,7 @@ def test_what_is_wrong_with_a_config_is_said_once_and_nothing_is_left_behind(pro
     assert not list(project.root.glob("outputs/*"))
 
 
+@pytest.mark.slow
 def test_a_check_and_a_plan_are_one_process(lab, tmp_path):
     for verb in ("check", "plan"):
         for option in ("ddp", "fsdp"):

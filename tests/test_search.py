@@ -84,6 +84,7 @@ def test_several_trials_are_open_at_once_and_told_in_any_order(tmp_path):
     assert [(trial.number, trial.values) for trial in search.best()] == [(1, (0.5,))]
 
 
+@pytest.mark.slow
 def test_the_values_of_a_trial_are_those_of_the_seed_and_what_was_told(tmp_path):
     def overrides(name: str, reopened: bool, seed: int) -> list:
         search = Search(tmp_path / name, {"optimizer.lr": LR}, replace(TPE, trials=14, seed=seed))

@@ -43,6 +43,7 @@ def test_a_plan_lists_the_jobs_and_starts_nothing(lab, tmp_path):
     assert re.search(r"digits mlp: 3 jobs, 9,610 parameters, 9,610 trained; 2\.59 MFLOPs a step; 236 kB", planned.out)
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_done_and_a_wider_sweep_shares_the_rest(lab, tmp_path):
     first = lab("train", "-m", *QUICK, "optimizer.lr=0.1,0.2")
     assert first.code == 0, first.err
