@@ -39,7 +39,7 @@ class ForkedPopen(subprocess.Popen[str]):
 
 @cache
 def zygote() -> Zygote:
-    """The warm interpreter of this session; what multiprocessing starts from this process are forks of it, too."""
+    """The warm interpreter of this process; what multiprocessing starts from this process are forks of it, too."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     here, channel = str(Path(__file__).parent), theirs.fileno()
     code = f"import sys; sys.path.insert(1, {here!r}); import zygote; del sys.path[1]; zygote.serve({channel})"
