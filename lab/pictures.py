@@ -14,9 +14,9 @@ def are_images(inputs: Any) -> bool:
     return isinstance(inputs, Tensor) and inputs.dim() == 4 and inputs.shape[1] in (1, 3) and len(inputs) > 0
 
 
-def draw_image_grid(images: Tensor, most: int = 36) -> Image.Image:
-    """A grid of the first `most` images of (B, 1 or 3, H, W), with each channel's range scaled to 0 to 255."""
-    images = images[:most].detach().float().cpu()
+def draw_image_grid(images: Tensor, max_images: int = 36) -> Image.Image:
+    """A grid of the first `max_images` images of (B, 1 or 3, H, W), with each channel's range scaled to 0 to 255."""
+    images = images[:max_images].detach().float().cpu()
     low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
     pixels = ((images - low) / (high - low).clamp_min(1e-12) * 255).to(torch.uint8).expand(-1, 3, -1, -1)
     columns = max(1, round(len(pixels) ** 0.5))

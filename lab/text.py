@@ -19,9 +19,9 @@ def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
     return f"there is: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else "there is none"
 
 
-def join_names(names: Sequence[str], most: int = 8) -> str:
-    """The first `most` names and the number of further names: `a, b and 3 more`."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def join_names(names: Sequence[str], max_names: int = 8) -> str:
+    """The first `max_names` names and the number of further names: `a, b and 3 more`."""
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
 def format_si(number: float) -> str:

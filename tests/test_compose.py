@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lab.config.compose import Composer
-from lab.config.composed import ComposedConfig, without_hydra_node
-from lab.config.hydra_setup import plain_config, register_with_hydra
+from lab.config.composed import ComposedConfig
+from lab.config.hydra_setup import plain_config, register_with_hydra, without_hydra_node
 from lab.errors import ConfigError
 
 VALUES = {

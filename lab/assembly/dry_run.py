@@ -74,9 +74,9 @@ def first_batch(run: Run) -> Batch:
             f"hardware.micro_batch: batches do not divide by {run.hardware.processes} processes, but under fsdp each "
             "takes as many micro-batches as the others; give another data.batch_size, or hardware=ddp"
         )
-    if most := run.hardware.micro_batch:
+    if micro_batch := run.hardware.micro_batch:
         with blame("hardware.micro_batch"):
-            return next(split_batch(run.task, batch.data, most))[0]
+            return next(split_batch(run.task, batch.data, micro_batch))[0]
     return batch.data
 
 

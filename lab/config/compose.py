@@ -22,8 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.config.composed import ComposedConfig, unresolved_container, without_hydra_node
-from lab.config.hydra_setup import plain_config
+from lab.config.composed import ComposedConfig, unresolved_container
+from lab.config.hydra_setup import plain_config, without_hydra_node
 from lab.config.messages import explain, readable_error
 from lab.errors import ConfigError
 

@@ -51,7 +51,3 @@ class ComposedConfig:
 def unresolved_container(config: Any) -> Any:
     """The config as plain values that YAML can hold, with interpolations unresolved."""
     return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-
-
-def without_hydra_node(root: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])

@@ -65,12 +65,16 @@ def subfolders(path: str) -> list[str]:
     return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
 
 
+def without_hydra_node(root: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
+
+
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """The config without Hydra's own node, resolved to plain values.
 
     Raises ConfigError for missing values, and for an interpolation that cannot be resolved.
     """
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    own = without_hydra_node(config)
     missing = list(missing_keys(OmegaConf.to_container(own, resolve=False)))
     if missing:
         raise ConfigError(*(f"{key} is missing; give {key.partition('[')[0]}=..." for key in missing))

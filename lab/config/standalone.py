@@ -8,8 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.config.composed import ComposedConfig, without_hydra_node
-from lab.config.hydra_setup import register_with_hydra
+from lab.config.composed import ComposedConfig
+from lab.config.hydra_setup import register_with_hydra, without_hydra_node
 from lab.config.messages import explain
 from lab.errors import ConfigError
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.config.composed import ComposedConfig, without_hydra_node
-from lab.config.hydra_setup import plain_config
+from lab.config.composed import ComposedConfig
+from lab.config.hydra_setup import plain_config, without_hydra_node
 from lab.identity.identity import Identifier
 from lab.identity.run_directory import run_directory, runs_folder
 from lab.ledger.listing import runs_by_id

@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 
 from lab.augment.none import none
+from lab.data.standardize import leave_as_is
 from lab.distributed import collectives
 from lab.run import Batch, Run
 from lab.seeding import stream_seed
@@ -82,9 +83,5 @@ def training_subset(run: Run) -> Iterator[Batch]:
 
 def make_preparation(run: Run) -> Callable[[Batch], Batch]:
     """A function that applies the data set's `prepare`, if it has one, and then the hardware's memory format."""
-    prepare = getattr(run.data, "prepare", leave_unprepared)
+    prepare = getattr(run.data, "prepare", leave_as_is)
     return (lambda batch: run.hardware.arrange(prepare(batch))) if run.hardware.channels_last else prepare
-
-
-def leave_unprepared(batch: Batch) -> Batch:
-    return batch

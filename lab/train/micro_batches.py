@@ -122,14 +122,14 @@ def reweight_part(task: Task, batch: LocalBatch) -> LocalBatch:
     return batch._replace(weight=share_of(size, collectives.all_reduce_mean(size)))
 
 
-def split_batch(task: Task, batch: Batch, most: int) -> Iterator[tuple[Batch, Size]]:
-    """The fewest possible parts of at most `most` examples, each with its share of the terms of the loss. The parts are
-    views of the batch's tensors, unless the task slices it itself.
+def split_batch(task: Task, batch: Batch, max_examples: int) -> Iterator[tuple[Batch, Size]]:
+    """The fewest possible parts of at most `max_examples` examples, each with its share of the terms of the loss. The
+    parts are views of the batch's tensors, unless the task slices it itself.
 
     The parts are equally large, give or take one example: BatchNorm would fail on a last part of a single example.
     """
     examples, whole = num_examples(task, batch), loss_size(task, batch)
-    num_parts = -(-examples // most)
+    num_parts = -(-examples // max_examples)
     for start, stop in pairwise(examples * n // num_parts for n in range(num_parts + 1)):
         part = slice_examples(task, batch, start, stop)
         yield part, share_of(loss_size(task, part), whole)
