@@ -1,7 +1,7 @@
 """What a search chooses among, from the overrides of a command line and back to them."""
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lab.config.search_space import Interval, parse_search_space
@@ -17,7 +17,6 @@ def test_a_number_is_written_so_that_hydra_reads_the_same_one_back(value):
     assert repr(read.value()) == repr(value)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.floats(allow_nan=False, allow_infinity=False)
