@@ -37,6 +37,7 @@ def group_of(config: str) -> str:
     return config.split("/")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
