@@ -96,6 +96,14 @@ class Policy:
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} is not a positive number of seconds; null is no limit")
 
+    def stop_reason(self, failures: int) -> str | None:
+        """Why a sweep with this number of failed runs starts no more jobs; None where it goes on."""
+        if failures and self.on_error == "stop":
+            return "a run failed and on_error=stop"
+        if self.max_failures and failures >= self.max_failures:
+            return f"{failures} runs failed, max_failures={self.max_failures}"
+        return None
+
 
 OOM = ("fail", "shrink")
 SETTINGS = tuple(field.name for field in fields(Settings))

@@ -83,11 +83,7 @@ class PlannedTask:
             status["state"] in ("failed", "diverged") and status.get("ended", 0) > self.launched_at
             for status in statuses
         )
-        if failures and policy.on_error == "stop":
-            return "a run failed and on_error=stop"
-        if policy.max_failures and failures >= policy.max_failures:
-            return f"{failures} runs failed, max_failures={policy.max_failures}"
-        return None
+        return policy.stop_reason(failures)
 
     def load_sweep_config(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """The planned config of a job. This replaces the method of Hydra's config loader by which launchers compose the

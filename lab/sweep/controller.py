@@ -201,10 +201,8 @@ class SweepController:
         self.source.on_ended(job, outcome)
         self.view.ended(job, outcome)
         failures = sum(outcome.state in ("failed", "diverged") for outcome in self.outcomes.values() if outcome.new)
-        if failures and self.policy.on_error == "stop":
-            self.stop("a run failed and on_error=stop", stop_running=False)
-        if self.policy.max_failures and failures >= self.policy.max_failures:
-            self.stop(f"{failures} runs failed, max_failures={self.policy.max_failures}", stop_running=False)
+        if reason := self.policy.stop_reason(failures):
+            self.stop(reason, stop_running=False)
 
     def start_released_jobs(self) -> None:
         """Take up the jobs whose runs another process has released. A run that is not done is started again; of one
