@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 
 def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -36,3 +37,11 @@ def format_si(number: float) -> str:
 def relative_to_cwd(path: Path) -> Path:
     """The path relative to the working directory if it lies inside, which is shorter to read and type."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def format_cell(value: Any) -> str:
+    return "-" if value is None else format_number(value) if isinstance(value, float) else str(value)
+
+
+def format_number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
-from lab.cli.output import align_columns, format_cell
+from lab.cli.output import align_columns
 from lab.ledger.diff import diff_runs
+from lab.text import format_cell
 
 
 def main(arguments: list[str]) -> int:

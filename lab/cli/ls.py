@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 from lab.cli.arguments import parse_arguments
-from lab.cli.output import align_columns, format_number, format_time
+from lab.cli.output import align_columns, format_time
 from lab.errors import ConfigError
 from lab.ledger.listing import run_rows
 from lab.metrics.names import is_overall
+from lab.text import format_number
 
 
 def main(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from lab.execution.outcome import Outcome
 from lab.metrics.names import is_overall
@@ -27,14 +26,6 @@ def print_outcome(outcome: Outcome) -> None:
         print(f"{name:<{width}}  {value:.4f}")
     verb = "holds the run" if outcome.new else "holds the run, done before (again=true runs it anew)"
     print(f"{directory} {verb}; look at it with: tensorboard --logdir {directory}")
-
-
-def format_cell(value: Any) -> str:
-    return "-" if value is None else format_number(value) if isinstance(value, float) else str(value)
-
-
-def format_number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def format_time(seconds: float | None) -> str:

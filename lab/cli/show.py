@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
-from lab.cli.output import align_columns, format_number, format_time
+from lab.cli.output import align_columns, format_time
 from lab.ledger.diff import flatten_config
 from lab.ledger.listing import run_row
+from lab.text import format_number
 
 
 def main(arguments: list[str]) -> int:

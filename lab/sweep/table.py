@@ -14,6 +14,7 @@ from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import is_overall, with_split
 from lab.record.files import write_atomically
 from lab.sweep.plan import Job
+from lab.text import format_cell
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,12 @@ class Table:
     def main_lines(self) -> list[list[str]]:
         """Header and rows of the main columns, as text."""
         columns = [self.header.index(name) for name in self.main_columns]
-        lines = [list(self.header), *(list(map(format_table_cell, row)) for row in self.rows)]
+        lines = [list(self.header), *(list(map(format_cell, row)) for row in self.rows)]
         return [[line[column] for column in columns] for line in lines]
 
     def write(self, sweep: Path) -> None:
         write_atomically(sweep / "table.csv", self.csv().encode())
         write_atomically(sweep / "table.md", self.markdown().encode())
-
-
-def format_table_cell(cell: Any) -> str:
-    return "-" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
