@@ -1,6 +1,7 @@
 """A run directory while its run trains: writes manifest, status and log, and at the end the seal or the error."""
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import Diverged, Stopped
-from lab.record.files import read_json, remove_partial_files, write_json
+from lab.record.files import (
+    file_if_written,
+    open_to_append,
+    read_json,
+    remove_partial_files,
+    write_json,
+    write_new,
+)
 from lab.record.status import hash_sealed_files, write_status
 from lab.train.stop import StopSignal
 
@@ -35,7 +43,11 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
 
     finished: list[Mapping[str, float]] = []
     try:
-        with stop.watchdog.watch(error_file), log_to_file(directory / "run.log"):
+        with (
+            file_if_written(error_file) as crash_file,
+            stop.watchdog.watch(crash_file),
+            log_to_file(directory / "run.log"),
+        ):
             yield finished.append
         for results in finished:  # once the watchdog's file is gone: a run that says `done` has no error.txt
             end_segment(directory)
@@ -73,7 +85,7 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
 
 def write_traceback(path: Path, error: BaseException) -> None:
     with suppress(OSError):  # the disk is full, and the error itself most likely says so
-        path.write_text("".join(traceback.format_exception(error)))
+        write_new(path, "".join(traceback.format_exception(error)))
 
 
 def end_segment(directory: Path) -> None:
@@ -86,10 +98,11 @@ def end_segment(directory: Path) -> None:
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
     """Write to `path`, too, what is logged inside the context."""
-    handler = logging.FileHandler(path)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+    with os.fdopen(open_to_append(path), "a") as file:
+        handler = logging.StreamHandler(file)
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()

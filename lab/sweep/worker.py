@@ -19,7 +19,7 @@ from lab.errors import LabError
 from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
 from lab.execution.run_job import run_job
-from lab.record.files import is_locked
+from lab.record.files import file_if_written, is_locked, make_directory, open_to_append
 from lab.sweep.plan import Job
 from lab.sweep.process_state import ProcessState
 from lab.train.stop import StopSignal, Watchdog
@@ -125,7 +125,12 @@ class Worker:
         options = RunOptions(stop, lambda steps: PipeProgress(send, steps), self.spec.facts, is_checked=True)
         absolute = job.directory.absolute()
         try:
-            with stop.signals(), stop.watchdog.watch(self.spec.crash_file), redirect_output(job.directory):
+            with (
+                stop.signals(),
+                file_if_written(self.spec.crash_file) as crash_file,
+                stop.watchdog.watch(crash_file),
+                redirect_output(job.directory),
+            ):
                 apply_job_settings(job)
                 return replace(run_job(job.composed, job.identity, absolute, options), directory=job.directory)
         except LabError as error:
@@ -182,9 +187,9 @@ def redirect_output(directory: Path) -> Iterator[None]:
     sys.stderr.flush()
     directory = directory.absolute()
     is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     path = directory / "output.txt"
-    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = open_to_append(path)
     saved = os.dup(1), os.dup(2)
     os.dup2(output, 1)
     os.dup2(output, 2)

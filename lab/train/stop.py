@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -42,25 +41,22 @@ class Watchdog:
         return min(1.0, (self.step_timeout or 1.0) / 20)
 
     @contextmanager
-    def watch(self, path: Path) -> Iterator[None]:
-        """Write the traceback of every thread to `path` when the process crashes, or when a step exceeds the timeout,
-        which also ends the process. An empty file is removed."""
+    def watch(self, file: TextIO) -> Iterator[None]:
+        """Write the traceback of every thread to `file` when the process crashes, or when a step exceeds the timeout,
+        which also ends the process."""
         was_enabled = faulthandler.is_enabled()
-        with open(path, "w") as file:
-            faulthandler.enable(file)
-            if self.step_timeout:
-                self.file = file
-                self.restart()
-            try:
-                yield
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-                faulthandler.disable()
-                self.file = None
-                if was_enabled and sys.__stderr__:  # by the program that calls `lab.fit`
-                    faulthandler.enable(sys.__stderr__)
-        if not path.stat().st_size:
-            path.unlink()
+        faulthandler.enable(file)
+        if self.step_timeout:
+            self.file = file
+            self.restart()
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            faulthandler.disable()
+            self.file = None
+            if was_enabled and sys.__stderr__:  # by the program that calls `lab.fit`
+                faulthandler.enable(sys.__stderr__)
 
     def restart(self) -> None:
         """Restart the timer for a new step."""
