@@ -8,6 +8,7 @@ import torch
 from lab.assembly.build import build
 from lab.assembly.dry_run import dry_run
 from lab.config.check import check_config
+from lab.config.trust import check_code_outside
 from lab.errors import ConfigError
 from lab.ledger.saved_run import SavedRun
 from lab.record.checkpoints import load_checkpoint
@@ -41,6 +42,7 @@ def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) 
             f"{saved.directory} was trained by a script, without a config to build its model from; score it in that "
             "script: lab.evaluate(run)"
         )
+    check_code_outside(config, saved.directory)
     check_config(config, saved.unresolved_config)
     run = build(config)
     dry_run(run)  # before the weights are loaded, as some regularizers create the model to score on the first call

@@ -11,6 +11,8 @@ from lab.cli.run_sweep import train_sweep
 from lab.cli.train import main as train
 from lab.cli.train import train_single_run
 from lab.config.composed import ComposedConfig
+from lab.config.hydra_trust import check_saved_job
+from lab.config.trust import check_code_outside
 from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused
 from lab.identity.identity import Identifier, Identity
 from lab.ledger.saved_run import SavedRun
@@ -43,6 +45,7 @@ def continue_directory(options: argparse.Namespace, retry: bool) -> int:
         if (options.dir / PLAN_FILE).exists():
             return continue_sweep(options, retry)
         job = read_job(read_run(options.dir, options.outputs))
+        check_own_code([job], job.directory)
         check_unchanged([job], options.anyway)
         return train_single_run(job.composed, job.identity, job.directory)
     except KeyboardInterrupt:
@@ -62,6 +65,7 @@ def follow_own_link(directory: Path, outputs: Path) -> Path:
 def continue_sweep(options: argparse.Namespace, retry: bool) -> int:
     plan = read_plan(options.dir)
     check_inside(options.dir, plan.jobs)
+    check_own_code(plan.jobs, options.dir)
     check_unchanged(plan.jobs, options.anyway)
     if plan.search is not None and not retry:  # the plan holds only the jobs that the search has asked for so far
         workers = [f"hydra.launcher.workers={options.workers}"] if options.workers else []
@@ -79,6 +83,14 @@ def check_inside(sweep: Path, jobs: Sequence[Job]) -> None:
             raise Refused(
                 f"{sweep} plans a run in {job.directory}, outside {allowed[1]}; give the sweep's command again"
             )
+
+
+def check_own_code(jobs: Sequence[Job], directory: Path) -> None:
+    """Raises ConfigError where jobs name code or variables that came with their directory, which may be someone
+    else's."""
+    for job in jobs:
+        check_code_outside(job.composed.resolved, directory)
+        check_saved_job(job.composed.hydra)
 
 
 def check_unchanged(jobs: Sequence[Job], anyway: bool) -> None:

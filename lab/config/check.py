@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lab.config.annotations import (
-    NodeKinds,
     annotation_of,
     annotations_of,
     describe_annotation,
@@ -17,7 +16,7 @@ from lab.config.annotations import (
 )
 from lab.config.groups import GROUPS, SEARCH_GROUPS, Group
 from lab.config.settings import POLICY, SETTINGS, Policy, Settings
-from lab.config.targets import is_own_code, is_trusted, is_trusted_as, locate
+from lab.config.trust import locate_trusted, unsafe_argument_problems
 from lab.errors import ConfigError
 from lab.text import suggest
 
@@ -96,6 +95,9 @@ def check_group(name: str, node: Any) -> list[str]:
         return [f"{dotted} needs _partial_: true; the runner supplies the arguments that the config cannot"]
     if group.partial == "refused" and node.get("_partial_"):
         return [f"{dotted} must not be _partial_; the runner supplies nothing to it"]
+    if any("${" in text for text in strings_in(node)):
+        # Hydra would resolve it when it makes the object, after this check
+        return [f"{dotted} holds the text '${{' after all interpolations are resolved; write the value itself"]
     return node_problems(node, group, group.path, Any)
 
 
@@ -132,12 +134,9 @@ def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotati
     partial = bool(node.get("_partial_"))
     kinds = node_kinds(annotation, partial)
     try:
-        target = locate(str(node["_target_"]))
+        target = locate_trusted(str(node["_target_"]), group, kinds)
     except ConfigError as error:
-        problems, target = [f"{where}: {problem}" for problem in error.problems], None
-    else:
-        problems = trust_problems(target, node, group, where, kinds)
-    if problems:
+        problems = [f"{where}: {problem}" for problem in error.problems]
         return problems + arguments_problems(None, node, group, path)
     arguments = {key: value for key, value in node.items() if key not in NODE_KEYS}
     num_args = len(node.get("_args_") or ())
@@ -148,22 +147,8 @@ def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotati
         problems = call_problems(target, arguments, path, positional)
     else:
         problems = call_problems(target, arguments, path, num_args + group.positional, group.by_name)
+    problems += unsafe_argument_problems(target, node, where)
     return problems + arguments_problems(target, node, group, path)
-
-
-def trust_problems(target: Any, node: Mapping[str, Any], group: Group, where: str, kinds: NodeKinds) -> list[str]:
-    """One problem if a config is not allowed to call the node's target, else none."""
-    if is_own_code(target, group) or is_trusted_as(target, kinds.classes):
-        return []
-    if kinds.is_open and is_trusted(target, group):
-        return []
-    own = [f"one of {group.package}"] if group.package else []
-    made = [kind.__name__ for kind in kinds.classes] + ([group.name] if kinds.is_open else [])
-    options = [*own, f"a class that makes a {' or '.join(made)}", "a function annotated to return one"]
-    return [
-        f"{where}: _target_ {node['_target_']} is not one to be run from a config: it must be {', or '.join(options)}, "
-        "or lie in the working directory"
-    ]
 
 
 def arguments_problems(target: Any, node: Mapping[str, Any], group: Group, path: KeyPath) -> list[str]:

@@ -7,6 +7,31 @@ import torch.
 from dataclasses import dataclass
 from typing import Literal
 
+# modules (and one function) of other packages whose classes a config may name.
+# None of them opens, imports or evaluates what it is given; tests/test_trust.py calls each with bait.
+LIBRARIES = (
+    "torch.nn",
+    "torch.optim",
+    "torchvision.models",
+    "torchvision.transforms",
+    "torchvision.ops",
+    "timm.create_model",
+    "timm.models",
+    "timm.layers",
+    "timm.loss",
+    "timm.optim",
+    "optuna.samplers",
+    "optuna.pruners",
+)
+# those of them whose functions count as well, where they are annotated to return a class of the same package
+FACTORY_LIBRARIES = ("torchvision.models", "timm.models")
+# functions there that make models, but whose annotation does not name such a class
+LIBRARY_FUNCTIONS = ("torchvision.models._api.get_model", "timm.models._factory.create_model")
+# arguments of a package's functions by which it opens a file or a URL, or unpickles it
+UNSAFE_ARGUMENTS = {
+    "timm": ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_custom_load", "cache_dir")
+}
+
 
 @dataclass(frozen=True)
 class Group:
@@ -16,7 +41,6 @@ class Group:
     package: module or package that defines lab's own objects of the group; None where there are none.
     base_class: dotted path of a class whose instances belong to the group; None where there is none.
     methods: names of methods; an object that has all of them belongs to the group, whatever its class.
-    functions: dotted paths of functions that make objects of the group without an annotation that says so.
     partial: whether `_partial_: true` is required, allowed or refused in the node.
     positional: number of arguments that the runner supplies by position to the callable of a partial node.
     by_name: arguments that the runner supplies by name, if the callable takes them and the config does not set them.
@@ -31,7 +55,6 @@ class Group:
     package: str | None
     base_class: str | None = None
     methods: tuple[str, ...] = ()
-    functions: tuple[str, ...] = ()
     partial: Literal["required", "allowed", "refused"] = "refused"
     positional: int = 0
     by_name: tuple[str, ...] = ()
@@ -54,7 +77,6 @@ GROUPS = index_by_name(
         "model",
         package="lab.models",
         base_class="torch.nn.Module",
-        functions=("torchvision.models._api.get_model", "timm.models._factory.create_model"),
         retried_with="model",
     ),
     Group("data", package="lab.data", methods=("batches", "val", "test")),

@@ -14,6 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lab.config.hydra_trust import use_trusted_loader
 from lab.config.messages import readable_error
 from lab.errors import ConfigError
 
@@ -39,6 +40,7 @@ def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> Non
     warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # in Hydra 1.4; 1.3 needs it
     warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # in OmegaConf 2.4; 2.3 needs it
     Plugins.instance().register(LabSearchPath)
+    use_trusted_loader()
     for name, path in find_experiments().items():
         group, _, option = f"experiment/{name}".rpartition("/")
         store = ConfigStore.instance()
