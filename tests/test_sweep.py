@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.processes import finish, start_lab
+from tests.processes import TIMEOUT, finish, start_lab
 from tests.project import wait_for
 
 QUICK = ("model=mlp", "steps=4")
@@ -163,7 +163,7 @@ def test_resume_carries_on_what_was_planned_whatever_the_yaml_says_by_now(tmp_pa
     process = start_lab("train", *command, cwd=app)
     wait_for(lambda: list(app.glob("outputs/runs/**/last.pt")))
     process.kill()
-    process.communicate()
+    process.communicate(timeout=TIMEOUT)
     recipe = app / "experiments" / "spirals" / "three.yaml"
     recipe.write_text(recipe.read_text() + "\nmax_norm: 0.5\n")
     sweep = sweep_of(app)
