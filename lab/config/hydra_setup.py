@@ -7,8 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -40,13 +41,44 @@ def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> Non
     warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated")  # in OmegaConf 2.4; 2.3 needs it
     Plugins.instance().register(LabSearchPath)
     for name, path in find_experiments().items():
-        group, _, option = f"experiment/{name}".rpartition("/")
-        store = ConfigStore.instance()
-        store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
-        # Hydra lists only options that lie directly in a group; under this name glob(*) and completion find them too
-        store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
+        store_experiment(name, path)
     for name, function in {**RESOLVERS, **resolvers}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+class ExperimentNode(ConfigNode):
+    """An experiment in Hydra's store. Its file is read when it is asked for, so that a broken one harms no other."""
+
+    def __init__(self, option: str, group: str, path: Path):
+        self.name, self.group, self.package, self.provider, self.path = option, group, "_global_", "experiments", path
+
+    @property
+    def node(self) -> DictConfig:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Raises ConfigError where the file is not a mapping in YAML."""
+        try:
+            node = OmegaConf.load(self.path)
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{self.path} cannot be read: {error}") from error
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"{self.path} is a list; an experiment is a mapping of groups and keys")
+        return node
+
+    @node.setter
+    def node(
+        self, _: DictConfig
+    ) -> None:  # Hydra sets a copy, as it changes the node; here each access gives a new one
+        pass
+
+
+def store_experiment(name: str, path: Path) -> None:
+    """Add an experiment `<study>/<name>` to Hydra's store."""
+    group, _, option = f"experiment/{name}".rpartition("/")
+    folder: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        folder = folder.setdefault(part, {})
+    folder[f"{option}.yaml"] = ExperimentNode(f"{option}.yaml", group, path)
+    # Hydra lists only options that lie directly in a group; under this name glob(*) and completion find them too
+    ConfigStore.instance().repo["experiment"][f"{name}.yaml"] = folder[f"{option}.yaml"]
 
 
 def find_experiments() -> dict[str, Path]:
@@ -54,7 +86,9 @@ def find_experiments() -> dict[str, Path]:
     experiments: dict[str, Path] = {}
     for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
         root = Path(str(folder))
-        experiments |= {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.glob("**/*.yaml"))}
+        names = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("**/*.yaml"))}
+        # hidden files are drafts of editors and notebooks
+        experiments |= {name: path for name, path in names.items() if not f"/{name}".count("/.")}
     return experiments
 
 
