@@ -10,27 +10,11 @@ from typing import Any
 
 MAX_DIFF_LENGTH = 200_000  # characters
 # the user's settings of git (colours, prefixes, drivers, an order of files) decide nothing of what is recorded
-DIFF = [
-    "git",
-    "-c",
-    "core.quotePath=true",
-    "-c",
-    "diff.suppressBlankEmpty=false",
-    "diff",
-    "--no-color",
-    "--no-ext-diff",
-    "--no-textconv",
-    "--no-relative",
-    "--no-renames",
-    "--submodule=short",
-    "--src-prefix=a/",
-    "--dst-prefix=b/",
-    "--unified=3",
-    "--diff-algorithm=default",
-    "--binary",
-    "-O/dev/null",
-    "HEAD",
-]
+DIFF = (
+    *("git", "-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false", "diff", "--no-color"),
+    *("--no-ext-diff", "--no-textconv", "--no-relative", "--no-renames", "--submodule=short", "--src-prefix=a/"),
+    *("--dst-prefix=b/", "--unified=3", "--diff-algorithm=default", "--binary", "-O/dev/null", "HEAD"),
+)
 
 
 def describe_environment() -> dict[str, Any]:
