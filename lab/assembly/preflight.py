@@ -25,6 +25,7 @@ from lab.assembly.preflight_report import GraphReport, PreflightReport
 from lab.config.check import check_config, check_group
 from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS, retried_parts
+from lab.config.hydra_job import hydra_node, job_environment
 from lab.config.settings import SETTINGS
 from lab.errors import ConfigError
 from lab.metrics.scores import Monitor
@@ -56,7 +57,7 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
         config = job.composed.resolved
         try:
             check_config(config, job.composed.unresolved, check_group_once)
-            graphs.setdefault(graph_key(config), []).append(job)
+            graphs.setdefault(graph_key(job.composed), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
     for alike in graphs.values():
@@ -75,9 +76,10 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
     report.graphs.append(graph)
     try:
-        run = build(composed.resolved)
-        trial = dry_run(run)
-        estimate = estimate_run(composed.resolved, run, trial.batch)
+        with job_environment(hydra_node(composed)):
+            run = build(composed.resolved)
+            trial = dry_run(run)
+            estimate = estimate_run(composed.resolved, run, trial.batch)
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
         return
@@ -91,7 +93,8 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
         for part, groups in retried_parts().items():
             key = graph_json([part, settings, *(config[group] for group in groups)])
             if key not in problems_of_parts:
-                problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
+                with job_environment(hydra_node(job.composed)):
+                    problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
             if problems := problems_of_parts[key]:
                 report.problems[job.number] = [*report.problems.get(job.number, ()), *problems]
 
@@ -149,10 +152,11 @@ def describe_estimate(estimate: CostEstimate) -> str:
     return f"{estimate.parameters:,} parameters, {estimate.trainable:,} trained; {flops}; {peak}"
 
 
-def graph_key(config: Mapping[str, Any]) -> str:
+def graph_key(composed: ComposedConfig) -> str:
     """A key that is the same for jobs of the same arithmetic, which differ only in numbers that change no shape."""
+    config, environment = composed.resolved, composed.hydra.get("job", {}).get("env_set")
     graph = {name: without_numbers(config[name]) for name, group in GROUPS.items() if group.in_graph}
-    return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
+    return graph_json([graph, environment, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
 
 
 def without_numbers(value: Any) -> Any:

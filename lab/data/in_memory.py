@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lab.data import order
-from lab.data.standardize import leave_as_is
+from lab.data.standardize import scale_images
 
 EVAL_BATCH = 512
 
@@ -43,7 +43,7 @@ class InMemory:
     """Training, validation and test examples as tensors, shuffled and batched by position.
 
     prepare: function from a batch (inputs, labels), after augmentation, to the batch that the task takes;
-        `lab.data.standardize.Standardize` for uint8 images.
+        `lab.data.standardize.Standardize` for images to be standardised. The default scales uint8 images to [0, 1].
     classes: names of the classes, for pictures.
     Raises ValueError for an empty training set.
     """
@@ -56,7 +56,7 @@ class InMemory:
         *,
         batch_size: int,
         seed: int,
-        prepare: Callable[[Any], Any] = leave_as_is,
+        prepare: Callable[[Any], Any] = scale_images,
         classes: Sequence[str] | None = None,
     ):
         if not len(train.labels):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
-from lab.data.standardize import leave_as_is
+from lab.data.standardize import scale_images
 from lab.distributed.collectives import local_slice
 from lab.seeding import stream_seed, temporary_seed
 
@@ -24,7 +24,7 @@ class Streamed:
     """Training, validation and test sets whose examples, pairs (input, label), are read by loader workers.
 
     prepare: function from a batch [inputs, labels], after augmentation, to the batch that the task takes;
-        `lab.data.standardize.Standardize` for uint8 images.
+        `lab.data.standardize.Standardize` for images to be standardised. The default scales uint8 images to [0, 1].
     plain: training examples without random transforms, such as crops; None if `train` has no random transforms.
     workers: number of loader processes; 0 to read in this process.
     classes: names of the classes, for pictures.
@@ -42,7 +42,7 @@ class Streamed:
         *,
         batch_size: int,
         seed: int,
-        prepare: Callable[[Any], Any] = leave_as_is,
+        prepare: Callable[[Any], Any] = scale_images,
         plain: Indexable | None = None,
         workers: int = 2,
         classes: Sequence[str] | None = None,

@@ -2,6 +2,7 @@
 the functions, so that a finished run is found without it."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +25,16 @@ def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path
     """Bring the run to its end in this process; raises as `lab.execution.run_job.run_job`."""
     from lab.assembly.build import build
     from lab.assembly.dry_run import dry_run
+    from lab.record.recording import keep_log
 
     restore_threads(composed, directory)
-    run = build(composed.resolved)
-    trial = dry_run(run)
+    with keep_log() as log:
+        run = build(composed.resolved)
+        trial = dry_run(run)
     with lock_directory(directory):
         # another process may have finished it since
         outcome = finished_outcome(identity, SavedRun(directory))
-        return outcome or train_and_record(run, trial, composed, identity, directory, options)
+        return outcome or train_and_record(run, trial, composed, identity, directory, options, log)
 
 
 def restore_threads(composed: ComposedConfig, directory: Path) -> None:
@@ -50,14 +53,15 @@ def train_and_record(
     identity: Identity,
     directory: Path,
     options: RunOptions,
+    log: Sequence[logging.LogRecord],
 ) -> Outcome:
-    """Train the run and record how it ends. Raises nothing but KeyboardInterrupt."""
+    """Train the run and record how it ends. Raises nothing but KeyboardInterrupt.  log: records of its build."""
     from lab.record.recording import describe_error, recording
 
     write_config(composed, directory)
     manifest = build_manifest(run, trial.monitor, composed, identity, directory, options.environment)
     try:
-        with recording(directory, manifest, options.stop) as finish:
+        with recording(directory, manifest, options.stop, log) as finish:
             results = train_with_oom_retry(run, trial, composed, directory, options)
             finish(results)
         return Outcome(directory, "done", results)

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -67,7 +68,8 @@ class PlannedTask:
         with make_pool([job.composed.resolved], {"workers": 1}) as pool, stop_before_requeue(stop), stop.signals():
             pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
             code = CodeWatch(self.sources)
-            controller = SweepController(self.sweep, FixedJobs([job]), pool, policy, PlainSweepView(), code, stop)
+            jobs_left = FixedJobs([without_callbacks(job)])
+            controller = SweepController(self.sweep, jobs_left, pool, policy, PlainSweepView(), code, stop)
             controller.run()
         if controller.changed:
             changed = ", ".join(controller.changed)
@@ -107,6 +109,11 @@ class PlannedTask:
         planned = copy.copy(loader)
         planned.load_sweep_config = self.load_sweep_config  # type: ignore[method-assign]
         return planned
+
+
+def without_callbacks(job: Job) -> Job:
+    """The job without Hydra's callbacks, which Hydra itself calls around the task of another launcher."""
+    return replace(job, composed=replace(job.composed, hydra={**job.composed.hydra, "callbacks": {}}))
 
 
 def launcher_overrides(job: Job) -> list[str]:

@@ -3,8 +3,8 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ Finish = Callable[[Mapping[str, float]], None]
 
 
 @contextmanager
-def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) -> Iterator[Finish]:
+def recording(
+    directory: Path, manifest: Mapping[str, Any], stop: StopSignal, earlier: Sequence[logging.LogRecord] = ()
+) -> Iterator[Finish]:
     """Record a run in `directory`, whose lock the caller holds (`lab.record.files.lock_directory`). The status is
     `running` inside; on an exception, which propagates, it becomes `interrupted`, `diverged` or `failed`.
 
     Gives `finish(results)`, to be called at the run's end: on leaving, results.json is written, the directory sealed
     and the status set to `done`.
     manifest: content of manifest.json, with `id` and `segments`.  stop: the run's stop signal, whose watchdog reports
-    crashes.
+    crashes.  earlier: what was logged while the run was built, for its log.
     """
     for folder in (directory, directory / "checkpoints"):
         remove_partial_files(folder)
@@ -35,7 +37,7 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
 
     finished: list[Mapping[str, float]] = []
     try:
-        with stop.watchdog.watch(error_file), log_to_file(directory / "run.log"):
+        with stop.watchdog.watch(error_file), log_to_file(directory / "run.log", earlier):
             yield finished.append
         for results in finished:  # once the watchdog's file is gone: a run that says `done` has no error.txt
             end_segment(directory)
@@ -84,12 +86,38 @@ def end_segment(directory: Path) -> None:
 
 
 @contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Write to `path`, too, what is logged inside the context."""
+def log_to_file(path: Path, earlier: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
+    """Write to `path`, too, what is logged inside the context.  earlier: records to write first."""
     handler = logging.FileHandler(path)
+    for record in earlier:
+        handler.handle(record)
+    with closing(handler), added_handler(handler):
+        yield
+
+
+@contextmanager
+def keep_log() -> Iterator[list[logging.LogRecord]]:
+    """A list that takes what is logged inside the context, before there is a file for it."""
+    keeper = LogKeeper()
+    with added_handler(keeper):
+        yield keeper.records
+
+
+class LogKeeper(logging.Handler):
+    """Keeps what is logged in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def added_handler(handler: logging.Handler) -> Iterator[None]:
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()

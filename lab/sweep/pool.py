@@ -149,6 +149,7 @@ class Pool:
             facts=self.environment,
             threads=self.threads,
             crash_file=self.scratch / f"{number}.txt",
+            start_method=multiprocessing.get_context().get_start_method(),
             gpus=gpus,
         )
         return start_child(self.context, serve_worker, f"lab worker {number}", number, spec.crash_file, spec)

@@ -1,6 +1,7 @@
 """A worker of a sweep: it imports torch once and does one run after another, each as if in a new process."""
 
 import gc
+import multiprocessing
 import os
 import queue
 import signal
@@ -37,8 +38,9 @@ class WorkerSpec:
     """The settings that a worker takes over from its supervisor.
 
     directory, path, environment: working directory, sys.path and os.environ.  facts: description of the environment,
-    for manifests.  threads: number of torch's CPU threads.  crash_file: file for the report of a crash.  gpus: value
-    for CUDA_VISIBLE_DEVICES; None: as inherited.
+    for manifests.  threads: number of torch's CPU threads.  crash_file: file for the report of a crash.
+    start_method: multiprocessing's, for the processes that a run starts, such as loader workers.  gpus: value for
+    CUDA_VISIBLE_DEVICES; None: as inherited.
     """
 
     directory: str
@@ -47,6 +49,7 @@ class WorkerSpec:
     facts: Mapping[str, Any]
     threads: int
     crash_file: Path
+    start_method: str
     gpus: str | None = None
 
 
@@ -116,6 +119,7 @@ class Worker:
 
     def run(self, job: Job, stop: StopSignal) -> Outcome | LabError | RuntimeError:
         """Do one job. Gives its outcome, or the error that kept it from starting."""
+        from lab.config.hydra_job import hydra_job
         from lab.record.recording import describe_error
 
         def send(message: tuple[Any, ...]) -> None:
@@ -125,9 +129,15 @@ class Worker:
         options = RunOptions(stop, lambda steps: PipeProgress(send, steps), self.spec.facts, is_checked=True)
         absolute = job.directory.absolute()
         try:
-            with stop.signals(), stop.watchdog.watch(self.spec.crash_file), redirect_output(job.directory):
-                apply_job_settings(job)
-                return replace(run_job(job.composed, job.identity, absolute, options), directory=job.directory)
+            with (
+                stop.signals(),
+                stop.watchdog.watch(self.spec.crash_file),
+                redirect_output(job.directory),
+                hydra_job(job.composed, absolute) as set_error,
+            ):
+                outcome = run_job(job.composed, job.identity, absolute, options)
+                set_error(None if outcome.state == "done" else f"{absolute} is {outcome.state}")
+                return replace(outcome, directory=job.directory)
         except LabError as error:
             return error
         except KeyboardInterrupt:  # not of Ctrl-C, which this process ignores
@@ -147,18 +157,11 @@ def stop_signal_for(job: Job) -> StopSignal:
     return StopSignal(watchdog=Watchdog(Policy.of(job.composed.resolved).step_timeout))
 
 
-def apply_job_settings(job: Job) -> None:
-    """Do what Hydra does for a job: set its environment variables, make its directory the working directory."""
-    settings = job.composed.hydra.get("job", {})
-    os.environ.update({str(name): str(value) for name, value in (settings.get("env_set") or {}).items()})
-    if settings.get("chdir"):
-        os.chdir(job.directory)
-
-
 def enter_worker(spec: WorkerSpec) -> None:
     """Give this process the worker's directory, environment, sys.path and threads, and no standard streams."""
     import torch
 
+    multiprocessing.set_start_method(spec.start_method, force=True)  # else it is that by which this process was started
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):  # else a reader of the supervisor's output would wait until the workers end too
         os.dup2(null, number)
