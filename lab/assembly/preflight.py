@@ -41,8 +41,9 @@ class PreflightJob(Protocol):
     def composed(self) -> ComposedConfig: ...
 
 
-def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
-    """Check every job, and build and try each distinct graph once."""
+def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda text: None) -> PreflightReport:
+    """Check every job, and build and try each distinct graph once.  show: takes what is being done, as it begins."""
+    show(f"checking {len(jobs)} configs")
     report = PreflightReport()
     problems_of_groups: dict[tuple[str, str], list[str]] = {}
     graphs: dict[str, list[PreflightJob]] = {}
@@ -60,7 +61,9 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
             graphs.setdefault(graph_key(job.composed), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
-    for alike in graphs.values():
+    for number, alike in enumerate(graphs.values(), start=1):
+        first = alike[0].composed
+        show(f"{number} of {len(graphs)}: {first.choices.get('model')} on {first.choices.get('data')}")
         try_graph(alike, report)
     report.gpus = count_gpus([job.composed.resolved for job in jobs])
     return report

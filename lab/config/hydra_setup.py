@@ -52,6 +52,7 @@ class ExperimentNode(ConfigNode):
     def __init__(self, option: str, group: str, path: Path):
         self.name, self.group, self.package, self.provider, self.path = option, group, "_global_", "experiments", path
 
+    # a property in place of the attribute of ConfigNode, which Hydra reads, and sets to a copy that it may change
     @property
     def node(self) -> DictConfig:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Raises ConfigError where the file is not a mapping in YAML."""
@@ -64,10 +65,8 @@ class ExperimentNode(ConfigNode):
         return node
 
     @node.setter
-    def node(
-        self, _: DictConfig
-    ) -> None:  # Hydra sets a copy, as it changes the node; here each access gives a new one
-        pass
+    def node(self, copy: DictConfig) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        pass  # each access gives a new one
 
 
 def store_experiment(name: str, path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
+from lab.data.loader_process import enter_loader_worker
 from lab.data.standardize import scale_images
 from lab.distributed.collectives import local_slice
 from lab.seeding import stream_seed, temporary_seed
@@ -93,7 +94,14 @@ class Streamed:
         # the loader draws its workers' base seed; from the global generator, that would shift the dropout stream
         generator = torch.Generator()
         return iter(
-            DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=generator)
+            DataLoader(
+                examples,
+                batch_sampler=keys,
+                num_workers=self.workers,
+                pin_memory=pinned,
+                generator=generator,
+                worker_init_fn=enter_loader_worker,
+            )
         )
 
 

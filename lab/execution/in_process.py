@@ -2,6 +2,7 @@
 the functions, so that a finished run is found without it."""
 
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import lock_directory
 from lab.text import join_names
+from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
     from lab.assembly.dry_run import DryRun
     from lab.run import Run
+
+SIGNAL_GRACE = 0.5  # seconds in which a signal sent to several processes reaches all of them
 
 
 def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions) -> Outcome:
@@ -131,8 +135,21 @@ def train_run(
         try:
             trainer = partial(train_with_profiler, directory=directory) if composed.resolved.get("profile") else train
             return execute(run, record, trainer, options.stop)
+        except RuntimeError as error:
+            raise_if_stopped(error, options.stop)
+            raise
         finally:
             record.close()
+
+
+def raise_if_stopped(error: RuntimeError, stop: StopSignal) -> None:
+    """Raise Stopped where the error is the end of a loader worker by a signal that was sent to all processes of a job,
+    this one included. Such a run is no failure; it goes on from its last checkpoint."""
+    if "DataLoader worker" not in str(error):
+        return
+    time.sleep(SIGNAL_GRACE)
+    if stop.reason:
+        raise Stopped(f"{stop.reason}, which ended a loader worker too; it goes on from its last checkpoint") from error
 
 
 def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -65,7 +66,12 @@ class PlannedTask:
         ):  # joblib's start method, which the run's process lacks
             multiprocessing.set_start_method("spawn", force=True)
         stop = StopSignal.with_limits(policy.time_limit)
-        with make_pool([job.composed.resolved], {"workers": 1}) as pool, stop_before_requeue(stop), stop.signals():
+        requeue = signal.getsignal(signal.SIGUSR2)
+        with (
+            make_pool([job.composed.resolved], {"workers": 1}) as pool,
+            stop.signals(),
+            stop_before_requeue(stop, requeue),
+        ):
             pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
             code = CodeWatch(self.sources)
             jobs_left = FixedJobs([without_callbacks(job)])
@@ -123,10 +129,9 @@ def launcher_overrides(job: Job) -> list[str]:
 
 
 @contextmanager
-def stop_before_requeue(stop: StopSignal) -> Iterator[None]:
+def stop_before_requeue(stop: StopSignal, requeue: Any) -> Iterator[None]:
     """Have the run save and stop before submitit requeues its job. submitit announces the end of the job's time with
-    SIGUSR2; its own handler, which requeues, is called on leaving the context."""
-    requeue = signal.getsignal(signal.SIGUSR2)
+    SIGUSR2; its own handler of it, `requeue`, is called on leaving the context."""
     if not callable(requeue):
         yield
         return

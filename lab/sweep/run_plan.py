@@ -36,13 +36,14 @@ class SweepResult:
     reason: str | None = None
 
 
-def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "PreflightReport":
+def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, show: Callable[[str], None]) -> "PreflightReport":
     """Try the jobs in a worker of the pool, and divide this machine's GPUs among the workers. Starts no job.
 
+    show: as `Pool.check` takes it.
     Raises ConfigError with every problem of every job, and where the disk is too full for the checkpoints.
     """
     try:
-        report = pool.check(jobs)
+        report = pool.check(jobs, show)
     except RuntimeError as error:
         raise ConfigError(str(error)) from error
     numbers_by_problem: dict[str, list[int]] = {}
