@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.messages import readable_error
+from lab.data.image_files import class_folders
 from lab.errors import ConfigError
 
 PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
@@ -59,10 +60,10 @@ def find_experiments() -> dict[str, Path]:
 
 
 def subfolders(path: str) -> list[str]:
-    """The names of the folders in `path`, sorted: the classes of an image folder."""
+    """The names of the folders in `path` that are not hidden, sorted: the classes of an image folder."""
     if not Path(path).is_dir():
         raise FileNotFoundError(f"no folder {path}; expected is {path}/<class>/<image>")
-    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+    return class_folders(Path(path))
 
 
 def without_hydra_node(root: DictConfig) -> DictConfig:

@@ -45,6 +45,7 @@ class InMemory:
     prepare: function from a batch (inputs, labels), after augmentation, to the batch that the task takes;
         `lab.data.standardize.Standardize` for uint8 images.
     classes: names of the classes, for pictures.
+    description: line that is shown when a run starts, such as what was counted and left out.
     Raises ValueError for an empty training set.
     """
 
@@ -58,12 +59,14 @@ class InMemory:
         seed: int,
         prepare: Callable[[Any], Any] = leave_as_is,
         classes: Sequence[str] | None = None,
+        description: str = "",
     ):
         if not len(train.labels):
             raise ValueError("no training examples")
         self.splits = {"train": train, "val": val, "test": test}
         self.val_examples = len(val.labels)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
+        self.description = description
         self.steps_per_epoch = order.count_steps(len(train.labels), batch_size)
 
     def to(self, device: str) -> None:

@@ -132,7 +132,8 @@ def train_run(
 
 
 def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:
-    """The lines that are printed before the first step: origin of the weights, and parameters that are trained."""
+    """The lines that are printed before the first step: the data set's own description, the origin of the weights, and
+    the parameters that are trained."""
     from lab.finetune.groups import format_groups
     from lab.models.origin import origin_of
 
@@ -141,6 +142,8 @@ def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[
     lines[0] = f"finetune_strategy={composed.choices.get('finetune_strategy')} {lines[0]}"
     if origin := origin_of(run.model):
         lines.insert(0, f"weights: {origin}")
+    if description := getattr(run.data, "description", ""):
+        lines.insert(0, f"data: {description}")
     if parameters := frozen_at_random(run):
         lines.append(f"  frozen at a random start: {join_names(parameters)}")
     return lines
