@@ -11,7 +11,7 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.messages import readable_error
@@ -59,11 +59,12 @@ def find_experiments() -> dict[str, Path]:
     return experiments
 
 
-def subfolders(path: str) -> list[str]:
-    """The names of the folders in `path` that are not hidden, sorted: the classes of an image folder."""
+def subfolders(path: str) -> ListConfig:
+    """The names of the folders in `path` that are not hidden, sorted: the classes of an image folder. They are not a
+    plain list, which Hydra's `--resolve` cannot write into a config."""
     if not Path(path).is_dir():
         raise FileNotFoundError(f"no folder {path}; expected is {path}/<class>/<image>")
-    return class_folders(Path(path))
+    return ListConfig(class_folders(Path(path)))
 
 
 def without_hydra_node(root: DictConfig) -> DictConfig:
