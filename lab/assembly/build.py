@@ -54,7 +54,7 @@ def build(config: Mapping[str, Any]) -> Run:
     parameters = groups.groups
     if hardware.parallel == "fsdp" and hardware.processes != 1:
         parameters = shard_run(model, parameters, regularize, hardware)
-    optimizer, schedule = build_optimizer(config, settings, parameters, cadence)
+    optimizer, schedule = build_optimizer(config, settings, parameters, cadence, model)
     augment = unwrap_partial(instantiate(config, "augment"))
     task: Task = instantiate(config, "task")
     with blame(""):
@@ -179,13 +179,20 @@ def shard_run(
 
 
 def build_optimizer(
-    config: Mapping[str, Any], settings: Settings, groups: ParameterGroups, cadence: Cadence
+    config: Mapping[str, Any],
+    settings: Settings,
+    groups: ParameterGroups,
+    cadence: Cadence,
+    model: torch.nn.Module | None = None,
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimizer of these groups, and its schedule. Each group's learning rate is multiplied by its `lr_scale`."""
+    """The optimizer of these groups, and its schedule. Each group's learning rate is multiplied by its `lr_scale`.
+
+    model: model that has the parameters, which tells those without weight decay; see `no_decay_groups`.
+    """
     matrices_only = settings.weight_decay_on == "matrices"
     make_optimizer = instantiate(config, "optimizer")
     with blame("optimizer"):
-        optimizer = make_optimizer(no_decay_groups(groups) if matrices_only else groups)
+        optimizer = make_optimizer(no_decay_groups(groups, model) if matrices_only else groups)
     if matrices_only and not all("weight_decay" in group for group in optimizer.param_groups):
         raise ConfigError(
             f"weight_decay_on=matrices: {type(optimizer).__name__} has no weight decay to spare any of; "
