@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lab.assembly.blame import blame
+from lab.config.check import without_untaken_facts
 from lab.config.groups import GROUPS
 from lab.config.settings import Settings
 from lab.distributed.collectives import get_world_size
@@ -236,7 +237,8 @@ def instantiate(config: Mapping[str, Any], group: str) -> Any:
 
     assert group in GROUPS
     with blame(group):
-        return plain_partials(hydra_instantiate(dict(config[group]), _convert_="all"))
+        node = without_untaken_facts(config[group], GROUPS[group]) if GROUPS[group].facts else dict(config[group])
+        return plain_partials(hydra_instantiate(node, _convert_="all"))
 
 
 def plain_partials(value: Any) -> Any:
