@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lab.models.blocks import head_name, is_within
+from lab.models.depth import describe_depth
 from lab.models.origin import Origin, SourceHead, origin_of, set_origin
 from lab.models.state_files import State, read_weights, unwrap_state
 from lab.text import join_names
@@ -108,14 +109,18 @@ def check_outside_heads(model: nn.Module, source: str, new: Shapes, left: Shapes
     new: shapes of the model's tensors that the weights lack or have in another shape.
     left: shapes of the weights' tensors that were not loaded.
     """
-    modules = dict(model.named_modules())
+    modules, own = dict(model.named_modules()), [*filter(is_counted, model.state_dict())]
     outside = [key for key in new if not is_below_any(key, heads)]
     shapes = [f"{key} {tuple(left[key])}, the model's is {tuple(new[key])}" for key in outside if key in left]
     missing = [key for key in outside if key not in left]
     unknown = [key for key in left if key not in new and not may_be_other_head(key, modules, heads)]
+    depth, explained = describe_depth(model, own, missing, unknown)
+    missing, unknown = ([key for key in keys if key not in explained] for keys in (missing, unknown))
     differences = {"missing": missing, "unknown": unknown, "of another shape": shapes}
     problems = [f"{kind}: {join_names(names, 20)}" for kind, names in differences.items() if names]
-    if len(new) == len({*filter(is_counted, model.state_dict())}):
+    if depth:
+        problems.insert(0, depth)
+    if len(new) == len(own):
         problems.insert(0, f"nothing in it matches; it holds: {join_names([*left]) or 'no tensor'}")
     if problems:
         raise ValueError(f"{source} does not fit {type(model).__name__} outside its head; {'; '.join(problems)}")
