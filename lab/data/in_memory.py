@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lab.data import order
 from lab.data.standardize import leave_as_is
 
-EVAL_BATCH = 512
+# the most examples, and the most numbers in their inputs, of a scoring batch that is larger than a training batch
+SCORED_EXAMPLES, SCORED_NUMBERS = 512, 2**16
 
 
 class Examples(NamedTuple):
@@ -86,6 +88,15 @@ class InMemory:
 
     def batches_in_order(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits[split]
-        # scoring stores no activations, so its batches can be larger than training batches
-        size = max(self.batch_size, EVAL_BATCH)
+        size = scoring_batch_size(inputs, self.batch_size)
         return zip(inputs.split(size), labels.split(size), strict=True) if len(labels) else iter(())
+
+
+def scoring_batch_size(inputs: Tensor, batch_size: int) -> int:
+    """The number of examples to score at once: `batch_size`, the number to train on at once, or more if the inputs are
+    so small that calling the model for few of them costs more than computing it. Integers, such as tokens, do not count
+    as small, since a model embeds each of them.
+    """
+    is_dense = inputs.is_floating_point() or inputs.dtype == torch.uint8
+    small = SCORED_NUMBERS // max(1, inputs[0].numel()) if is_dense and len(inputs) else 0
+    return max(batch_size, min(SCORED_EXAMPLES, small))
