@@ -85,9 +85,9 @@ def test_scores_do_not_depend_on_how_many_are_scored_at_once():
         ]
 
 
-def test_tokens_are_scored_by_the_batch_size_as_a_model_embeds_each():
-    tokens = Examples(torch.zeros(900, 16, dtype=torch.int64), torch.zeros(900, dtype=torch.int64))
-    features = tokens._replace(inputs=torch.zeros(900, 16))
+def test_long_texts_are_scored_by_the_batch_size_as_a_model_embeds_each_token():
+    tokens = Examples(torch.zeros(900, 64, dtype=torch.int64), torch.zeros(900, dtype=torch.int64))
+    features = tokens._replace(inputs=torch.zeros(900, 64))
     for examples, most in ((tokens, 8), (features, 512)):
         data = InMemory(examples, examples, examples, batch_size=8, seed=0)
         assert max(len(labels) for _, labels in data.val()) == most

@@ -11,6 +11,7 @@ from lab.data.standardize import leave_as_is
 
 # the most examples, and the most numbers in their inputs, of a scoring batch that is larger than a training batch
 SCORED_EXAMPLES, SCORED_NUMBERS = 512, 2**16
+EMBEDDING = 256  # the usual size of a small embedding
 
 
 class Examples(NamedTuple):
@@ -94,9 +95,11 @@ class InMemory:
 
 def scoring_batch_size(inputs: Tensor, batch_size: int) -> int:
     """The number of examples to score at once: `batch_size`, the number to train on at once, or more if the inputs are
-    so small that calling the model for few of them costs more than computing it. Integers, such as tokens, do not count
-    as small, since a model embeds each of them.
+    so small that calling the model for few of them costs more than computing it. An integer other than uint8, such as a
+    token, counts as the numbers of its embedding.
     """
+    if not len(inputs):
+        return batch_size
     is_dense = inputs.is_floating_point() or inputs.dtype == torch.uint8
-    small = SCORED_NUMBERS // max(1, inputs[0].numel()) if is_dense and len(inputs) else 0
-    return max(batch_size, min(SCORED_EXAMPLES, small))
+    numbers = inputs[0].numel() * (1 if is_dense else EMBEDDING)
+    return max(batch_size, min(SCORED_EXAMPLES, SCORED_NUMBERS // max(1, numbers)))
