@@ -27,8 +27,9 @@ class Hardware:
     channels_last: whether the model and images are in channels-last memory format.
     threads: CPU threads of torch's operators; None keeps torch's choice.
     deterministic: whether only deterministic algorithms are used.
-    micro_batch: maximum number of examples in one forward and backward pass; None for the whole batch. Gradients are
-        accumulated over the batch (`lab.train.micro_batches`), but BatchNorm uses the statistics of each micro-batch.
+    micro_batch: maximum number of examples in one forward and backward pass, and in one forward pass of scoring; None
+        for the whole batch. Gradients are accumulated over the batch (`lab.train.micro_batches`), but BatchNorm uses
+        the statistics of each micro-batch.
     activation_checkpointing: whether the backward pass recomputes the model's blocks (`lab.activation_checkpointing`):
         the same results in less memory, for a third more time.
     parallel: `none`; `ddp`, a replica of the model in each process, with averaged gradients

@@ -30,6 +30,26 @@ def test_hydras_flags_and_directories_work_as_in_any_hydra_app(lab, tmp_path):
     assert lab("train", "-m", "model=glob(m*)", *QUICK).code == 0
 
 
+def test_resolved_configs_are_shown_as_the_run_would_read_them(lab, tmp_path):
+    for split in ("train", "test"):
+        for name in ("a", "b", ".ipynb_checkpoints"):
+            (tmp_path / "f" / split / name).mkdir(parents=True)
+    folder = ("data=image_folder", "data.folder=f", "model=mlp")
+    for flags in (("--cfg", "job"), ("--cfg", "all"), ("-c", "job", "-p", "data")):
+        shown = lab("train", *flags, "--resolve", *folder)
+        data = yaml.safe_load(shown.out)
+        data = data.get("data", data)
+        assert (shown.code, data["num_classes"], data["classes"]) == (0, 2, ["a", "b"])
+    directories = [
+        yaml.safe_load(lab("train", "--cfg", kind, "--resolve", *folder).out)["hydra"]["run"]["dir"]
+        for kind in ("all", "hydra")
+    ]
+    assert directories[0] == directories[1]
+    assert directories[0].startswith("outputs/runs/train/image_folder_mlp")
+    classes = lab("train", "--cfg", "job", "-p", "data.classes", "--resolve", *folder)
+    assert yaml.safe_load(classes.out) == ["a", "b"]
+
+
 @pytest.mark.slow
 def test_eval_gives_the_scores_of_the_run_and_of_its_overrides(lab, tmp_path):
     ways = {

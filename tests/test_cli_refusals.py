@@ -44,6 +44,7 @@ QUICK = ("epochs=1",)
         ("hardware=cuda", "device 'cuda' is not on this machine"),
         ("finetune_strategy=last_blocks finetune_strategy.num_blocks=9", "num_blocks 9 is not from 0 to 1"),
         ("augment=randaugment augment.magnitude=99", "magnitude 99 is not in [0, 30]"),
+        ("~data.num_classes", "reads data.num_classes, which the chosen data does not tell; write `num_classes: ...`"),
         ("x", "cannot read the override 'x': missing EQUAL"),
         ("optimizer.lr=[1", "cannot read the override 'optimizer.lr=[1'"),
     ],

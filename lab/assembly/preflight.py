@@ -118,7 +118,7 @@ def try_part(part: str, config: Mapping[str, Any], run: Run) -> None:
         if part == "regularize":
             build_regularizer(config, run.model, Monitor(settings.monitor, settings.mode), cadence)
         else:  # without the strategy: one that changes the model (LoRA) has done so already
-            build_optimizer(config, settings, [{"params": run.trainable}], cadence)
+            build_optimizer(config, settings, [{"params": run.trainable}], cadence, run.model)
 
 
 def collect_problems(make: Callable[[], None]) -> Sequence[str]:

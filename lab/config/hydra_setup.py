@@ -12,10 +12,11 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.messages import readable_error
+from lab.data.image_files import class_folders
 from lab.errors import ConfigError
 
 PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
@@ -91,11 +92,12 @@ def find_experiments() -> dict[str, Path]:
     return experiments
 
 
-def subfolders(path: str) -> list[str]:
-    """The names of the folders in `path`, sorted: the classes of an image folder."""
+def subfolders(path: str) -> ListConfig:
+    """The names of the folders in `path` that are not hidden, sorted: the classes of an image folder. They are not a
+    plain list, which Hydra's `--resolve` cannot write into a config."""
     if not Path(path).is_dir():
         raise FileNotFoundError(f"no folder {path}; expected is {path}/<class>/<image>")
-    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+    return ListConfig(class_folders(Path(path)))
 
 
 def without_hydra_node(root: DictConfig) -> DictConfig:

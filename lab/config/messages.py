@@ -9,10 +9,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from lab.config.groups import GROUPS
 from lab.config.overrides import override_key
 from lab.config.redact import redact_text
 from lab.errors import ConfigError
 from lab.text import suggest
+
+WITH_FACTS = "|".join(name for name, group in GROUPS.items() if group.facts)
+MISSING_FACT = re.compile(
+    rf"Interpolation key '(?P<group>{WITH_FACTS})\.(?P<key>\w+)' not found(?:\s+full_key: (?P<reader>\S+))?"
+)
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -75,4 +81,11 @@ def readable_error(error: BaseException) -> str:
             messages.append(str(cause).strip())
         cause = cause.__cause__ or cause.__context__
     noise = ("object_type=", "reference_type=")
+    if match := MISSING_FACT.search("\n".join(messages)):
+        group, key, facts = match["group"], match["key"], ", ".join(GROUPS[match["group"]].facts)
+        return (
+            f"{match['reader'] or 'the config'} reads {group}.{key}, which the chosen {group} does not tell; write "
+            f"`{key}: ...` into its YAML, or give +{group}.{key}=...; a fact ({facts}) need not be an argument of its "
+            "callable"
+        )
     return "\n".join(line for text in messages for line in text.splitlines() if not line.strip().startswith(noise))

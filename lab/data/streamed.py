@@ -29,6 +29,7 @@ class Streamed:
     plain: training examples without random transforms, such as crops; None if `train` has no random transforms.
     workers: number of loader processes; 0 to read in this process.
     classes: names of the classes, for pictures.
+    description: line that is shown when a run starts, such as what was counted and left out.
 
     The global generators are seeded from the augment stream by epoch and index before an example is read, so that any
     number of workers gives the same batches.
@@ -47,12 +48,14 @@ class Streamed:
         plain: Indexable | None = None,
         workers: int = 2,
         classes: Sequence[str] | None = None,
+        description: str = "",
     ):
         if not len(train):
             raise ValueError("no training examples")
         self.splits = {"train": train, "plain": train if plain is None else plain, "val": val, "test": test}
         self.val_examples = len(val)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
+        self.description = description
         self.workers = workers
         self.steps_per_epoch = order.count_steps(len(train), batch_size)
 

@@ -153,7 +153,8 @@ def raise_if_stopped(error: RuntimeError, stop: StopSignal) -> None:
 
 
 def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:
-    """The lines that are printed before the first step: origin of the weights, and parameters that are trained."""
+    """The lines that are printed before the first step: the data set's own description, the origin of the weights, and
+    the parameters that are trained."""
     from lab.finetune.groups import format_groups
     from lab.models.origin import origin_of
 
@@ -162,9 +163,23 @@ def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[
     lines[0] = f"finetune_strategy={composed.choices.get('finetune_strategy')} {lines[0]}"
     if origin := origin_of(run.model):
         lines.insert(0, f"weights: {origin}")
+    if description := getattr(run.data, "description", ""):
+        lines.insert(0, f"data: {description}")
+    if pairs := trained_elsewhere(run):
+        lines += [f"  one tensor, which trains in both: {' and '.join(names)}" for names in pairs]
     if parameters := frozen_at_random(run):
         lines.append(f"  frozen at a random start: {join_names(parameters)}")
     return lines
+
+
+def trained_elsewhere(run: "Run") -> list[list[str]]:
+    """The names of each tied parameter that trains, where others are frozen: a module that looks frozen may hold it."""
+    from lab.models.tied import parameter_names
+
+    trained, names = {id(p) for p in run.trainable}, parameter_names(run.model)
+    if trained >= names.keys():
+        return []
+    return [tied for key, tied in names.items() if key in trained and len(tied) > 1]
 
 
 def frozen_at_random(run: "Run") -> list[str]:
