@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +78,7 @@ class HydraApp:
         if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it
             directory = relative_to_cwd(directory)
         try:
+            check_single_run(config, self.verb)
             composed = ComposedConfig.from_hydra(config, hydra)
             self.code = self.run(composed, self.identify(composed.resolved), directory) or self.code
         except LabError as error:  # reported here: under another sweeper the other runs go on
@@ -91,6 +93,15 @@ class HydraApp:
             traceback.print_exc()
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = EXIT_FAILED
+
+
+def check_single_run(config: DictConfig, verb: str) -> None:
+    """Raises ConfigError where the config is one of several runs, and a single one was asked for."""
+    for key, what in (("sweep", "a sweep"), ("search", "a search")):
+        if config.get(key) and HydraConfig.get().mode == RunMode.RUN:
+            given = " ".join(HydraConfig.get().overrides.task)
+            one = "" if key == "search" and "search=" in given else f"; for a single run: lab {verb} {given} {key}=null"
+            raise ConfigError(f"the config has {what} ({key}:); for all of its runs: lab {verb} -m {given}{one}")
 
 
 def run_app(arguments: list[str], app: HydraApp) -> int:
