@@ -208,6 +208,16 @@ def test_a_search_for_the_worst_trials_is_refused(objective, direction):
     assert right.resolve(monitors).directions == ["min", "max"]
 
 
+@pytest.mark.parametrize("chosen", ["search.direction=min", "search.objective=val/cross_entropy search.direction=max"])
+def test_a_search_for_the_worst_trials_is_refused_before_it_starts(lab, tmp_path, chosen):
+    space = ("search=tpe", "search.trials=2", "model=mlp", "steps=2", "optimizer.lr=interval(0.001,0.1)")
+    ended = lab("train", "-m", *space, *chosen.split())
+    assert ended.code == 2
+    assert "worst" in ended.err
+    assert "search.direction=" in ended.err
+    assert not list(tmp_path.glob("outputs/runs/**/status.json"))
+
+
 def test_a_table_compares_only_runs_that_monitor_the_same_score(tmp_path):
     def row(number: int, monitor: str, mode: str, score: float, state: str = "done") -> TableRow:
         return TableRow(number, {}, state, {monitor: score}, 1.0, str(number), tmp_path, monitor, mode)

@@ -196,6 +196,8 @@ def objective_jobs(request: SearchRequest) -> list[list[str]]:
     Raises ConfigError for an objective that is neither a score nor a number of parameters.
     """
     jobs = []
+    if not request.settings.objectives:  # the score that the runs monitor, which every job's dry run finds
+        return []
     directions = request.settings.directions or ["null"] * len(request.settings.objectives)
     for name, mode in zip(request.settings.objectives, directions, strict=True):
         if "/" in name:
