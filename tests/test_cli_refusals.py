@@ -195,7 +195,7 @@ def test_an_experiment_that_is_a_sweep_is_no_single_run_and_one_that_is_broken_h
     }.items():
         (tmp_path / "experiments" / f"{name}.yaml").write_text(text)
     for name, message in {
-        "grid": "for all of its runs: lab train -m experiment=grid; for a single run: lab train experiment=grid sweep=null",
+        "grid": "lab train -m experiment=grid; for a single run: lab train experiment=grid sweep=null",
         "wip": "experiments/wip.yaml cannot be read: while scanning for the next token",
         "list": "experiments/list.yaml is a list",
         "draft": "experiment/draft cannot choose an option of debug, which is composed after it; give debug=...",

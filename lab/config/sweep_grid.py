@@ -169,11 +169,11 @@ def check_zip_kept_whole(zipped: Sequence[Axis], replacements: Mapping[str, Axis
         if axis.key in replacements and len(replacements[axis.key].assignments) > 1
     ]
     if several and rest:
-        given, partners = format_axes(several), ", ".join(axis.key for axis in rest)
+        keys, partners = (", ".join(axis.key for axis in axes) for axes in (several, rest))
+        given = format_axes(several)
         raise ConfigError(
-            f"{given}: sweep zips {', '.join(axis.key for axis in several)} with {partners}, value by value. To try each "
-            f"of these with every value of {partners}: {given} {format_axes(rest)}. To leave out the sweep of the file: "
-            f"{given} sweep=null"
+            f"{given}: sweep zips {keys} with {partners}, value by value. To try each of these with every value of "
+            f"{partners}: {given} {format_axes(rest)}. To leave out the sweep of the file: {given} sweep=null"
         )
 
 
