@@ -294,3 +294,14 @@ def test_an_objective_that_no_run_has_is_refused(lab, tmp_path):
     assert refused.code == 2
     assert "did you mean 'val/accuracy'" in refused.err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_worker_has_the_threads_of_a_run_that_is_no_part_of_a_sweep(monkeypatch):
+    from lab.sweep import pool
+
+    monkeypatch.setattr(pool, "available_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [pool.threads_per_worker(workers) for workers in (1, 3, 20)] == [8, 2, 1]
+    for given in ("3", "3,2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert [pool.threads_per_worker(workers) for workers in (1, 3, 20)] == [3, 3, 3]

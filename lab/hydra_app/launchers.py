@@ -72,7 +72,6 @@ class PlannedTask:
             stop.signals(),
             stop_before_requeue(stop, requeue),
         ):
-            pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
             code = CodeWatch(self.sources)
             jobs_left = FixedJobs([without_callbacks(job)])
             controller = SweepController(self.sweep, jobs_left, pool, policy, PlainSweepView(), code, stop)

@@ -147,7 +147,7 @@ class Pool:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.gpus = visible.split(",")[:gpus] if visible else [str(number) for number in range(gpus)]
         self.workers = self.requested or max(1, gpus // self.ranks)
-        self.threads = max(1, available_cores() // self.workers)
+        self.threads = threads_per_worker(self.workers)
         for slot in list(self.slots.values()):  # these workers see all GPUs; new ones will see their own
             self.dismiss(slot)
 
@@ -262,6 +262,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_per_worker(workers: int) -> int:
+    """OMP_NUM_THREADS where it is set, as for a run that is no part of a sweep; else the worker's share of the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(given) if given.isdecimal() and int(given) else max(1, available_cores() // workers)
+
+
 def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any]) -> Pool:
     """The pool for these runs on a machine without GPUs. It has as many workers as the launcher's options say, else the
     number of cores divided by the threads of all processes of a run.
@@ -279,7 +285,7 @@ def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any])
     targets = {path for config in configs[:100] for path in target_paths(config) if path.startswith("lab.")}
     return Pool(
         workers=min(workers, len(configs)),
-        threads=max(1, available_cores() // workers),
+        threads=threads_per_worker(workers),
         new_process=isolation == "process",
         requested=requested,
         modules=sorted({path.rpartition(".")[0] for path in targets}),
