@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from lab.config.overrides import split_override
 from lab.config.redact import redact_text
 from lab.config.settings import Policy
 from lab.execution.outcome import Outcome
+from lab.hydra_app.slurm import await_requeue
 from lab.identity.source_code import CodeWatch
 from lab.record.files import is_locked
 from lab.sweep.controller import FixedJobs, SweepController
@@ -130,7 +131,7 @@ def launcher_overrides(job: Job) -> list[str]:
 @contextmanager
 def stop_before_requeue(stop: StopSignal, requeue: Any) -> Iterator[None]:
     """Have the run save and stop before submitit requeues its job. submitit announces the end of the job's time with
-    SIGUSR2; its own handler of it, `requeue`, is called on leaving the context."""
+    SIGUSR2; its own handler of it, `requeue`, is called on leaving the context. SLURM preempts a job with SIGTERM."""
     if not callable(requeue):
         yield
         return
@@ -147,13 +148,15 @@ def stop_before_requeue(stop: StopSignal, requeue: Any) -> Iterator[None]:
         signal.signal(signal.SIGUSR2, requeue)
         if frames:
             requeue(signal.SIGUSR2, frames[0])
+        elif stop.reason == "SIGTERM":
+            await_requeue()
 
 
-def wait_for_stragglers(jobs: Sequence[Job]) -> None:
-    """Wait for the runs that go on after the launcher has given up."""
+def wait_for_stragglers(jobs: Sequence[Job], queue_has_jobs: Callable[[], bool]) -> None:
+    """Wait for the runs that go on, or are still queued, after the launcher has given up."""
     last_at_work = time.monotonic()
     while time.monotonic() - last_at_work < QUIET_SECONDS:
-        if any(is_locked(job.directory) for job in jobs):
+        if any(is_locked(job.directory) for job in jobs) or queue_has_jobs():
             last_at_work = time.monotonic()
         time.sleep(1)
 

@@ -263,7 +263,7 @@ def available_cores() -> int:
 
 
 def threads_per_worker(workers: int) -> int:
-    """OMP_NUM_THREADS where it is set, as for a run that is no part of a sweep; else the worker's share of the cores."""
+    """OMP_NUM_THREADS where it is set, as in a run that is no part of a sweep; else the worker's share of the cores."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(given) if given.isdecimal() and int(given) else max(1, available_cores() // workers)
 
