@@ -39,6 +39,7 @@ def parse_directory(verb: str, description: str, arguments: list[str]) -> argpar
 def continue_directory(options: argparse.Namespace, retry: bool) -> int:
     """Continue the run or the sweep in `options.dir`. Gives the exit code.  retry: whether to do failed jobs again."""
     try:
+        options.dir = follow_own_link(options.dir, options.outputs)
         if (options.dir / PLAN_FILE).exists():
             return continue_sweep(options, retry)
         job = read_job(read_run(options.dir, options.outputs))
@@ -49,6 +50,13 @@ def continue_directory(options: argparse.Namespace, retry: bool) -> int:
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+
+
+def follow_own_link(directory: Path, outputs: Path) -> Path:
+    """The directory that a link in the folder of runs leads to, such as a sweep's link to its run. Any other path is
+    unchanged, and nothing is written through a link then."""
+    real = directory.resolve()
+    return relative_to_cwd(real) if directory.is_symlink() and real.is_relative_to(outputs.resolve()) else directory
 
 
 def continue_sweep(options: argparse.Namespace, retry: bool) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lab.execution.outcome import Outcome, finished_outcome
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import lock_directory
+from lab.record.files import lock_directory, write_new
 from lab.record.status import describe_crash, read_status, write_status
 
 
@@ -59,7 +59,7 @@ def record_death(identity: Identity, directory: Path, death: Death, started: flo
         run = SavedRun(directory)
         if outcome := finished_outcome(identity, run):
             return Outcome(directory, "done", outcome.results)
-        error_file.write_text(death.trace or death.message + "\n")
+        write_new(error_file, death.trace or death.message + "\n")
         write_status(
             directory,
             death.state,

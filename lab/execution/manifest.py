@@ -16,6 +16,7 @@ from lab.config.redact import redact, redact_text
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.environment import describe_environment
+from lab.record.files import make_folder, write_new
 
 if TYPE_CHECKING:
     from lab.metrics.scores import ResolvedMonitor
@@ -47,12 +48,14 @@ def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
 def write_config(composed: ComposedConfig, directory: Path) -> None:
     """Write config.yaml, the resolved config, and .hydra/ as Hydra does, all without secrets."""
     dump = partial(yaml.dump, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
-    (directory / "config.yaml").write_text(dump(redact(composed.resolved)))
-    folder = directory / ".hydra"
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(dump(redact(composed.unresolved)))
-    (folder / "hydra.yaml").write_text(redact_text(dump(redact({"hydra": composed.hydra}))))
-    (folder / "overrides.yaml").write_text(dump([redact_text(override) for override in composed.overrides]))
+    make_folder(directory / ".hydra")
+    for name, text in {
+        "config.yaml": dump(redact(composed.resolved)),
+        ".hydra/config.yaml": dump(redact(composed.unresolved)),
+        ".hydra/hydra.yaml": redact_text(dump(redact({"hydra": composed.hydra}))),
+        ".hydra/overrides.yaml": dump([redact_text(override) for override in composed.overrides]),
+    }.items():
+        write_new(directory / name, text)
 
 
 def build_manifest(

@@ -19,6 +19,7 @@ from lab.execution.in_process import restore_threads, run_in_process
 from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
 from lab.identity.identity import Identity
+from lab.record.files import file_if_written
 from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
 
 # texts in torch.distributed's errors after another rank has ended
@@ -156,7 +157,7 @@ def run_silent_rank(spec: RankSpec, rank: int, stop: StopSignal) -> Outcome:
     run = build(spec.composed.resolved)
     dry_run(run)
     try:
-        with stop.watchdog.watch(spec.crash_file(rank)):
+        with file_if_written(spec.crash_file(rank)) as crash_file, stop.watchdog.watch(crash_file):
             execute(run, Record(spec.directory, silent=True), train, stop)
     except Stopped as stopped:
         return Outcome(spec.directory, "interrupted", error=str(stopped))

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from lab.errors import CorruptCheckpoint
-from lab.record.files import replace_file
+from lab.record.files import make_folder, replace_file
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
     """Write `state` to `path`.  keep: path to which the previous checkpoint is moved; None: it is overwritten."""
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     with replace_file(path, keep) as file:
         torch.save(state, file)
 

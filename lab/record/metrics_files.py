@@ -1,6 +1,7 @@
 """metrics.jsonl and the TensorBoard events of a run."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -8,7 +9,7 @@ from typing import Any, Protocol, TextIO
 from lab.metrics.names import split_of
 from lab.metrics.scores import Picture
 from lab.pictures import encode_png
-from lab.record.files import write_atomically
+from lab.record.files import open_to_append, write_atomically
 from lab.record.tensorboard import NoTensorBoard, truncate_events
 
 
@@ -46,7 +47,7 @@ class MetricsFiles:
 
     def write(self, n: int, epoch: float, values: dict[str, float]) -> None:
         if self.lines is None:  # kept open: opening costs more than writing, and shows on small models
-            self.lines = open(self.path, "a")
+            self.lines = os.fdopen(open_to_append(self.path), "a")
         line = json.dumps({"step": n, "epoch": epoch, **values}, allow_nan=False)
         self.lines.write(line + "\n")
         self.lines.flush()
@@ -95,7 +96,7 @@ def last_logged_step(path: Path) -> int:
 def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines of later steps, lines with scores on the test set, which a resumed run writes again, and a torn
     last line."""
-    path.touch()
+    os.close(open_to_append(path))
     lines = path.read_text().splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     kept = [

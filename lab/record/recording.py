@@ -1,6 +1,7 @@
 """A run directory while its run trains: writes manifest, status and log, and at the end the seal or the error."""
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import Diverged, Stopped
-from lab.record.files import read_json, remove_partial_files, write_json
+from lab.record.files import (
+    file_if_written,
+    open_to_append,
+    read_json,
+    remove_partial_files,
+    write_json,
+    write_new,
+)
 from lab.record.status import hash_sealed_files, write_status
 from lab.train.stop import StopSignal
 
@@ -37,7 +45,11 @@ def recording(
 
     finished: list[Mapping[str, float]] = []
     try:
-        with stop.watchdog.watch(error_file), log_to_file(directory / "run.log", earlier):
+        with (
+            file_if_written(error_file) as crash_file,
+            stop.watchdog.watch(crash_file),
+            log_to_file(directory / "run.log", earlier),
+        ):
             yield finished.append
         for results in finished:  # once the watchdog's file is gone: a run that says `done` has no error.txt
             end_segment(directory)
@@ -75,7 +87,7 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
 
 def write_traceback(path: Path, error: BaseException) -> None:
     with suppress(OSError):  # the disk is full, and the error itself most likely says so
-        path.write_text("".join(traceback.format_exception(error)))
+        write_new(path, "".join(traceback.format_exception(error)))
 
 
 def end_segment(directory: Path) -> None:
@@ -88,11 +100,11 @@ def end_segment(directory: Path) -> None:
 @contextmanager
 def log_to_file(path: Path, earlier: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
     """Write to `path`, too, what is logged inside the context.  earlier: records to write first."""
-    handler = logging.FileHandler(path)
-    for record in earlier:
-        handler.handle(record)
-    with closing(handler), added_handler(handler):
-        yield
+    with os.fdopen(open_to_append(path), "a") as file, closing(logging.StreamHandler(file)) as handler:
+        for record in earlier:
+            handler.handle(record)
+        with added_handler(handler):
+            yield
 
 
 @contextmanager

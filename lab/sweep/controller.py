@@ -12,7 +12,7 @@ from lab.execution.dead_process import Death, describe_death, record_death
 from lab.execution.outcome import Outcome, finished_outcome, saved_outcome
 from lab.identity.source_code import CodeWatch
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import is_locked
+from lab.record.files import is_locked, make_directory
 from lab.record.status import has_begun, is_done
 from lab.sweep.plan import Job, Plan, job_status, link_run, needs_run
 from lab.sweep.pool import Event, Pool
@@ -142,11 +142,10 @@ class SweepController:
             return False
         self.attempts[job.number] += 1
         try:
-            job.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(job.directory)
             link_run(self.sweep, job)
-        except OSError as error:
-            in_the_way = job.directory.is_symlink() or job.directory.is_file()
-            message = f"{job.directory} is no directory; move it away" if in_the_way else str(error)
+        except (OSError, LabError) as error:
+            message = f"{job.directory} is no directory; move it away" if job.directory.is_file() else str(error)
             self.end(job, Outcome(job.directory, "failed", error=message, outside=True))
             return False
         return True

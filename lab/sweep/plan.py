@@ -14,7 +14,7 @@ from lab.config.redact import redact, redact_text
 from lab.errors import DamagedRun
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import slugify, write_atomically
+from lab.record.files import make_directory, open_to_append, slugify, write_atomically
 
 PLAN_FILE = "plan.jsonl"
 SCHEMA = 1  # of plan.jsonl
@@ -95,7 +95,7 @@ def needs_run(status: Mapping[str, Any], retry: bool) -> bool:
 
 def write_plan(plan: Plan) -> None:
     """Raises OSError where the sweep's directory cannot be written."""
-    plan.directory.mkdir(parents=True, exist_ok=True)
+    make_directory(plan.directory)
     head = {"schema": SCHEMA, "sources": dict(plan.sources), "search": plan.search and list(plan.search)}
     lines = map(redact, [head, *plan_lines(plan.directory, plan.jobs)])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -107,7 +107,8 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
     text = "".join(
         json.dumps(redact(line), ensure_ascii=False) + "\n" for line in plan_lines(plan.directory, jobs, len(plan.jobs))
     )
-    with open(plan.directory / PLAN_FILE, "rb+") as file:
+    with os.fdopen(open_to_append(plan.directory / PLAN_FILE), "rb+") as file:
+        file.seek(0)
         last = file.read().rpartition(b"\n")[2]
         if is_whole_line(last):  # only the newline after it is missing
             file.write(b"\n")

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import random
 import sqlite3
 import warnings
@@ -25,6 +26,7 @@ from lab.config.groups import SEARCH_GROUPS
 from lab.config.search_space import DIRECTIONS, Interval, SearchAxis, SearchSettings
 from lab.config.targets import instantiate_node, locate
 from lab.errors import ConfigError
+from lab.record.files import make_directory, open_to_append, refuse_link
 
 if TYPE_CHECKING:
     import optuna
@@ -226,7 +228,11 @@ def open_storage(path: Path) -> RDBStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy.pool import NullPool
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
+    for ending in ("-journal", "-wal", "-shm"):  # SQLite's own files beside the database
+        refuse_link(path.with_name(path.name + ending))
+    if path.exists() or path.is_symlink():  # a hard link is replaced by a copy
+        os.close(open_to_append(path))
     # with a function that opens the file, since in a URL the path would need escapes
     return RDBStorage("sqlite://", {"creator": lambda: sqlite3.connect(path), "poolclass": NullPool})
 

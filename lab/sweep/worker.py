@@ -20,7 +20,7 @@ from lab.errors import LabError
 from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
 from lab.execution.run_job import run_job
-from lab.record.files import is_locked
+from lab.record.files import file_if_written, is_locked, make_directory, open_to_append
 from lab.sweep.plan import Job
 from lab.sweep.process_state import ProcessState
 from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
@@ -129,7 +129,7 @@ class Worker:
             watchdog.restart()
             self.send(("trying", text))
 
-        with watchdog.watch(self.spec.crash_file):
+        with file_if_written(self.spec.crash_file) as crash_file, watchdog.watch(crash_file):
             return preflight(jobs, show)
 
     def make_stop(self, job: Job) -> StopSignal:
@@ -150,7 +150,8 @@ class Worker:
         try:
             with (
                 stop.signals(),
-                stop.watchdog.watch(self.spec.crash_file),
+                file_if_written(self.spec.crash_file) as crash_file,
+                stop.watchdog.watch(crash_file),
                 redirect_output(job.directory),
                 hydra_job(job.composed, absolute) as set_error,
             ):
@@ -218,9 +219,9 @@ def redirect_output(directory: Path) -> Iterator[None]:
     sys.stderr.flush()
     directory = directory.absolute()
     is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     path = directory / "output.txt"
-    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = open_to_append(path)
     saved = os.dup(1), os.dup(2)
     os.dup2(output, 1)
     os.dup2(output, 2)

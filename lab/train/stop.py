@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -50,11 +49,11 @@ class Watchdog:
         return min(1.0, (self.step_timeout or 1.0) / 20)
 
     @contextmanager
-    def watch(self, path: Path) -> Iterator[None]:
-        """Write the traceback of every thread to `path` when the process crashes, or when a step exceeds the timeout,
-        which also ends the process. An empty file is removed."""
+    def watch(self, file: TextIO) -> Iterator[None]:
+        """Write the traceback of every thread to `file` when the process crashes, or when a step exceeds the timeout,
+        which also ends the process."""
         was_enabled = faulthandler.is_enabled()
-        with open(path, "w") as file, self.loader_traces(file):
+        with self.loader_traces(file):
             faulthandler.enable(file)
             if self.step_timeout:
                 self.file = file
@@ -67,8 +66,6 @@ class Watchdog:
                 self.file = None
                 if was_enabled and sys.__stderr__:  # by the program that calls `lab.fit`
                     faulthandler.enable(sys.__stderr__)
-        if not path.stat().st_size:
-            path.unlink()
 
     @contextmanager
     def loader_traces(self, file: TextIO) -> Iterator[None]:
