@@ -11,6 +11,7 @@ from torch import nn
 from lab.activation_checkpointing import checkpoint_blocks
 from lab.distributed import collectives, replicas
 from lab.nest import map_tensors
+from lab.text import error_message
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARALLEL_MODES = ("none", "ddp", "fsdp")
@@ -172,7 +173,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in OUT_OF_MEMORY_TEXTS):
+        if isinstance(cause, RuntimeError) and any(text in error_message(cause) for text in OUT_OF_MEMORY_TEXTS):
             return True
         seen.add(id(cause))
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)

@@ -2,6 +2,7 @@
 
 import re
 import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -42,8 +43,36 @@ def relative_to_cwd(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+LONGEST_MESSAGE = 1000  # characters of an error's message in a line of lab's
 # a line of a traceback, as `traceback` and `faulthandler` write it
 FRAME = re.compile(r'File "(?P<file>[^"<]+)", line (?P<line>\d+),? in (?P<function>\S+)')
+
+
+def summarize_error(error: BaseException, with_kind: bool = True) -> str:
+    """An error for people, in a line or a few: `KeyError: 'oops' (mine.py:7 in __init__)`, with the newest frame of the
+    project's own code where there is one. Raises nothing, whatever the error's own methods do.
+
+    with_kind: whether to name the error's class, which adds nothing to a message that is a sentence.
+    """
+    text = error_message(error)
+    kind = type(error).__name__
+    if "Original Traceback" in text:  # of a loader worker: the last line has the error
+        kind, _, text = text.strip().splitlines()[-1].partition(": ")
+    text = text.strip()[:LONGEST_MESSAGE] + ("…" if len(text.strip()) > LONGEST_MESSAGE else "")
+    frame = locate_own_frame(format_traceback(error))
+    return (f"{kind}: {text}" if with_kind else text) + (f" ({frame})" if frame else "")
+
+
+def error_message(error: BaseException) -> str:
+    """`str(error)`, or a note where that raises."""
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text cannot be shown, as str() of it raises {type(problem).__name__})"
+
+
+def format_traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def locate_own_frame(trace: str, newest_first: bool = False) -> str | None:

@@ -85,6 +85,7 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
             estimate = estimate_run(composed.resolved, run, trial.batch)
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
+        report.traces += [error.trace] if error.trace else []
         return
     graph.cost = describe_estimate(estimate)
     graph.disk = 3 * estimate.saved  # the last checkpoint, the one before and the best

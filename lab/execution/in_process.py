@@ -15,7 +15,7 @@ from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import lock_directory
-from lab.text import join_names
+from lab.text import error_message, join_names
 from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def train_run(
 def raise_if_stopped(error: RuntimeError, stop: StopSignal) -> None:
     """Raise Stopped where the error is the end of a loader worker by a signal that was sent to all processes of a job,
     this one included. Such a run is no failure; it goes on from its last checkpoint."""
-    if "DataLoader worker" not in str(error):
+    if "DataLoader worker" not in error_message(error):
         return
     time.sleep(SIGNAL_GRACE)
     if stop.reason:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab.config.composed import ComposedConfig
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
+from lab.config.outputs import keep_trace
 from lab.config.overrides import quote_path, wrap_in_choices
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LabError, report_error
 from lab.hydra_app.resolvers import directory_resolvers
@@ -84,6 +85,7 @@ class HydraApp:
         except LabError as error:  # reported here: under another sweeper the other runs go on
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = report_error(error, self.with_traceback)
+            keep_trace(error, Path(str(config.paths.outputs)))
         except KeyboardInterrupt:
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             raise

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TextIO
 
 from lab.errors import DamagedRun, Refused, RunInUse
 
+SURROGATES = "backslashreplace"  # how JSON spells half a character, such as a byte of a file name that is not UTF-8
 SUBFOLDERS = ("checkpoints", ".hydra")  # of a run
 
 
@@ -139,7 +140,9 @@ def sync_directory(directory: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Raises ValueError for a number that JSON cannot hold (NaN, infinity)."""
-    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_atomically(
+        path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(errors=SURROGATES)
+    )
 
 
 def read_json(path: Path, default: Any = None) -> Any:

@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from lab.record.files import (
     write_new,
 )
 from lab.record.status import hash_sealed_files, write_status
+from lab.text import error_message, format_traceback, summarize_error
 from lab.train.stop import StopSignal
 
 Finish = Callable[[Mapping[str, float]], None]
@@ -81,13 +81,13 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
         return str(error), False
     if is_out_of_memory(error):
         hint = "lower data.batch_size, give hardware.micro_batch= (examples at once), or oom=shrink"
-        return f"out of memory: {hint}; {str(error).splitlines()[0] if str(error) else type(error).__name__}", True
-    return f"{type(error).__name__}: {error}", isinstance(error, OSError)
+        return f"out of memory: {hint}; {(error_message(error) or type(error).__name__).splitlines()[0]}", True
+    return summarize_error(error), isinstance(error, OSError)
 
 
 def write_traceback(path: Path, error: BaseException) -> None:
     with suppress(OSError):  # the disk is full, and the error itself most likely says so
-        write_new(path, "".join(traceback.format_exception(error)))
+        write_new(path, format_traceback(error))
 
 
 def end_segment(directory: Path) -> None:

@@ -52,12 +52,14 @@ def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, show: Callable[[
             numbers_by_problem.setdefault(problem, []).append(number)
     if numbers_by_problem:
         several = len(plan.jobs) > 1
-        raise ConfigError(
+        error = ConfigError(
             *(
                 f"{problem} ({format_job_numbers(numbers)})" if several else problem
                 for problem, numbers in numbers_by_problem.items()
             )
         )
+        error.trace = "\n".join(report.traces)
+        raise error
     if report.disk > (free := free_disk(jobs)):
         raise ConfigError(
             f"checkpoints take about {format_si(report.disk)}B, {format_si(free)}B are free; paths.outputs= moves them"
