@@ -5,10 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from lab.errors import ConfigError
+from lab.ledger.listing import find_run
 from tests.conftest import scores
 
 QUICK = ("epochs=1",)
@@ -121,6 +124,7 @@ def test_doctor_says_what_there_is(lab):
 def test_what_only_reads_imports_no_torch(tmp_path, arguments, forbidden):
     code = f"""
 import sys
+from pathlib import Path
 sys.argv = ["lab", *{arguments!r}]
 from lab.cli.main import main
 try:
@@ -150,3 +154,49 @@ def test_tab_completes_commands_options_and_keys(lab, monkeypatch, line, expecte
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert expected <= set(lab("-sc", "query=bash").out.split())
+
+
+def test_stray_and_foreign_files_cost_their_own_row_and_hide_no_run(lab, tmp_path):
+    command = ("train", "model=mlp", "steps=1", "logger=none")
+    assert lab(*command).code == 0
+    assert lab(*command, "again=true").code == 0
+    folder = tmp_path / "outputs" / "runs"
+    (folder / "train" / "up").symlink_to("../..")
+    for path in ("train/status.json", "pipe/.lock", "pipe/metrics.jsonl", "alone"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        os.mkfifo(folder / path)
+    for name, text in {
+        "status.json": '{"state": "running", "id": "a"}',
+        "foreign/status.json": '{"state": "done", "id": [1]}',
+        "types/status.json": '{"state": "done"}',
+        "types/manifest.json": '{"overrides": 5, "seed": [], "experiment": {}}',
+        "numbers/status.json": '{"state": "done"}',
+        "numbers/results.json": '{"test/accuracy": "high"}',
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "pipe" / "status.json").write_text('{"state": "running", "id": "b"}')
+    rows = {row["id"]: row for row in json.loads(lab("ls", "--json").out)}
+    runs = sorted((name for name in rows if len(name) >= 8), key=len)
+    assert [name[-8:] for name in runs] == [runs[0]] * 2, "a run with again=true has an id of its own"
+    assert rows[runs[0]]["state"] == rows[runs[1]]["state"] == "done"
+    assert runs[1].startswith("again")
+    assert {name for name, row in rows.items() if row["state"] == "damaged"} == {"foreign", "types", "numbers"}
+    for name in ("foreign", "types", "numbers"):
+        shown = lab("show", str(folder / name))
+        assert shown.code == 2
+        assert "is not as a run writes it" in shown.err
+    assert lab("show", runs[1]).code == 0
+    assert lab("show", (folder / "train").glob(f"*-{runs[0]}").__next__().name).code == 0
+    sweep = lab("train", "-m", *command[1:], "seed=0,1")
+    assert sweep.code == 0, sweep.err
+
+
+def test_an_id_that_begins_several_is_named_with_all_of_them(tmp_path):
+    for name in ("a-1234abcd", "b-1234abff"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text("{}")
+    assert find_run(Path("1234abc"), tmp_path) == tmp_path / "a-1234abcd"
+    assert find_run(Path("b-1234abff"), tmp_path) == tmp_path / "b-1234abff"
+    with pytest.raises(ConfigError, match="several ids begin with 1234: 1234abcd, 1234abff"):
+        find_run(Path("1234"), tmp_path)

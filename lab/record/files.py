@@ -212,7 +212,8 @@ os.register_at_fork(after_in_child=release_inherited_locks)
 def is_locked(directory: Path) -> bool:
     """Whether a live process holds `directory`."""
     try:
-        with open(directory / ".lock") as lock:
+        # O_NONBLOCK: opening a pipe would wait for its other end
+        with os.fdopen(os.open(directory / ".lock", os.O_RDONLY | os.O_NONBLOCK)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
