@@ -31,10 +31,12 @@ class LabError(Exception):
 class ConfigError(LabError):
     """A config, a command line or a file cannot be used. Nothing was started.
 
-    problems: all that were found, each a line that says what to type next.
+    problems: all that were found, each a line that says what to type next.  trace: tracebacks of errors in the
+    project's own code; empty where there are none.
     """
 
     exit_code = EXIT_USAGE
+    trace = ""
 
     def __init__(self, *problems: str):
         super().__init__(*problems)

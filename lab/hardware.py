@@ -11,6 +11,7 @@ from torch import nn
 from lab.activation_checkpointing import checkpoint_blocks
 from lab.distributed import collectives, replicas
 from lab.nest import map_tensors
+from lab.text import error_message
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARALLEL_MODES = ("none", "ddp", "fsdp")
@@ -27,8 +28,9 @@ class Hardware:
     channels_last: whether the model and images are in channels-last memory format.
     threads: CPU threads of torch's operators; None keeps torch's choice.
     deterministic: whether only deterministic algorithms are used.
-    micro_batch: maximum number of examples in one forward and backward pass; None for the whole batch. Gradients are
-        accumulated over the batch (`lab.train.micro_batches`), but BatchNorm uses the statistics of each micro-batch.
+    micro_batch: maximum number of examples in one forward and backward pass, and in one forward pass of scoring; None
+        for the whole batch. Gradients are accumulated over the batch (`lab.train.micro_batches`), but BatchNorm uses
+        the statistics of each micro-batch.
     activation_checkpointing: whether the backward pass recomputes the model's blocks (`lab.activation_checkpointing`):
         the same results in less memory, for a third more time.
     parallel: `none`; `ddp`, a replica of the model in each process, with averaged gradients
@@ -171,7 +173,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in OUT_OF_MEMORY_TEXTS):
+        if isinstance(cause, RuntimeError) and any(text in error_message(cause) for text in OUT_OF_MEMORY_TEXTS):
             return True
         seen.add(id(cause))
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)

@@ -27,6 +27,7 @@ class Data(Protocol):
         `lab.distributed.collectives.local_slice` gives them; without it each rank reads whole batches.
     plain(after): as `batches`, without the data set's own augmentation.
     val_examples: int, number of validation examples; without it `val` is read through to count them.
+    description: str, line that is shown when a run starts.
     """
 
     def batches(self, after: int, /) -> Iterator[Batch]:

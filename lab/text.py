@@ -1,7 +1,11 @@
 """Formatting of names and numbers in messages."""
 
+import re
+import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,59 @@ def format_si(number: float) -> str:
 def relative_to_cwd(path: Path) -> Path:
     """The path relative to the working directory if it lies inside, which is shorter to read and type."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+LONGEST_MESSAGE = 1000  # characters of an error's message in a line of lab's
+# a line of a traceback, as `traceback` and `faulthandler` write it
+FRAME = re.compile(r'File "(?P<file>[^"<]+)", line (?P<line>\d+),? in (?P<function>\S+)')
+
+
+def summarize_error(error: BaseException, with_kind: bool = True) -> str:
+    """An error for people, in a line or a few: `KeyError: 'oops' (mine.py:7 in __init__)`, with the newest frame of the
+    project's own code where there is one. Raises nothing, whatever the error's own methods do.
+
+    with_kind: whether to name the error's class, which adds nothing to a message that is a sentence.
+    """
+    text = error_message(error)
+    kind = type(error).__name__
+    if "Original Traceback" in text:  # of a loader worker: the last line has the error
+        kind, _, text = text.strip().splitlines()[-1].partition(": ")
+    text = text.strip()[:LONGEST_MESSAGE] + ("…" if len(text.strip()) > LONGEST_MESSAGE else "")
+    frame = locate_own_frame(format_traceback(error))
+    return (f"{kind}: {text}" if with_kind else text) + (f" ({frame})" if frame else "")
+
+
+def error_message(error: BaseException) -> str:
+    """`str(error)`, or a note where that raises."""
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text cannot be shown, as str() of it raises {type(problem).__name__})"
+
+
+def format_traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def locate_own_frame(trace: str, newest_first: bool = False) -> str | None:
+    """`mine.py:7 in __init__`: the newest frame of a traceback that lies in neither lab nor an installed package; None
+    where there is none.  newest_first: whether the trace begins with the newest frame."""
+    frames = [match for match in FRAME.finditer(trace) if not is_library(match["file"])]
+    if not frames:
+        return None
+    frame = frames[0 if newest_first else -1]
+    return f"{relative_to_cwd(Path(frame['file']))}:{frame['line']} in {frame['function']}"
+
+
+def is_library(file: str) -> bool:
+    """Whether a source file is lab's, the standard library's or an installed package's."""
+    return any(Path(file).is_relative_to(folder) for folder in library_folders()) or "site-packages" in Path(file).parts
+
+
+@cache
+def library_folders() -> list[Path]:
+    paths = sysconfig.get_paths()
+    return [Path(__file__).parent, *(Path(paths[name]) for name in ("stdlib", "purelib", "platlib"))]
 
 
 def format_cell(value: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT, scores
-from tests.processes import Ended, finish, start_lab
+from tests.processes import TIMEOUT, Ended, finish, start_lab
 
 SHORT = "experiment=mishaps/short"
 SLOW = "data.pause=0.03"  # long enough for a test to see a run under way
@@ -66,7 +66,7 @@ class Project:
         for process in self.started:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=TIMEOUT)
 
 
 def read(path: Path) -> dict[str, Any]:

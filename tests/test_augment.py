@@ -204,3 +204,27 @@ def test_random_erasing_moves_nothing_and_so_leaves_targets_of_any_kind_as_they_
 def test_a_batch_that_is_not_images_and_targets_is_refused(augment, other, shapes):
     with pytest.raises(ValueError, match=rf"batches of two parts, images .*; got {shapes}; give augment=none"):
         augment(other, make_generator(0, "augment"))
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+@pytest.mark.parametrize("seed", range(5))
+def test_randaugment_after_mixing_is_refused_by_the_order_and_before_it_works(batch, mix, seed):
+    mixing = partial(mix, num_classes=5, alpha=0.2)
+    operations = partial(randaugment, num_ops=2, magnitude=9)
+    with pytest.raises(ValueError, match=r"randaugment takes uint8 .*got float32\[.*put randaugment before them"):
+        chain(batch, make_generator(seed, "augment"), augmentations=[mixing, operations])
+    images, labels = chain(batch, make_generator(seed, "augment"), augmentations=[operations, mixing])
+    assert (images.dtype, labels.shape) == (torch.float32, (12, 5))
+
+
+@pytest.mark.parametrize("images", [torch.zeros(12, 3, 10, 8, dtype=torch.int64), torch.zeros(12, 2, 10, 8).byte()])
+def test_randaugment_refuses_images_of_another_type_or_number_of_channels(batch, images):
+    with pytest.raises(ValueError, match="uint8 images of 1 or 3 channels"):
+        randaugment((images, batch[1]), make_generator(0, "augment"), num_ops=1, magnitude=9)
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+@pytest.mark.parametrize("targets", [torch.zeros(12), torch.zeros(12, 3), torch.zeros(12, 5, dtype=torch.int64)])
+def test_targets_that_are_no_classes_are_not_mixed(batch, mix, targets):
+    with pytest.raises(ValueError, match=rf"{mix.__name__} mixes labels of 5 classes.*got .*; give augment=none"):
+        mix((batch[0], targets), make_generator(0, "augment"), num_classes=5, alpha=0.2)

@@ -146,10 +146,15 @@ def test_the_command_line_replaces_an_axis_of_every_part_or_is_one_more(loader):
     ]
 
 
-def test_the_command_line_takes_an_axis_out_of_a_zip(loader):
+def test_the_command_line_gives_a_zip_one_value_or_replaces_it_whole(loader):
     part = spec("zip: {model: [mlp, simple_cnn], lr: [0.1, 0.2]}")
-    assert short(expand_sweep(["lr=1,2"], loader, part)) == [
-        f"model={m} lr={lr}" for m in ("mlp", "simple_cnn") for lr in (1, 2)
+    assert short(expand_sweep(["lr=1"], loader, part)) == ["model=mlp lr=1", "model=simple_cnn lr=1"]
+    with pytest.raises(
+        ConfigError, match=r"lr=1,2: sweep zips lr with model.* lr=1,2 model=mlp,simple_cnn.*sweep=null"
+    ):
+        expand_sweep(["lr=1,2"], loader, part)
+    assert short(expand_sweep(["lr=1,2", "model=mlp,simple_cnn"], loader, part)) == [
+        f"lr={lr} model={m}" for lr in (1, 2) for m in ("mlp", "simple_cnn")
     ]
     assert short(expand_sweep(["lr=1", "model=mlp"], loader, part)) == ["lr=1 model=mlp"]
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import only_run
-from tests.processes import finish, start_lab
+from tests.processes import TIMEOUT, finish, start_lab
 from tests.project import wait_for
 
 QUICK = ("epochs=1",)
@@ -163,7 +163,7 @@ def test_a_killed_run_is_not_shown_as_running(tmp_path, lab):
     wait_for(lambda: list(tmp_path.glob("outputs/runs/**/last.pt")))
     assert json.loads(lab("ls", "--json").out)[0]["state"] == "running"
     process.kill()
-    process.communicate()
+    process.communicate(timeout=TIMEOUT)
     assert json.loads(lab("ls", "--json").out)[0]["state"] == "interrupted"
 
 

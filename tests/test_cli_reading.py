@@ -5,10 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from lab.errors import ConfigError
+from lab.ledger.listing import find_run
 from tests.conftest import scores
 
 QUICK = ("epochs=1",)
@@ -28,6 +31,26 @@ def test_hydras_flags_and_directories_work_as_in_any_hydra_app(lab, tmp_path):
     assert lab("train", "-m", "seed=0,1", *QUICK, "hydra.sweep.dir=sweep").code == 0
     assert sorted(path.name[:2] for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0-", "1-"]
     assert lab("train", "-m", "model=glob(m*)", *QUICK).code == 0
+
+
+def test_resolved_configs_are_shown_as_the_run_would_read_them(lab, tmp_path):
+    for split in ("train", "test"):
+        for name in ("a", "b", ".ipynb_checkpoints"):
+            (tmp_path / "f" / split / name).mkdir(parents=True)
+    folder = ("data=image_folder", "data.folder=f", "model=mlp")
+    for flags in (("--cfg", "job"), ("--cfg", "all"), ("-c", "job", "-p", "data")):
+        shown = lab("train", *flags, "--resolve", *folder)
+        data = yaml.safe_load(shown.out)
+        data = data.get("data", data)
+        assert (shown.code, data["num_classes"], data["classes"]) == (0, 2, ["a", "b"])
+    directories = [
+        yaml.safe_load(lab("train", "--cfg", kind, "--resolve", *folder).out)["hydra"]["run"]["dir"]
+        for kind in ("all", "hydra")
+    ]
+    assert directories[0] == directories[1]
+    assert directories[0].startswith("outputs/runs/train/image_folder_mlp")
+    classes = lab("train", "--cfg", "job", "-p", "data.classes", "--resolve", *folder)
+    assert yaml.safe_load(classes.out) == ["a", "b"]
 
 
 @pytest.mark.slow
@@ -101,6 +124,7 @@ def test_doctor_says_what_there_is(lab):
 def test_what_only_reads_imports_no_torch(tmp_path, arguments, forbidden):
     code = f"""
 import sys
+from pathlib import Path
 sys.argv = ["lab", *{arguments!r}]
 from lab.cli.main import main
 try:
@@ -130,3 +154,49 @@ def test_tab_completes_commands_options_and_keys(lab, monkeypatch, line, expecte
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert expected <= set(lab("-sc", "query=bash").out.split())
+
+
+def test_stray_and_foreign_files_cost_their_own_row_and_hide_no_run(lab, tmp_path):
+    command = ("train", "model=mlp", "steps=1", "logger=none")
+    assert lab(*command).code == 0
+    assert lab(*command, "again=true").code == 0
+    folder = tmp_path / "outputs" / "runs"
+    (folder / "train" / "up").symlink_to("../..")
+    for path in ("train/status.json", "pipe/.lock", "pipe/metrics.jsonl", "alone"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        os.mkfifo(folder / path)
+    for name, text in {
+        "status.json": '{"state": "running", "id": "a"}',
+        "foreign/status.json": '{"state": "done", "id": [1]}',
+        "types/status.json": '{"state": "done"}',
+        "types/manifest.json": '{"overrides": 5, "seed": [], "experiment": {}}',
+        "numbers/status.json": '{"state": "done"}',
+        "numbers/results.json": '{"test/accuracy": "high"}',
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "pipe" / "status.json").write_text('{"state": "running", "id": "b"}')
+    rows = {row["id"]: row for row in json.loads(lab("ls", "--json").out)}
+    runs = sorted((name for name in rows if len(name) >= 8), key=len)
+    assert [name[-8:] for name in runs] == [runs[0]] * 2, "a run with again=true has an id of its own"
+    assert rows[runs[0]]["state"] == rows[runs[1]]["state"] == "done"
+    assert runs[1].startswith("again")
+    assert {name for name, row in rows.items() if row["state"] == "damaged"} == {"foreign", "types", "numbers"}
+    for name in ("foreign", "types", "numbers"):
+        shown = lab("show", str(folder / name))
+        assert shown.code == 2
+        assert "is not as a run writes it" in shown.err
+    assert lab("show", runs[1]).code == 0
+    assert lab("show", (folder / "train").glob(f"*-{runs[0]}").__next__().name).code == 0
+    sweep = lab("train", "-m", *command[1:], "seed=0,1")
+    assert sweep.code == 0, sweep.err
+
+
+def test_an_id_that_begins_several_is_named_with_all_of_them(tmp_path):
+    for name in ("a-1234abcd", "b-1234abff"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text("{}")
+    assert find_run(Path("1234abc"), tmp_path) == tmp_path / "a-1234abcd"
+    assert find_run(Path("b-1234abff"), tmp_path) == tmp_path / "b-1234abff"
+    with pytest.raises(ConfigError, match="several ids begin with 1234: 1234abcd, 1234abff"):
+        find_run(Path("1234"), tmp_path)

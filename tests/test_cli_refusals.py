@@ -44,6 +44,9 @@ QUICK = ("epochs=1",)
         ("hardware=cuda", "device 'cuda' is not on this machine"),
         ("finetune_strategy=last_blocks finetune_strategy.num_blocks=9", "num_blocks 9 is not from 0 to 1"),
         ("augment=randaugment augment.magnitude=99", "magnitude 99 is not in [0, 30]"),
+        ("~data.num_classes", "reads data.num_classes, which the chosen data does not tell; write `num_classes: ...`"),
+        ("search=tpe model=mlp", "for all of its runs: lab train -m search=tpe model=mlp"),
+        ("+model=mlp", "model has an option already; give model=mlp, without the +"),
         ("x", "cannot read the override 'x': missing EQUAL"),
         ("optimizer.lr=[1", "cannot read the override 'optimizer.lr=[1'"),
     ],
@@ -178,3 +181,29 @@ def test_a_run_that_another_process_has_is_left_to_it(lab, tmp_path):
         ended = lab("train", *QUICK)
     assert ended.code == 4
     assert f"process {os.getpid()} is working in" in ended.err
+
+
+def test_an_experiment_that_is_a_sweep_is_no_single_run_and_one_that_is_broken_harms_no_other(lab, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    for name, text in {
+        "grid": "sweep: {grid: {seed: [0, 1]}}",
+        "wip": "model:\n\thidden: [3]",
+        "list": "- 1",
+        "draft": "defaults:\n  - override /debug: overfit",
+        "twice": "defaults:\n  - /model: mlp",
+        "odd": "defaults:\n  - override /modle: mlp",
+    }.items():
+        (tmp_path / "experiments" / f"{name}.yaml").write_text(text)
+    for name, message in {
+        "grid": "lab train -m experiment=grid; for a single run: lab train experiment=grid sweep=null",
+        "wip": "experiments/wip.yaml cannot be read: while scanning for the next token",
+        "list": "experiments/list.yaml is a list",
+        "draft": "experiment/draft cannot choose an option of debug, which is composed after it; give debug=...",
+        "twice": "write the second as: override /model: mlp",
+        "odd": "experiment/odd: no group 'modle' to override; did you mean 'model'?",
+    }.items():
+        ended = lab("train", f"experiment={name}")
+        assert ended.code == 2, name
+        assert message in ended.err, name
+        assert "Traceback" not in ended.err
+    assert lab("train", "experiment=grid", "sweep=null", "debug=two_steps").code == 0

@@ -14,7 +14,7 @@ import pytest
 
 from lab.hydra_app import launchers
 from lab.record.files import read_json
-from tests.processes import start_lab
+from tests.processes import TIMEOUT, start_lab
 from tests.project import wait_for
 
 APPS = Path(__file__).parent / "apps"
@@ -55,14 +55,14 @@ def others_are_done(project: Path, *launcher: str) -> None:
     option = project / "conf" / "model" / "dropout.yaml"
     kept = option.read_text()
     option.unlink()
-    output, _ = first.communicate()
+    output, _ = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 1, output
     assert states(project) == {"done": 2, "failed": 2}, output
     assert linked(project) == {path.parent for path in project.glob("outputs/runs/**/status.json")}
     option.write_text(kept)
 
     again = start_sweep(project, "data.mishap=none", "seed=1,2", "data.pause=0.05", *launcher)
-    output, _ = again.communicate()
+    output, _ = again.communicate(timeout=TIMEOUT)
     assert again.returncode == 0, output
     assert "2 done" in output
     assert "aunching" not in output
@@ -82,8 +82,8 @@ def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_s
     wait_for(lambda: "none" in runs(mishaps) or first.poll() is not None)
     wait_for(lambda: list(runs(mishaps)["none"].glob("checkpoints/*.pt")))
     # as SLURM does some time before it ends a job
-    os.kill(parent(parent(read_json(runs(mishaps)["none"] / "status.json")["pid"])), signal.SIGUSR2)
-    output, _ = first.communicate()
+    os.kill(submitit_process(read_json(runs(mishaps)["none"] / "status.json")["pid"]), signal.SIGUSR2)
+    output, _ = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 1, output
     ended_states = {mishap: read_json(run / "status.json")["state"] for mishap, run in runs(mishaps).items()}
     assert ended_states == {"diverge": "diverged", "kill": "failed", "none": "done"}
@@ -93,8 +93,12 @@ def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_s
     assert max(steps) == 20
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def submitit_process(pid: int) -> int:
+    """The process of submitit that is an ancestor of `pid`."""
+    while "submitit.core._submit" not in Path(f"/proc/{pid}/cmdline").read_text():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        assert pid > 1, "no process of submitit above the run"
+    return pid
 
 
 @pytest.mark.slow

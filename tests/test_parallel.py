@@ -25,7 +25,7 @@ from lab.models.resnet_cifar import ResNet
 from lab.train.loop import train
 from lab.train.scoring import evaluate
 from lab.train.state import restore_snapshot, take_snapshot
-from tests.processes import finish
+from tests.processes import TIMEOUT, finish
 from tests.project import SHORT as MISHAPS
 from tests.project import Project, bits, frozen, last_step, read, wait_for
 
@@ -321,7 +321,7 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
     project.await_steps(max(reached, last_step(run)) + 1)
     both = rank_pids(process.pid)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=TIMEOUT)
     wait_for(lambda: are_gone(both))
 
     done = project.lab(*command)

@@ -19,6 +19,7 @@ from lab.record.record import Record
 from lab.record.tensorboard import TensorBoard
 from lab.regularize.chain import Chain
 from lab.regularize.early_stop import EarlyStop
+from lab.sweep.table import TableRow, make_table
 from lab.tasks.classification import Classification
 from lab.train.loop import execute
 from lab.train.scoring import evaluate
@@ -51,9 +52,12 @@ def test_an_evaluation_is_a_mapping_of_names_to_numbers_that_can_be_sent():
     [
         (
             "max",
-            "accuracy balanced_accuracy top5 top1_accuracy accuracy/cat macro_f1 mIoU mAP map50 map@50 rouge2 r2 bleu",
+            "accuracy balanced_accuracy top5 top1_accuracy accuracy/cat macro_f1 mIoU mAP map50 map@50 rouge2 bleu mcc",
         ),
-        ("min", "loss cross_entropy rmse_cm mse MAE val_loss nll perplexity error top5_error word-error wer log_loss"),
+        (
+            "min",
+            "loss cross_entropy rmse_cm mse MAE val_loss nll perplexity error top5_error wer log_loss cross-entropy",
+        ),
         (None, "speed cost topology mapping accuracy_loss neg_mean_squared_error r classes top lossless"),
     ],
 )
@@ -188,6 +192,47 @@ def test_a_search_goes_by_what_its_runs_monitor_unless_it_is_told_otherwise():
         replace(SEARCH, objective="parameters").resolve(monitors)
     with pytest.raises(ValueError, match="without a validation set"):
         SEARCH.resolve([])
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [(None, "max"), ("test/loss", "max"), (["val/loss", "val/accuracy"], ["min", "min"]), ("val/accuracy", "min")],
+)
+def test_a_search_for_the_worst_trials_is_refused(objective, direction):
+    monitors = [("val/loss", "min"), ("val/accuracy", "max")]
+    with pytest.raises(
+        ValueError, match=r"search\.direction=\w+ would look for the worst .*leave search\.direction= out"
+    ):
+        replace(SEARCH, objective=objective, direction=direction).resolve(monitors)
+    right = replace(SEARCH, objective=["val/loss", "parameters"], direction=["min", "max"])
+    assert right.resolve(monitors).directions == ["min", "max"]
+
+
+@pytest.mark.parametrize("chosen", ["search.direction=min", "search.objective=val/cross_entropy search.direction=max"])
+def test_a_search_for_the_worst_trials_is_refused_before_it_starts(lab, tmp_path, chosen):
+    space = ("search=tpe", "search.trials=2", "model=mlp", "steps=2", "optimizer.lr=interval(0.001,0.1)")
+    ended = lab("train", "-m", *space, *chosen.split())
+    assert ended.code == 2
+    assert "worst" in ended.err
+    assert "search.direction=" in ended.err
+    assert not list(tmp_path.glob("outputs/runs/**/status.json"))
+
+
+def test_a_table_compares_only_runs_that_monitor_the_same_score(tmp_path):
+    def row(number: int, monitor: str, mode: str, score: float, state: str = "done") -> TableRow:
+        return TableRow(number, {}, state, {monitor: score}, 1.0, str(number), tmp_path, monitor, mode)
+
+    rows = [
+        row(0, "val/accuracy", "max", 0.5),
+        row(1, "val/loss", "min", 0.4),
+        row(2, "val/accuracy", "max", 0.9),
+        row(3, "val/loss", "min", 0.1),
+        row(4, "val/loss", "min", 0.0, "failed"),
+    ]
+    table = make_table(rows, [])
+    assert [line[0] for line in table.rows] == [2, 0, 3, 1, 4]
+    assert table.best is None
+    assert make_table(rows[::2], []).best == tmp_path
 
 
 def test_scores_may_be_tensors():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.processes import finish, start_lab
+from tests.processes import TIMEOUT, finish, start_lab
 from tests.project import wait_for
 
 QUICK = ("model=mlp", "steps=4")
@@ -163,7 +163,7 @@ def test_resume_carries_on_what_was_planned_whatever_the_yaml_says_by_now(tmp_pa
     process = start_lab("train", *command, cwd=app)
     wait_for(lambda: list(app.glob("outputs/runs/**/last.pt")))
     process.kill()
-    process.communicate()
+    process.communicate(timeout=TIMEOUT)
     recipe = app / "experiments" / "spirals" / "three.yaml"
     recipe.write_text(recipe.read_text() + "\nmax_norm: 0.5\n")
     sweep = sweep_of(app)
@@ -294,3 +294,14 @@ def test_an_objective_that_no_run_has_is_refused(lab, tmp_path):
     assert refused.code == 2
     assert "did you mean 'val/accuracy'" in refused.err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_worker_has_the_threads_of_a_run_that_is_no_part_of_a_sweep(monkeypatch):
+    from lab.sweep import pool
+
+    monkeypatch.setattr(pool, "available_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [pool.threads_per_worker(workers) for workers in (1, 3, 20)] == [8, 2, 1]
+    for given in ("3", "3,2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert [pool.threads_per_worker(workers) for workers in (1, 3, 20)] == [3, 3, 3]

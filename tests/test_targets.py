@@ -85,6 +85,29 @@ def test_a_data_set_takes_a_tokenizer():
     assert made.tokenizer.get_vocab_size() == 0
 
 
+def test_a_data_set_need_not_take_the_facts_that_a_model_reads():
+    from lab.assembly.build import instantiate
+
+    node = data(tokenizer=TOKENIZER, shape=[4], num_classes=2, classes=["a", "b"], vocab_size=9)
+    assert check_group("data", node) == []
+    assert isinstance(instantiate({"data": node}, "data"), Sentences)
+    digits = {"_target_": "lab.data.digits.digits", "batch_size": 4, "seed": 0, "shape": [3, 9, 9]}
+    assert next(instantiate({"data": digits}, "data").batches())[0].shape == (4, 3, 9, 9), (
+        "a fact that it takes is given"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("num_clases", "num_classes"), ("vocab_sze", "vocab_size"), ("sed", "seed"), ("meen", "seed")]
+)
+def test_a_key_that_is_no_fact_and_no_argument_is_refused(key, hint):
+    (problem,) = check_group("data", data(tokenizer=TOKENIZER, **{key: 2}))
+    assert f"data.{key}: Sentences takes no {key!r}; " in problem
+    assert hint in problem
+    inner = {"_target_": "tests.test_targets.Sentences", "tokenizer": TOKENIZER, "shape": [4]}
+    assert "takes no 'shape'" in " ".join(check_group("model", {**inner}) + check_group("data", data(tokenizer=inner)))
+
+
 @pytest.mark.parametrize("teacher", TEACHERS.values(), ids=TEACHERS)
 def test_a_regularizer_takes_a_teacher(teacher):
     from lab.assembly.build import instantiate

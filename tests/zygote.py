@@ -2,9 +2,9 @@
 
 `python -c` and `python -m` in a new interpreter spend seconds on importing torch; here the same code runs in a process
 that is new in all that a test can see: a child of the one that asked, with its own arguments, environment, directory,
-descriptors, signal handlers and session, and with `sys.path` as the interpreter would make it. What differs is that
-imported modules are there already and are not taken apart at the end, and that all such processes share one seed of
-`hash`. What depends on these is tested in new interpreters.
+descriptors, signal handlers and mask, and session, and with `sys.path` as the interpreter would make it. What differs
+is that imported modules are there already and are not taken apart at the end, and that all such processes share one
+seed of `hash`. What depends on these is tested in new interpreters.
 
 It runs as a process of its own (`serve`), which does nothing but fork. Linux only.
 """
@@ -66,6 +66,7 @@ class Zygote:
         files: the new process's descriptors, to those here that they are to be.  session: a new one for it.
         """
         request = {"arguments": list(arguments), "cwd": cwd, "env": dict(env), "files": list(files), "session": session}
+        request["blocked"] = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
         message = json.dumps(request, default=os.fsdecode).encode()
         with self.lock:
             control(PR_SET_CHILD_SUBREAPER, 1)  # so that the kernel makes it a child of this process
@@ -191,6 +192,7 @@ def enter(request: Mapping[str, Any], files: Sequence[int], path: Sequence[str])
             with suppress(OSError):
                 os.close(int(name))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
     if request["session"]:
         os.setsid()
     os.chdir(request["cwd"])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.errors import ConfigError
+from lab.text import error_message, format_traceback, locate_own_frame, summarize_error
 
 
 @contextmanager
@@ -22,8 +23,9 @@ def blame(place: str) -> Iterator[None]:
         # Hydra wraps the target's own error, with the whole node in the message
         is_wrapped = type(error).__name__ == "InstantiationException" and error.__cause__
         cause = error.__cause__ if is_wrapped and error.__cause__ else error
-        kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
-        message = str(cause).strip()
-        if "Original Traceback" in message:  # an error of a loader worker: the last line has its message
-            kind, message = "", message.splitlines()[-1].partition(": ")[2]
-        raise ConfigError(f"{place}: {kind}{message}" if place else f"{kind}{message}") from cause
+        is_sentence = isinstance(cause, ValueError | OSError) or "Original Traceback" in error_message(cause)
+        message = summarize_error(cause, with_kind=not is_sentence)
+        problem = ConfigError(f"{place}: {message}" if place else message)
+        trace = format_traceback(cause)
+        problem.trace = trace if locate_own_frame(trace) else ""
+        raise problem from cause

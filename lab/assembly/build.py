@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lab.assembly.blame import blame
+from lab.config.check import without_untaken_facts
 from lab.config.groups import GROUPS
 from lab.config.settings import Settings
 from lab.distributed.collectives import get_world_size
@@ -54,7 +55,7 @@ def build(config: Mapping[str, Any]) -> Run:
     parameters = groups.groups
     if hardware.parallel == "fsdp" and hardware.processes != 1:
         parameters = shard_run(model, parameters, regularize, hardware)
-    optimizer, schedule = build_optimizer(config, settings, parameters, cadence)
+    optimizer, schedule = build_optimizer(config, settings, parameters, cadence, model)
     augment = unwrap_partial(instantiate(config, "augment"))
     task: Task = instantiate(config, "task")
     with blame(""):
@@ -179,13 +180,20 @@ def shard_run(
 
 
 def build_optimizer(
-    config: Mapping[str, Any], settings: Settings, groups: ParameterGroups, cadence: Cadence
+    config: Mapping[str, Any],
+    settings: Settings,
+    groups: ParameterGroups,
+    cadence: Cadence,
+    model: torch.nn.Module | None = None,
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimizer of these groups, and its schedule. Each group's learning rate is multiplied by its `lr_scale`."""
+    """The optimizer of these groups, and its schedule. Each group's learning rate is multiplied by its `lr_scale`.
+
+    model: model that has the parameters, which tells those without weight decay; see `no_decay_groups`.
+    """
     matrices_only = settings.weight_decay_on == "matrices"
     make_optimizer = instantiate(config, "optimizer")
     with blame("optimizer"):
-        optimizer = make_optimizer(no_decay_groups(groups) if matrices_only else groups)
+        optimizer = make_optimizer(no_decay_groups(groups, model) if matrices_only else groups)
     if matrices_only and not all("weight_decay" in group for group in optimizer.param_groups):
         raise ConfigError(
             f"weight_decay_on=matrices: {type(optimizer).__name__} has no weight decay to spare any of; "
@@ -229,7 +237,8 @@ def instantiate(config: Mapping[str, Any], group: str) -> Any:
 
     assert group in GROUPS
     with blame(group):
-        return plain_partials(hydra_instantiate(dict(config[group]), _convert_="all"))
+        node = without_untaken_facts(config[group], GROUPS[group]) if GROUPS[group].facts else dict(config[group])
+        return plain_partials(hydra_instantiate(node, _convert_="all"))
 
 
 def plain_partials(value: Any) -> Any:

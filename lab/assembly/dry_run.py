@@ -12,12 +12,12 @@ from lab.assembly.blame import blame
 from lab.distributed import collectives
 from lab.errors import ConfigError
 from lab.hardware import is_out_of_memory
-from lab.metrics.scores import ResolvedMonitor
+from lab.metrics.scores import Evaluation, ResolvedMonitor
 from lab.nest import describe_shapes
 from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
 from lab.train.batches import prepared_batches, training_batches
-from lab.train.micro_batches import local_shard, split_batch
+from lab.train.micro_batches import half_micro_batch, local_shard, scoring_batches, split_batch
 from lab.train.scoring import score_batches, set_training_mode
 
 
@@ -100,7 +100,8 @@ def dry_run_score(run: Run, model: nn.Module) -> ResolvedMonitor | None:
     """Take the first validation batch through the task's score. Gives the monitored score, which must be among the
     scores; None without a validation set."""
     with blame("data"):
-        batch = next(iter(prepared_batches(run, run.data.val())), None)
+        first = scoring_batches(run.task, run.data.val(), run.hardware.micro_batch)
+        batch = next(iter(prepared_batches(run, first)), None)
     if batch is None:
         if any(hasattr(part, "monitor") for part in run.regularize.parts):
             raise ConfigError(
@@ -108,10 +109,23 @@ def dry_run_score(run: Run, model: nn.Module) -> ResolvedMonitor | None:
             )
         return None
     with blame("task"):
-        scores = score_batches(run, model, [batch], "val")
+        scores = score_what_fits(run, model, batch)
     if not scores:
         raise ConfigError(
             "task: its score gives nothing for the first validation batch, so there is nothing to monitor"
         )
     with blame(""):
         return run.monitor.resolve(scores)
+
+
+def score_what_fits(run: Run, model: nn.Module, batch: Batch) -> Evaluation:
+    """The scores of a batch; of its first half, quarter, ... where the memory is too small. As in `try_loss`, that is
+    no error of the config."""
+    while True:
+        try:
+            return score_batches(run, model, [batch], "val")
+        except Exception as error:
+            half = half_micro_batch(run.task, batch, None) if is_out_of_memory(error) else None
+            if half is None:
+                raise
+        batch = next(iter(scoring_batches(run.task, [batch], half)))

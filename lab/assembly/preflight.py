@@ -25,6 +25,7 @@ from lab.assembly.preflight_report import GraphReport, PreflightReport
 from lab.config.check import check_config, check_group
 from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS, retried_parts
+from lab.config.hydra_job import hydra_node, job_environment
 from lab.config.settings import SETTINGS
 from lab.errors import ConfigError
 from lab.metrics.scores import Monitor
@@ -40,8 +41,9 @@ class PreflightJob(Protocol):
     def composed(self) -> ComposedConfig: ...
 
 
-def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
-    """Check every job, and build and try each distinct graph once."""
+def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda text: None) -> PreflightReport:
+    """Check every job, and build and try each distinct graph once.  show: takes what is being done, as it begins."""
+    show(f"checking {len(jobs)} configs")
     report = PreflightReport()
     problems_of_groups: dict[tuple[str, str], list[str]] = {}
     graphs: dict[str, list[PreflightJob]] = {}
@@ -56,10 +58,12 @@ def preflight(jobs: Sequence[PreflightJob]) -> PreflightReport:
         config = job.composed.resolved
         try:
             check_config(config, job.composed.unresolved, check_group_once)
-            graphs.setdefault(graph_key(config), []).append(job)
+            graphs.setdefault(graph_key(job.composed), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
-    for alike in graphs.values():
+    for number, alike in enumerate(graphs.values(), start=1):
+        first = alike[0].composed
+        show(f"{number} of {len(graphs)}: {first.choices.get('model')} on {first.choices.get('data')}")
         try_graph(alike, report)
     report.gpus = count_gpus([job.composed.resolved for job in jobs])
     return report
@@ -75,11 +79,13 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
     report.graphs.append(graph)
     try:
-        run = build(composed.resolved)
-        trial = dry_run(run)
-        estimate = estimate_run(composed.resolved, run, trial.batch)
+        with job_environment(hydra_node(composed)):
+            run = build(composed.resolved)
+            trial = dry_run(run)
+            estimate = estimate_run(composed.resolved, run, trial.batch)
     except ConfigError as error:
         report.problems |= {job.number: error.problems for job in jobs}
+        report.traces += [error.trace] if error.trace else []
         return
     graph.cost = describe_estimate(estimate)
     graph.disk = 3 * estimate.saved  # the last checkpoint, the one before and the best
@@ -91,7 +97,8 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
         for part, groups in retried_parts().items():
             key = graph_json([part, settings, *(config[group] for group in groups)])
             if key not in problems_of_parts:
-                problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
+                with job_environment(hydra_node(job.composed)):
+                    problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
             if problems := problems_of_parts[key]:
                 report.problems[job.number] = [*report.problems.get(job.number, ()), *problems]
 
@@ -112,7 +119,7 @@ def try_part(part: str, config: Mapping[str, Any], run: Run) -> None:
         if part == "regularize":
             build_regularizer(config, run.model, Monitor(settings.monitor, settings.mode), cadence)
         else:  # without the strategy: one that changes the model (LoRA) has done so already
-            build_optimizer(config, settings, [{"params": run.trainable}], cadence)
+            build_optimizer(config, settings, [{"params": run.trainable}], cadence, run.model)
 
 
 def collect_problems(make: Callable[[], None]) -> Sequence[str]:
@@ -149,10 +156,11 @@ def describe_estimate(estimate: CostEstimate) -> str:
     return f"{estimate.parameters:,} parameters, {estimate.trainable:,} trained; {flops}; {peak}"
 
 
-def graph_key(config: Mapping[str, Any]) -> str:
+def graph_key(composed: ComposedConfig) -> str:
     """A key that is the same for jobs of the same arithmetic, which differ only in numbers that change no shape."""
+    config, environment = composed.resolved, composed.hydra.get("job", {}).get("env_set")
     graph = {name: without_numbers(config[name]) for name, group in GROUPS.items() if group.in_graph}
-    return graph_json([graph, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
+    return graph_json([graph, environment, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
 
 
 def without_numbers(value: Any) -> Any:

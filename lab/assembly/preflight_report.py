@@ -22,10 +22,11 @@ class GraphReport:
 
 @dataclass
 class PreflightReport:
-    """problems: problems of each job that has some, by number.  graphs: report on each distinct graph.  gpus: number of
-    GPUs that the jobs could use."""
+    """problems: problems of each job that has some, by number.  traces: tracebacks of errors in the project's code.
+    graphs: report on each distinct graph.  gpus: number of GPUs that the jobs could use."""
 
     problems: dict[int, Sequence[str]] = field(default_factory=dict)
+    traces: list[str] = field(default_factory=list)
     graphs: list[GraphReport] = field(default_factory=list)
     gpus: int = 0
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lab.nest import describe_shapes
@@ -19,8 +20,9 @@ def require_images(batch: Any, augmentation: str) -> tuple[Tensor, Any]:
         case (Tensor() as images, targets) if images.dim() == 4:
             return images, targets
     raise ValueError(
-        f"{augmentation} takes batches of two parts, images (B, C, H, W) and their targets; got "
-        f"{describe_shapes(batch)}; give augment=none, or an augmentation of your own for such batches"
+        f"{augmentation} is for images: it takes batches of two parts, images (B, C, H, W) and their targets; got "
+        f"{describe_shapes(batch)}; give augment=none for other data, such as tables and texts, or an augmentation of "
+        "your own"
     )
 
 
@@ -41,3 +43,31 @@ def require_labels(batch: Any, augmentation: str) -> LabelledImages:
         f"({len(images)}, C); got {describe_shapes(targets)}; give augment=none, or an augmentation of your own that "
         f"moves both"
     )
+
+
+def require_uint8(images: Tensor, augmentation: str) -> None:
+    """Raises ValueError unless the images (B, C, H, W) are uint8 with 1 or 3 channels.
+
+    For augmentations whose operations have a strength on the scale of 0 to 255, or act on colours. mixup and cutmix
+    give floats.
+    augmentation: name of the augmentation, for the message.
+    """
+    if images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{augmentation} takes uint8 images of 1 or 3 channels; got {describe_shapes(images)}; mixup and cutmix "
+            f"give floats: in a chain, put {augmentation} before them"
+        )
+
+
+def require_classes(labels: Tensor, num_classes: int, augmentation: str) -> None:
+    """Raises ValueError unless the labels are integers (B,), or probabilities (B, num_classes) of mixed labels.
+
+    augmentation: name of the augmentation, for the message.
+    """
+    is_index = labels.dim() == 1 and not labels.is_floating_point()
+    is_mixed = labels.dim() == 2 and labels.is_floating_point() and labels.shape[1] == num_classes
+    if not (is_index or is_mixed):
+        raise ValueError(
+            f"{augmentation} mixes labels of {num_classes} classes, integers ({len(labels)},) or probabilities "
+            f"({len(labels)}, {num_classes}); got {describe_shapes(labels)}; give augment=none for other targets"
+        )

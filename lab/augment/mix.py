@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.augment.batch_check import LabelledImages, require_labels
+from lab.augment.batch_check import LabelledImages, require_classes, require_labels
 from lab.seeding import temporary_seed
 
 
@@ -17,7 +17,9 @@ def mixup(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: fl
     alpha) for the batch. Raises ValueError unless the batch is images and labels."""
     from torchvision.transforms import v2
 
-    return mix_examples(*require_labels(batch, "mixup"), generator, v2.MixUp(alpha=alpha, num_classes=num_classes))
+    images, labels = require_labels(batch, "mixup")
+    require_classes(labels, num_classes, "mixup")
+    return mix_examples(images, labels, generator, v2.MixUp(alpha=alpha, num_classes=num_classes))
 
 
 def cutmix(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: float) -> LabelledImages:
@@ -25,7 +27,9 @@ def cutmix(batch: Any, generator: torch.Generator, *, num_classes: int, alpha: f
     lam ~ Beta(alpha, alpha) for the batch. Raises ValueError unless the batch is images and labels."""
     from torchvision.transforms import v2
 
-    return mix_examples(*require_labels(batch, "cutmix"), generator, v2.CutMix(alpha=alpha, num_classes=num_classes))
+    images, labels = require_labels(batch, "cutmix")
+    require_classes(labels, num_classes, "cutmix")
+    return mix_examples(images, labels, generator, v2.CutMix(alpha=alpha, num_classes=num_classes))
 
 
 def mix_examples(images: Tensor, labels: Tensor, generator: torch.Generator, transform: nn.Module) -> LabelledImages:

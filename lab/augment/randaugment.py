@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.augment.batch_check import LabelledImages, require_labels
+from lab.augment.batch_check import LabelledImages, require_labels, require_uint8
 
 Operation = Callable[[Tensor, float], Tensor]
 NUM_BINS = 31
@@ -21,11 +21,12 @@ def randaugment(batch: Any, generator: torch.Generator, *, num_ops: int, magnitu
     """Apply `num_ops` random operations in sequence to each image of (B, 1 or 3, H, W) uint8.
 
     magnitude: strength, from 0 to 30, of all operations that have a strength.
-    Raises ValueError unless the batch is images and labels: shears, shifts and rotations move pixels.
+    Raises ValueError unless the batch is such images and labels: shears, shifts and rotations move pixels.
     """
     if not 0 <= magnitude < NUM_BINS:
         raise ValueError(f"magnitude {magnitude} is not in [0, {NUM_BINS - 1}]")
     images, labels = require_labels(batch, "randaugment")
+    require_uint8(images, "randaugment")
     strength = magnitude / (NUM_BINS - 1)
     operations = make_operations(images.shape[-1], images.shape[-2])
     images = images.clone()

@@ -52,6 +52,10 @@ def main() -> None:
         code = getattr(import_module(module), function)(arguments)
     except LabError as error:
         code = report_error(error, with_traceback)
+        if getattr(error, "trace", ""):
+            from lab.config.outputs import keep_trace, split_outputs
+
+            keep_trace(error, split_outputs(arguments)[0])
     except BrokenPipeError:  # the reader of the output has ended, as in: lab ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.cli.run_sweep import exit_code, preflight_with_spinner, print_costs, print_results, report_stop
+from lab.cli.run_sweep import exit_code, preflight_with_progress, print_costs, print_results, report_stop
 from lab.cli.sweep_progress import LiveView
 from lab.config.check import call_problems
 from lab.config.overrides import root_key
@@ -83,7 +83,7 @@ def try_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     search = plan_search(planner, arguments)
     samples = search.samples.unique_jobs
     with search.make_pool(planner) as pool:
-        report = preflight_with_spinner(search.samples, samples, pool)
+        report = preflight_with_progress(search.samples, samples, pool, StopSignal())
     search.with_monitors(report)
     print_costs(report, samples)
     request = search.request
@@ -100,11 +100,11 @@ def train_search(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     search = plan_search(planner, arguments)
     policy = Policy.of(search.samples.jobs[0].composed.resolved)
     try:
-        with search.make_pool(planner) as pool:
-            report = preflight_with_spinner(search.samples, search.samples.unique_jobs, pool)
+        stop = StopSignal.with_limits(policy.time_limit)
+        with stop.signals(keyboard=True), search.make_pool(planner) as pool:
+            report = preflight_with_progress(search.samples, search.samples.unique_jobs, pool, stop)
             search = search.with_monitors(report)
-            stop = StopSignal.with_limits(policy.time_limit)
-            with stop.signals(keyboard=True), lock_directory(search.plan.directory):
+            with lock_directory(search.plan.directory):
                 return run_trials(planner, search, pool, policy, stop)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -196,6 +196,8 @@ def objective_jobs(request: SearchRequest) -> list[list[str]]:
     Raises ConfigError for an objective that is neither a score nor a number of parameters.
     """
     jobs = []
+    if not request.settings.objectives:  # the score that the runs monitor, which every job's dry run finds
+        return []
     directions = request.settings.directions or ["null"] * len(request.settings.objectives)
     for name, mode in zip(request.settings.objectives, directions, strict=True):
         if "/" in name:

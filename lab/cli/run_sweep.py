@@ -1,18 +1,20 @@
 """A planned sweep, tried or carried out, and the text that is printed about it."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from lab.cli.output import align_columns
-from lab.cli.sweep_progress import LiveView, job_label
+from lab.cli.sweep_progress import REPORT_EVERY, LiveView, job_label
 from lab.config.overrides import swept_keys
 from lab.config.settings import Policy
-from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_STOPPED
+from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_STOPPED, Stopped
 from lab.execution.manifest import hparams_row
 from lab.execution.outcome import Outcome
 from lab.metrics.names import is_overall, split_of
@@ -47,7 +49,7 @@ def try_sweep(plan: Plan, launcher: Mapping[str, Any]) -> int:
         print("nothing to do")
         return 0
     with make_pool([job.composed.resolved for job in pending], launcher) as pool:
-        report = preflight_with_spinner(plan, pending, pool)
+        report = preflight_with_progress(plan, pending, pool, StopSignal())
     print_costs(report, pending)
     print("nothing is wrong; nothing was started")
     return 0
@@ -68,7 +70,7 @@ def train_sweep(plan: Plan, launcher: Mapping[str, Any], *, retry: bool = False,
         result = SweepResult({})
         if pending:
             with make_pool([job.composed.resolved for job in pending], launcher) as pool:
-                preflight_with_spinner(plan, pending, pool)
+                preflight_with_progress(plan, pending, pool, stop)
                 record_plan(plan)
                 if launch is None:
                     keys = swept_keys([job.composed.overrides for job in plan.jobs])
@@ -85,14 +87,27 @@ def train_sweep(plan: Plan, launcher: Mapping[str, Any], *, retry: bool = False,
     return code or exit_code(outcomes)
 
 
-def preflight_with_spinner(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "PreflightReport":
-    """Raises ConfigError as `preflight_jobs`."""
-    spinner: AbstractContextManager[Any] = nullcontext()
-    if sys.stderr.isatty():
-        message = f"{len(jobs)} of {len(plan.jobs) or 'its'} jobs to do; trying them first"
-        spinner = Console(stderr=True).status(message)
-    with spinner:
-        return preflight_jobs(plan, jobs, pool)
+def preflight_with_progress(plan: Plan, jobs: Sequence[Job], pool: Pool, stop: StopSignal) -> "PreflightReport":
+    """Try the jobs, and show what is being tried: in a spinner on a terminal, in a line now and then elsewhere.
+
+    Raises KeyboardInterrupt or Stopped at a signal, ConfigError as `preflight_jobs`.
+    """
+    heading = f"{len(jobs)} of {len(plan.jobs) or 'its'} jobs to do; trying them first"
+    shown_at = time.monotonic()
+    with Console(stderr=True, highlight=False).status(heading) as status:
+
+        def show(text: str) -> None:
+            nonlocal shown_at
+            if stop.reason == "SIGINT":
+                raise KeyboardInterrupt
+            if stop.reason:
+                raise Stopped(f"{stop.reason} while the jobs were tried; the same command begins again")
+            status.update(escape(f"{heading}: {text}"))
+            if not status.console.is_terminal and time.monotonic() - shown_at > REPORT_EVERY:
+                shown_at = time.monotonic()
+                print(f"{heading}: {text}", file=sys.stderr, flush=True)
+
+        return preflight_jobs(plan, jobs, pool, show)
 
 
 def report_stop(plan: Plan, result: SweepResult, stop: StopSignal) -> int:

@@ -141,7 +141,8 @@ def node_problems(node: Mapping[str, Any], group: Group, path: KeyPath, annotati
     arguments = {key: value for key, value in node.items() if key not in NODE_KEYS}
     num_args = len(node.get("_args_") or ())
     if not partial:
-        problems = call_problems(target, arguments, path, num_args)
+        facts = group.facts if path == group.path else ()
+        problems = call_problems(target, arguments, path, num_args, facts=facts)
     elif kinds.classes:  # the annotation tells which arguments the caller of the partial supplies
         positional = None if kinds.positional is None else num_args + kinds.positional
         problems = call_problems(target, arguments, path, positional)
@@ -165,12 +166,18 @@ def arguments_problems(target: Any, node: Mapping[str, Any], group: Group, path:
 
 
 def call_problems(
-    target: Any, arguments: Mapping[str, Any], path: KeyPath, positional: int | None = 0, supplied: Sequence[str] = ()
+    target: Any,
+    arguments: Mapping[str, Any],
+    path: KeyPath,
+    positional: int | None = 0,
+    supplied: Sequence[str] = (),
+    facts: Sequence[str] = (),
 ) -> list[str]:
     """Problems of calling `target` with these arguments.
 
     positional: number of further arguments, given by position; None where it is unknown.
     supplied: names of further arguments, given by name.
+    facts: names in `arguments` that are left out of the call if the target does not take them.
     """
     try:
         parameters = inspect.signature(target).parameters
@@ -187,8 +194,11 @@ def call_problems(
         dotted = ".".join((*path, name))
         if name in by_position:
             problems.append(f"the runner supplies {dotted}; leave it out")
+        elif name not in names and name in facts:
+            continue
         elif name not in names and not open_ended:
-            problems.append(f"{dotted}: {callable_name(target)} takes no {name!r}; {suggest(name, set(names) - taken)}")
+            known = {*names, *facts} - taken
+            problems.append(f"{dotted}: {callable_name(target)} takes no {name!r}; {suggest(name, known)}")
         elif value == "???":
             problems.append(f"{dotted} is missing; give {dotted}=...")
         elif name in annotations and not fits_annotation(value, annotations[name]):
@@ -198,6 +208,17 @@ def call_problems(
         if name not in arguments:
             problems.append(f"{'.'.join((*path, name))} is missing; {callable_name(target)} needs it")
     return problems
+
+
+def without_untaken_facts(node: Mapping[str, Any], group: Group) -> dict[str, Any]:
+    """A group's node without the facts that its callable does not take.  node: checked node."""
+    try:
+        parameters = inspect.signature(locate(str(node["_target_"]))).parameters
+    except (TypeError, ValueError):  # written in C, without a signature
+        return dict(node)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(node)
+    return {key: value for key, value in node.items() if key not in group.facts or key in parameters}
 
 
 def callable_name(target: Any) -> str:

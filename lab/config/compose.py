@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -80,7 +80,7 @@ class ComposedBase:
 
     def set_keys(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
         """The config of a job.  keys: parsed overrides that set single keys.  overrides: all overrides, as texts."""
-        needs_hydra = self.needs_hydra or any("${hydra:" in override for override in overrides)
+        needs_hydra = self.needs_hydra or interpolates_hydra(keys)
         unresolved = None if needs_hydra else set_values(self.unresolved, keys)
         if unresolved is None:
             return self.set_keys_by_hydra(number, keys, overrides)
@@ -120,10 +120,10 @@ class ComposedBase:
 
     def set_keys_by_hydra(self, number: int, keys: Sequence[Override], overrides: Sequence[str]) -> ComposedConfig:
         """As set_keys, by Hydra's own function, for overrides that do more than replace a plain value."""
+        if self.interpolates_hydra or interpolates_hydra(keys):
+            self.set_hydra_job(number, overrides)  # before the overrides, which Hydra resolves as it sets them
         config = copy.deepcopy(self.config)
         ConfigLoaderImpl._apply_overrides_to_config(list(keys), config)
-        if self.interpolates_hydra or any("${hydra:" in override for override in overrides):
-            self.set_hydra_job(number, overrides)
         unresolved = unresolved_container(config)
         # jobs share equal values, as a plan may hold thousands of jobs in memory
         shared = {
@@ -138,7 +138,16 @@ class ComposedBase:
         OmegaConf.update(self.composed, "hydra.job.num", number, force_add=True)
         OmegaConf.update(self.composed, "hydra.job.id", str(number), force_add=True)
         OmegaConf.update(self.composed, "hydra.overrides.task", list(overrides))
+        dirname = self.composed.hydra.job.config.override_dirname
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        text = get_overrides_dirname(parsed, list(dirname.exclude_keys), dirname.item_sep, dirname.kv_sep)
+        OmegaConf.update(self.composed, "hydra.job.override_dirname", text)
         HydraConfig.instance().set_config(self.composed)
+
+
+def interpolates_hydra(keys: Sequence[Override]) -> bool:
+    """Whether the value of an override mentions Hydra's own node. Its text does not tell, as it may be escaped."""
+    return any("${hydra:" in str(override.value()) for override in keys)
 
 
 def set_values(root: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, Any] | None:

@@ -44,6 +44,8 @@ class Group:
     partial: whether `_partial_: true` is required, allowed or refused in the node.
     positional: number of arguments that the runner supplies by position to the callable of a partial node.
     by_name: arguments that the runner supplies by name, if the callable takes them and the config does not set them.
+    facts: keys of the node that other nodes read, as in `${data.num_classes}`. They are arguments of the callable only
+        if it takes them.
     in_hparams: whether the chosen option is shown in TensorBoard's HPARAMS table.
     in_graph: whether the node's values, except for floats and seeds, decide which arithmetic a job does. Of all jobs
         that do the same arithmetic, the preflight tries one completely.
@@ -58,6 +60,7 @@ class Group:
     partial: Literal["required", "allowed", "refused"] = "refused"
     positional: int = 0
     by_name: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
     in_hparams: bool = True
     in_graph: bool = True
     retried_with: str | None = None
@@ -79,7 +82,12 @@ GROUPS = index_by_name(
         base_class="torch.nn.Module",
         retried_with="model",
     ),
-    Group("data", package="lab.data", methods=("batches", "val", "test")),
+    Group(
+        "data",
+        package="lab.data",
+        methods=("batches", "val", "test"),
+        facts=("shape", "num_classes", "classes", "num_features", "vocab_size", "max_length"),
+    ),
     Group(
         "augment",
         package="lab.augment",

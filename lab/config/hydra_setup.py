@@ -7,15 +7,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.hydra_trust import use_trusted_loader
 from lab.config.messages import readable_error
+from lab.data.image_files import class_folders
 from lab.errors import ConfigError
 
 PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
@@ -42,13 +44,43 @@ def register_with_hydra(resolvers: Mapping[str, Callable[..., Any]] = {}) -> Non
     Plugins.instance().register(LabSearchPath)
     use_trusted_loader()
     for name, path in find_experiments().items():
-        group, _, option = f"experiment/{name}".rpartition("/")
-        store = ConfigStore.instance()
-        store.store(option, OmegaConf.load(path), group, "_global_", "experiments")
-        # Hydra lists only options that lie directly in a group; under this name glob(*) and completion find them too
-        store.repo["experiment"][f"{name}.yaml"] = store.load(f"experiment/{name}.yaml")
+        store_experiment(name, path)
     for name, function in {**RESOLVERS, **resolvers}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+class ExperimentNode(ConfigNode):
+    """An experiment in Hydra's store. Its file is read when it is asked for, so that a broken one harms no other."""
+
+    def __init__(self, option: str, group: str, path: Path):
+        self.name, self.group, self.package, self.provider, self.path = option, group, "_global_", "experiments", path
+
+    # a property in place of the attribute of ConfigNode, which Hydra reads, and sets to a copy that it may change
+    @property
+    def node(self) -> DictConfig:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Raises ConfigError where the file is not a mapping in YAML."""
+        try:
+            node = OmegaConf.load(self.path)
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{self.path} cannot be read: {error}") from error
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"{self.path} is a list; an experiment is a mapping of groups and keys")
+        return node
+
+    @node.setter
+    def node(self, copy: DictConfig) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        pass  # each access gives a new one
+
+
+def store_experiment(name: str, path: Path) -> None:
+    """Add an experiment `<study>/<name>` to Hydra's store."""
+    group, _, option = f"experiment/{name}".rpartition("/")
+    folder: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        folder = folder.setdefault(part, {})
+    folder[f"{option}.yaml"] = ExperimentNode(f"{option}.yaml", group, path)
+    # Hydra lists only options that lie directly in a group; under this name glob(*) and completion find them too
+    ConfigStore.instance().repo["experiment"][f"{name}.yaml"] = folder[f"{option}.yaml"]
 
 
 def find_experiments() -> dict[str, Path]:
@@ -56,15 +88,18 @@ def find_experiments() -> dict[str, Path]:
     experiments: dict[str, Path] = {}
     for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
         root = Path(str(folder))
-        experiments |= {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.glob("**/*.yaml"))}
+        names = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("**/*.yaml"))}
+        # hidden files are drafts of editors and notebooks
+        experiments |= {name: path for name, path in names.items() if not f"/{name}".count("/.")}
     return experiments
 
 
-def subfolders(path: str) -> list[str]:
-    """The names of the folders in `path`, sorted: the classes of an image folder."""
+def subfolders(path: str) -> ListConfig:
+    """The names of the folders in `path` that are not hidden, sorted: the classes of an image folder. They are not a
+    plain list, which Hydra's `--resolve` cannot write into a config."""
     if not Path(path).is_dir():
         raise FileNotFoundError(f"no folder {path}; expected is {path}/<class>/<image>")
-    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+    return ListConfig(class_folders(Path(path)))
 
 
 def without_hydra_node(root: DictConfig) -> DictConfig:

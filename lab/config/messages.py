@@ -9,10 +9,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from lab.config.groups import GROUPS
 from lab.config.overrides import override_key
 from lab.config.redact import redact_text
 from lab.errors import ConfigError
 from lab.text import suggest
+
+WITH_FACTS = "|".join(name for name, group in GROUPS.items() if group.facts)
+MISSING_FACT = re.compile(
+    rf"Interpolation key '(?P<group>{WITH_FACTS})\.(?P<key>\w+)' not found(?:\s+full_key: (?P<reader>\S+))?"
+)
+
+COMPOSED_LAST = ("search", "local", "debug", "experiment")  # groups after the experiment in conf/train.yaml
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -27,11 +35,30 @@ def explain(error: Exception, overrides: list[str]) -> str:
         lines = text.partition("Available options in")[2].splitlines()[1:]
         known = [line.strip() for line in lines if line.startswith("\t") and "," not in line]
         return f"no option {option!r} in the group {group!r}; {suggest(option, known)}"
+    if match := re.search(r"In '([^']+)': Could not override '([^'@]+)[^']*'", text):
+        return explain_defaults_override(*match.groups())
+    if match := re.search(r"Multiple values for ([^.@]+)\S*\. To override a value use 'override [^:]+: ([^']+)'", text):
+        group, option = match.groups()
+        if f"+{group}={option}" in overrides:
+            return f"{group} has an option already; give {group}={option}, without the +"
+        if group in COMPOSED_LAST:
+            return f"{group} is chosen on the command line, not in a defaults list: {group}=..."
+        return f"{group} is chosen twice in the defaults lists; write the second as: override /{group}: {option}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         full_key = re.search(r"full_key: (\S+)", text)
         key = full_key[1] if full_key else match[1] or match[2]
         return f"no key {key!r}; {suggest_key(key, overrides)}"
     return text
+
+
+def explain_defaults_override(config: str, group: str) -> str:
+    """The message for an `override /group: ...` in the defaults list of `config` that matches nothing."""
+    if group in COMPOSED_LAST:
+        return (
+            f"{config} cannot choose an option of {group}, which is composed after it; give {group}=... on the command "
+            f"line, or write the option's keys into {config}"
+        )
+    return f"{config}: no group {group!r} to override; {suggest(group, GROUPS)}"
 
 
 def suggest_key(key: str, overrides: list[str]) -> str:
@@ -75,4 +102,11 @@ def readable_error(error: BaseException) -> str:
             messages.append(str(cause).strip())
         cause = cause.__cause__ or cause.__context__
     noise = ("object_type=", "reference_type=")
+    if match := MISSING_FACT.search("\n".join(messages)):
+        group, key, facts = match["group"], match["key"], ", ".join(GROUPS[match["group"]].facts)
+        return (
+            f"{match['reader'] or 'the config'} reads {group}.{key}, which the chosen {group} does not tell; write "
+            f"`{key}: ...` into its YAML, or give +{group}.{key}=...; a fact ({facts}) need not be an argument of its "
+            "callable"
+        )
     return "\n".join(line for text in messages for line in text.splitlines() if not line.strip().startswith(noise))

@@ -1,9 +1,12 @@
 """The outputs folder for commands that compose no config; it equals `paths.outputs` of a composed config."""
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
-from lab.errors import ConfigError
+from lab.errors import ConfigError, LabError
+from lab.record.files import write_new
 
 KEY = "paths.outputs="
 MACHINE_SETTINGS = Path("conf/local/default.yaml")
@@ -24,6 +27,17 @@ def split_outputs(arguments: list[str]) -> tuple[Path, list[str]]:
         if file.is_file() and (outputs := configured_outputs(file)):
             return Path(outputs), rest
     return Path(os.environ.get("LAB_OUTPUTS", "outputs")), rest
+
+
+def keep_trace(error: LabError, outputs: Path) -> None:
+    """Write the traceback of an error in the project's code to `outputs`/error.txt, and say so."""
+    trace = error.trace if isinstance(error, ConfigError) else ""
+    if not trace:
+        return
+    with suppress(OSError):
+        outputs.mkdir(parents=True, exist_ok=True)
+        write_new(outputs / "error.txt", trace)
+        print(f"lab: {outputs / 'error.txt'} has the traceback", file=sys.stderr)
 
 
 def configured_outputs(file: Path) -> str | None:

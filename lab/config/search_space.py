@@ -79,7 +79,8 @@ class SearchSettings:
         return [self.direction] if isinstance(self.direction, str) else list(self.direction or ())
 
     def resolve(self, monitors: Sequence[tuple[str, str]]) -> SearchSettings:
-        """The settings with every objective and its direction filled in. Raises ValueError where one is unknown.
+        """The settings with every objective and its direction filled in. Raises ValueError where one is unknown, or
+        where the given direction contradicts that of a score, which would look for the worst trials.
 
         monitors: name and mode of the score that each tried job monitors. The first is the default objective, and all
             of them tell the default directions.
@@ -87,11 +88,17 @@ class SearchSettings:
         if self.objective is None and not monitors:
             raise ValueError("without a validation set a search has no objective; give search.objective=test/...")
         objective = monitors[0][0] if self.objective is None else self.objective
-        if self.direction is not None:
-            return replace(self, objective=objective)
         modes = dict(reversed(monitors))
         names = [objective] if isinstance(objective, str) else objective
         directions = [modes.get(name.replace("test/", "val/", 1)) for name in names]
+        if self.direction is not None:
+            for name, given, own in zip(names, self.directions, directions, strict=True):
+                if own not in (None, given):
+                    raise ValueError(
+                        f"search.direction={given} would look for the worst {name}, of which the {own} is best; leave "
+                        f"search.direction= out"
+                    )
+            return replace(self, objective=objective)
         if None in directions:
             raise ValueError(f"search.objective={objective}: give search.direction= max or min for each of them")
         return replace(self, objective=objective, direction=[mode for mode in directions if mode])

@@ -14,7 +14,8 @@ class Settings:
     eval_every, save_every, log_every: numbers of steps between evaluations, checkpoints and logged steps; None for once
         an epoch.
     max_norm: maximum norm of the gradients, which are clipped to it; None for no clipping.
-    weight_decay_on: parameters that get weight decay: `all`, or `matrices` for all but norms and biases.
+    weight_decay_on: parameters that get weight decay: `all`, or `matrices` for all but biases, scales,
+        normalisations, tokens and position embeddings (lab.optim.decay).
     monitor: score that chooses the best weights; None for the task's own.
     mode: `max` or `min`, the better end of that score; None for the score's own direction.
     final: weights scored on the test set, `best` or `last`.

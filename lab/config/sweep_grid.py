@@ -150,12 +150,31 @@ def part_jobs(part: Mapping[str, Any], replacing: Sequence[Axis], loader: Config
     replacements = {
         axis.key: axis for axis in reversed(replacing)
     }  # of lr and ++lr, the first replaces the axis; the other is added after it
+    check_zip_kept_whole(zipped, replacements)
     zipped = [axis for axis in zipped if axis.key not in replacements]
     grid = list(dict.fromkeys([*(replacements.get(axis.key, axis) for axis in grid), *replacing]))
     rows = zip(*(axis.assignments for axis in zipped), strict=True) if zipped else [()]
     jobs = [(*row, *rest) for row, rest in product(rows, product(*(axis.assignments for axis in grid)))]
     exclusions = [{override_key(str(key)): value for key, value in spec.items()} for spec in part["exclude"]]
     return exclude_jobs(jobs, exclusions, [*zipped, *grid], set(replacements))
+
+
+def check_zip_kept_whole(zipped: Sequence[Axis], replacements: Mapping[str, Axis]) -> None:
+    """Raises ConfigError where the arguments give several values for some axes of a zip, but none for others: each
+    value would be tried with every row of the rest. One value is fine, as it leaves the number of rows."""
+    rest = [axis for axis in zipped if axis.key not in replacements]
+    several = [
+        replacements[axis.key]
+        for axis in zipped
+        if axis.key in replacements and len(replacements[axis.key].assignments) > 1
+    ]
+    if several and rest:
+        keys, partners = (", ".join(axis.key for axis in axes) for axes in (several, rest))
+        given = format_axes(several)
+        raise ConfigError(
+            f"{given}: sweep zips {keys} with {partners}, value by value. To try each of these with every value of "
+            f"{partners}: {given} {format_axes(rest)}. To leave out the sweep of the file: {given} sweep=null"
+        )
 
 
 def exclude_jobs(

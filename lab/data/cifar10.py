@@ -61,8 +61,16 @@ def read_parquet(folder: Path, split: str, limit: int | None, download: bool) ->
         raise FileNotFoundError(f"{path} is missing; place it beside {folder / 'train.parquet'}")
     table = parquet.read_table(path).slice(0, limit)
     encoded = table.column("img").combine_chunks().field("bytes").to_pylist()
-    images = torch.stack([decode_image(io.BytesIO(image)) for image in show_progress(encoded, len(encoded))])
-    return Examples(images, torch.from_numpy(table.column("label").to_numpy().copy()).long())
+    images = torch.empty(len(encoded), 3, 32, 32, dtype=torch.uint8)
+    for row, content in enumerate(show_progress(encoded, len(encoded))):
+        image = decode_image(io.BytesIO(content), f"row {row} of {path}")
+        if image.shape != images.shape[1:]:
+            raise ValueError(f"row {row} of {path} is an image of {list(image.shape)}; CIFAR-10's are [3, 32, 32]")
+        images[row] = image
+    labels = torch.from_numpy(table.column("label").to_numpy().copy()).long()
+    if wrong := [row for row, label in enumerate(labels.tolist()) if not 0 <= label < len(CIFAR10_CLASSES)]:
+        raise ValueError(f"row {wrong[0]} of {path} has the label {int(labels[wrong[0]])}, which is not from 0 to 9")
+    return Examples(images, labels)
 
 
 def read_archive(folder: Path, split: str, limit: int | None, download: bool) -> Examples:

@@ -5,15 +5,45 @@ from typing import BinaryIO
 
 import numpy
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 
-def decode_image(source: Path | BinaryIO) -> Tensor:
-    """An image file as uint8 (3, H, W), whatever its colour mode. Raises ValueError if it is not an image."""
+def decode_image(source: Path | BinaryIO, name: str | None = None) -> Tensor:
+    """An image file as uint8 (3, H, W), as torchvision's ImageFolder reads it, with Pillow's `convert("RGB")`:
+    transparency is dropped, so that a transparent pixel has the colour that is stored below it; of an animation the
+    first frame is read; an EXIF orientation is not applied, so that boxes and masks stay in place.
+
+    Images of 16 bits are scaled to 8 by their high byte, colours by Pillow, gray ones here, where `convert` would clip
+    them to white.
+    name: name of the source in messages; None for the source itself.
+    Raises ValueError with the name if it is not an image, is truncated or too large, or has 32-bit or floating-point
+    pixels, whose range no file tells.
+    """
     try:
         with Image.open(source) as image:
-            pixels = numpy.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{source} is not an image that can be read: {error}") from error
+            image.load()
+            pixels = rgb_pixels(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # for broken files, Pillow's decoders raise errors of many kinds
+        raise ValueError(f"{name or source} is not an image that can be read: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def rgb_pixels(image: Image.Image) -> numpy.ndarray:
+    """The pixels of a loaded image as uint8 (H, W, 3)."""
+    if is_16_bit_gray(image):
+        high_byte = (numpy.asarray(image).astype(numpy.int64) >> 8).astype(numpy.uint8)
+        return high_byte[:, :, None].repeat(3, 2)
+    if image.mode in ("I", "F"):
+        kind = "32-bit" if image.mode == "I" else "floating-point"
+        raise ValueError(f"its pixels are {kind} numbers of an unknown range; save it with 8 or 16 bits")
+    image.info.pop("transparency", None)  # Pillow would warn that it drops it
+    return numpy.array(image.convert("RGB"))
+
+
+def is_16_bit_gray(image: Image.Image) -> bool:
+    """Whether an image is gray with values up to 65,535. Pillow scales PGM files of more than 8 bits to that range, and
+    gives them the mode of 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))

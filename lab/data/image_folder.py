@@ -1,5 +1,6 @@
 """The user's own images: a folder for each class in `train`, in `test` and optionally in `val`."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,14 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from lab.data.decode import decode_image
+from lab.data.image_files import class_folders, count_images, find_images
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import balanced_indices, split_indices
 from lab.data.progress import show_progress
 from lab.data.standardize import Standardize, check_channels
 from lab.data.streamed import Indexable, Streamed
-from lab.text import suggest
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+from lab.text import join_names, suggest
 
 
 def image_folder(
@@ -43,18 +43,23 @@ def image_folder(
     in_memory_mb: maximum size in megabytes of a data set that is decoded once and held in memory. Larger ones, and
         those with random crops, are streamed.
     workers: number of loader processes of a streamed data set.
-    Raises FileNotFoundError for a missing folder, ValueError if the classes are not those of the folders.
+    What is an image and a class is told by `lab.data.image_files`, what its pixels are by `lab.data.decode`.
+    Raises FileNotFoundError for a missing folder and for a class without training images, ValueError if the classes are
+    not those of the folders, and for images that cannot be read: of a data set in memory for all of them at once, of a
+    streamed one where the first is met.
     """
     if len(classes) != num_classes:
         train_folder = Path(folder) / "train"
         raise ValueError(f"num_classes is {num_classes}, but {train_folder} has {len(classes)}: {', '.join(classes)}")
     check_channels(shape, mean, std)
     prepare = Standardize(mean, std)
-    train, val, test = read_splits(Path(folder), classes, shape, val_share, train_examples, seed)
+    train, val, test, description = read_splits(Path(folder), classes, shape, val_share, train_examples, seed)
     megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
     if not random_crop and megabytes <= in_memory_mb:
         splits = (load_examples(split, shape) for split in (train, val, test))
-        return InMemory(*splits, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes)
+        return InMemory(
+            *splits, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes, description=description
+        )
     plain = train
     if random_crop:
         train = Subset(ImageFolder(Path(folder) / "train", classes, RandomCrop(shape)), plain.indices)
@@ -68,6 +73,7 @@ def image_folder(
         plain=plain,
         workers=workers,
         classes=classes,
+        description=description,
     )
 
 
@@ -78,20 +84,29 @@ def read_splits(
     val_share: float,
     train_examples: int | None,
     seed: int,
-) -> tuple[Subset, Indexable, Indexable]:
-    """Training, validation and test images, center-cropped."""
+) -> tuple[Subset, Indexable, Indexable, str]:
+    """Training, validation and test images, center-cropped, and a line that says what the folder was counted as."""
     crop = CenterCrop(shape)
-    train = ImageFolder(root / "train", classes, crop)
-    test = ImageFolder(root / "test", classes, crop)
-    if (root / "val").is_dir():
-        kept, val = torch.arange(len(train)), ImageFolder(root / "val", classes, crop)
+    names = [name for name in ("train", "val", "test") if name != "val" or (root / "val").is_dir()]
+    folders = {name: ImageFolder(root / name, classes, crop) for name in names}
+    train, test = folders["train"], folders["test"]
+    with_images = {label for _, label in train.files}
+    if empty := [name for label, name in enumerate(classes) if label not in with_images]:
+        raise FileNotFoundError(
+            f"no images in {join_names([str(root / 'train' / name) for name in empty])}; a class needs some to train "
+            "on: add them, or remove the folder"
+        )
+    left_out = sum((folder.left_out for folder in folders.values()), Counter())
+    description = count_images([(name, len(folder)) for name, folder in folders.items()], len(classes), left_out)
+    if "val" in folders:
+        kept, val = torch.arange(len(train)), folders["val"]
     else:
         kept, held_out = split_indices(len(train), val_share, seed)
         val = Subset(train, held_out.tolist())
     if train_examples is not None:
         labels = torch.tensor([label for _, label in train.files])
         kept = kept[balanced_indices(labels[kept], train_examples, seed)]
-    return Subset(train, kept.tolist()), val, test
+    return Subset(train, kept.tolist()), val, test, description
 
 
 class ImageFolder(Dataset):
@@ -100,15 +115,11 @@ class ImageFolder(Dataset):
     def __init__(self, folder: Path, classes: list[str], transform: Callable[[Tensor], Tensor]):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}; expected is {folder}/<class>/<image>")
-        for name in (entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()):
+        for name in class_folders(folder):
             if name not in classes:
                 raise ValueError(f"{folder / name} is not a class of the training set; {suggest(name, classes)}")
-        self.files = [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((folder / name).glob("**/*"))
-            if path.suffix.lower() in SUFFIXES
-        ]
+        images = find_images(folder, classes)
+        self.files, self.left_out = images.files, images.left_out
         if not self.files:
             raise FileNotFoundError(f"no images below {folder}; expected is {folder}/<class>/<image>")
         self.transform = transform
@@ -153,9 +164,17 @@ class RandomCrop:
 
 
 def load_examples(examples: Indexable, shape: list[int]) -> Examples:
-    """All examples, decoded into tensors of images and labels."""
+    """All examples, decoded into tensors of images and labels. Raises ValueError that names those that cannot be."""
     images = torch.empty(len(examples), *shape, dtype=torch.uint8)
     labels = torch.empty(len(examples), dtype=torch.int64)
+    broken = []
     for index in show_progress(range(len(examples)), len(examples)):
-        images[index], labels[index] = examples[index]
+        try:
+            images[index], labels[index] = examples[index]
+        except ValueError as error:
+            broken.append(str(error))
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(examples)} images cannot be read; mend or remove them: {join_names(broken)}"
+        )
     return Examples(images, labels)

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lab.data import order
-from lab.data.standardize import leave_as_is
+from lab.data.standardize import scale_images
 
-EVAL_BATCH = 512
+# the most examples, and the most numbers in their inputs, of a scoring batch that is larger than a training batch
+SCORED_EXAMPLES, SCORED_NUMBERS = 512, 2**16
+EMBEDDING = 256  # the usual size of a small embedding
 
 
 class Examples(NamedTuple):
@@ -43,8 +46,9 @@ class InMemory:
     """Training, validation and test examples as tensors, shuffled and batched by position.
 
     prepare: function from a batch (inputs, labels), after augmentation, to the batch that the task takes;
-        `lab.data.standardize.Standardize` for uint8 images.
+        `lab.data.standardize.Standardize` for images to be standardised. The default scales uint8 images to [0, 1].
     classes: names of the classes, for pictures.
+    description: line that is shown when a run starts, such as what was counted and left out.
     Raises ValueError for an empty training set.
     """
 
@@ -56,14 +60,16 @@ class InMemory:
         *,
         batch_size: int,
         seed: int,
-        prepare: Callable[[Any], Any] = leave_as_is,
+        prepare: Callable[[Any], Any] = scale_images,
         classes: Sequence[str] | None = None,
+        description: str = "",
     ):
         if not len(train.labels):
             raise ValueError("no training examples")
         self.splits = {"train": train, "val": val, "test": test}
         self.val_examples = len(val.labels)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
+        self.description = description
         self.steps_per_epoch = order.count_steps(len(train.labels), batch_size)
 
     def to(self, device: str) -> None:
@@ -83,6 +89,17 @@ class InMemory:
 
     def batches_in_order(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, labels = self.splits[split]
-        # scoring stores no activations, so its batches can be larger than training batches
-        size = max(self.batch_size, EVAL_BATCH)
+        size = scoring_batch_size(inputs, self.batch_size)
         return zip(inputs.split(size), labels.split(size), strict=True) if len(labels) else iter(())
+
+
+def scoring_batch_size(inputs: Tensor, batch_size: int) -> int:
+    """The number of examples to score at once: `batch_size`, the number to train on at once, or more if the inputs are
+    so small that calling the model for few of them costs more than computing it. An integer other than uint8, such as a
+    token, counts as the numbers of its embedding.
+    """
+    if not len(inputs):
+        return batch_size
+    is_dense = inputs.is_floating_point() or inputs.dtype == torch.uint8
+    numbers = inputs[0].numel() * (1 if is_dense else EMBEDDING)
+    return max(batch_size, min(SCORED_EXAMPLES, SCORED_NUMBERS // max(1, numbers)))

@@ -42,3 +42,13 @@ class Standardize:
 def leave_as_is(batch: Any) -> Any:
     """The batch unchanged, for data sets whose examples need no preparation."""
     return batch
+
+
+def scale_images(batch: Any) -> Any:
+    """A batch of uint8 images (B, C, H, W) and their targets with the images as float32 from 0 to 1; any other batch
+    unchanged."""
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        images, targets = batch
+        if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.dim() == 4:
+            return images.float() / 255, targets
+    return batch

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
-from lab.data.standardize import leave_as_is
+from lab.data.loader_process import enter_loader_worker
+from lab.data.standardize import scale_images
 from lab.distributed.collectives import local_slice
 from lab.seeding import stream_seed, temporary_seed
 
@@ -24,10 +25,11 @@ class Streamed:
     """Training, validation and test sets whose examples, pairs (input, label), are read by loader workers.
 
     prepare: function from a batch [inputs, labels], after augmentation, to the batch that the task takes;
-        `lab.data.standardize.Standardize` for uint8 images.
+        `lab.data.standardize.Standardize` for images to be standardised. The default scales uint8 images to [0, 1].
     plain: training examples without random transforms, such as crops; None if `train` has no random transforms.
     workers: number of loader processes; 0 to read in this process.
     classes: names of the classes, for pictures.
+    description: line that is shown when a run starts, such as what was counted and left out.
 
     The global generators are seeded from the augment stream by epoch and index before an example is read, so that any
     number of workers gives the same batches.
@@ -42,16 +44,18 @@ class Streamed:
         *,
         batch_size: int,
         seed: int,
-        prepare: Callable[[Any], Any] = leave_as_is,
+        prepare: Callable[[Any], Any] = scale_images,
         plain: Indexable | None = None,
         workers: int = 2,
         classes: Sequence[str] | None = None,
+        description: str = "",
     ):
         if not len(train):
             raise ValueError("no training examples")
         self.splits = {"train": train, "plain": train if plain is None else plain, "val": val, "test": test}
         self.val_examples = len(val)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
+        self.description = description
         self.workers = workers
         self.steps_per_epoch = order.count_steps(len(train), batch_size)
 
@@ -93,7 +97,14 @@ class Streamed:
         # the loader draws its workers' base seed; from the global generator, that would shift the dropout stream
         generator = torch.Generator()
         return iter(
-            DataLoader(examples, batch_sampler=keys, num_workers=self.workers, pin_memory=pinned, generator=generator)
+            DataLoader(
+                examples,
+                batch_sampler=keys,
+                num_workers=self.workers,
+                pin_memory=pinned,
+                generator=generator,
+                worker_init_fn=enter_loader_worker,
+            )
         )
 
 

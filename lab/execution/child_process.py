@@ -1,5 +1,7 @@
 """Supervised child processes: a sweep's workers and a run's ranks."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -9,6 +11,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+CLOSED_GRACE = 10  # seconds in which a child that closed its channel may save and end
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,22 @@ class Child:
         """Wait for the process to end, `patience` seconds at most, then kill it."""
         self.process.join(patience)
         if self.process.is_alive():
-            self.process.kill()
+            self.kill()
             self.process.join()
+
+    def kill(self) -> None:
+        """Kill the process, and those that it has started, such as loader workers."""
+        started = descendants(self.process.pid or 0)
+        self.process.kill()
+        for pid in started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def wake(self) -> None:
+        """Let the process and those that it has started go on if they were stopped (SIGSTOP), so that they can end."""
+        for pid in (self.process.pid or 0, *descendants(self.process.pid or 0)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def start_child(
@@ -50,15 +68,35 @@ def start_child(
 
 def receive(children: Sequence[Child], timeout: float) -> Iterator[tuple[Child, tuple[Any, ...] | None]]:
     """At most one message of each child, as (child, message), after waiting up to `timeout` seconds for the first. The
-    message is None for a child that has ended; its exit code is known then."""
+    message is None for a child that has ended; its exit code is known then.
+
+    A child has ended when its process has, though a process that the run's code forked may hold the channel open; and
+    when its channel is closed, as by code that closes all descriptors: it gets CLOSED_GRACE seconds to end by itself.
+    """
     if not children:
         time.sleep(timeout)
         return
-    ready = wait([child.channel for child in children], timeout)
+    ready = wait([*(child.channel for child in children), *(child.process.sentinel for child in children)], timeout)
     for child in children:
         if child.channel in ready:
             try:
                 yield child, child.channel.recv()
             except (EOFError, OSError):
-                child.process.join()
+                child.end(patience=CLOSED_GRACE)
                 yield child, None
+        elif child.process.sentinel in ready:
+            child.process.join()
+            yield child, None
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that these have; none where there is no /proc."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(path.parent.name))
+    started = list(parents.get(pid, ()))
+    for child in started:  # the list grows while it is read
+        started += parents.get(child, ())
+    return started

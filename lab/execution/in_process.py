@@ -2,6 +2,8 @@
 the functions, so that a finished run is found without it."""
 
 import logging
+import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,25 +15,30 @@ from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import lock_directory
-from lab.text import join_names
+from lab.text import error_message, join_names
+from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
     from lab.assembly.dry_run import DryRun
     from lab.run import Run
+
+SIGNAL_GRACE = 0.5  # seconds in which a signal sent to several processes reaches all of them
 
 
 def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path, options: RunOptions) -> Outcome:
     """Bring the run to its end in this process; raises as `lab.execution.run_job.run_job`."""
     from lab.assembly.build import build
     from lab.assembly.dry_run import dry_run
+    from lab.record.recording import keep_log
 
     restore_threads(composed, directory)
-    run = build(composed.resolved)
-    trial = dry_run(run)
+    with keep_log() as log:
+        run = build(composed.resolved)
+        trial = dry_run(run)
     with lock_directory(directory):
         # another process may have finished it since
         outcome = finished_outcome(identity, SavedRun(directory))
-        return outcome or train_and_record(run, trial, composed, identity, directory, options)
+        return outcome or train_and_record(run, trial, composed, identity, directory, options, log)
 
 
 def restore_threads(composed: ComposedConfig, directory: Path) -> None:
@@ -50,14 +57,15 @@ def train_and_record(
     identity: Identity,
     directory: Path,
     options: RunOptions,
+    log: Sequence[logging.LogRecord],
 ) -> Outcome:
-    """Train the run and record how it ends. Raises nothing but KeyboardInterrupt."""
+    """Train the run and record how it ends. Raises nothing but KeyboardInterrupt.  log: records of its build."""
     from lab.record.recording import describe_error, recording
 
     write_config(composed, directory)
     manifest = build_manifest(run, trial.monitor, composed, identity, directory, options.environment)
     try:
-        with recording(directory, manifest, options.stop) as finish:
+        with recording(directory, manifest, options.stop, log) as finish:
             results = train_with_oom_retry(run, trial, composed, directory, options)
             finish(results)
         return Outcome(directory, "done", results)
@@ -127,12 +135,26 @@ def train_run(
         try:
             trainer = partial(train_with_profiler, directory=directory) if composed.resolved.get("profile") else train
             return execute(run, record, trainer, options.stop)
+        except RuntimeError as error:
+            raise_if_stopped(error, options.stop)
+            raise
         finally:
             record.close()
 
 
+def raise_if_stopped(error: RuntimeError, stop: StopSignal) -> None:
+    """Raise Stopped where the error is the end of a loader worker by a signal that was sent to all processes of a job,
+    this one included. Such a run is no failure; it goes on from its last checkpoint."""
+    if "DataLoader worker" not in error_message(error):
+        return
+    time.sleep(SIGNAL_GRACE)
+    if stop.reason:
+        raise Stopped(f"{stop.reason}, which ended a loader worker too; it goes on from its last checkpoint") from error
+
+
 def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[str]:
-    """The lines that are printed before the first step: origin of the weights, and parameters that are trained."""
+    """The lines that are printed before the first step: the data set's own description, the origin of the weights, and
+    the parameters that are trained."""
     from lab.finetune.groups import format_groups
     from lab.models.origin import origin_of
 
@@ -141,9 +163,23 @@ def introduction(run: "Run", composed: ComposedConfig, directory: Path) -> list[
     lines[0] = f"finetune_strategy={composed.choices.get('finetune_strategy')} {lines[0]}"
     if origin := origin_of(run.model):
         lines.insert(0, f"weights: {origin}")
+    if description := getattr(run.data, "description", ""):
+        lines.insert(0, f"data: {description}")
+    if pairs := trained_elsewhere(run):
+        lines += [f"  one tensor, which trains in both: {' and '.join(names)}" for names in pairs]
     if parameters := frozen_at_random(run):
         lines.append(f"  frozen at a random start: {join_names(parameters)}")
     return lines
+
+
+def trained_elsewhere(run: "Run") -> list[list[str]]:
+    """The names of each tied parameter that trains, where others are frozen: a module that looks frozen may hold it."""
+    from lab.models.tied import parameter_names
+
+    trained, names = {id(p) for p in run.trainable}, parameter_names(run.model)
+    if trained >= names.keys():
+        return []
+    return [tied for key, tied in names.items() if key in trained and len(tied) > 1]
 
 
 def frozen_at_random(run: "Run") -> list[str]:

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
 from lab.identity.identity import Identity
 from lab.record.files import file_if_written
+from lab.text import format_traceback
 from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
 
 # texts in torch.distributed's errors after another rank has ended
@@ -115,7 +115,7 @@ def compute_result(spec: RankSpec, rank: int, send: Callable[[Any], None], stop:
     except BaseException as error:
         message, outside = describe_error(error)
         state = "diverged" if isinstance(error, Diverged) else "failed"
-        trace = "".join(traceback.format_exception(error))
+        trace = format_traceback(error)
         return rank_result(Outcome(spec.directory, state, error=message, outside=outside), trace)
 
 

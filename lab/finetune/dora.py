@@ -28,11 +28,12 @@ def dora(
     weights of one output: a column of the paper's W, which is transposed, and a row of torch's.
     """
     groups = lora(model, rank, alpha, targets, head, train_head)
-    magnitudes = []
+    by_change: dict[int, Magnitude] = {}  # modules that share a weight share its change and its magnitude
     for _, module, name, change in adapted_tensors(model):
-        magnitude = Magnitude(getattr(module, name).detach(), change.transposed is not None)
-        adapt_tensor(module, name, magnitude)
-        magnitudes.append(magnitude.magnitude)
+        if id(change) not in by_change:
+            by_change[id(change)] = Magnitude(getattr(module, name).detach(), change.transposed is not None)
+        adapt_tensor(module, name, by_change[id(change)])
+    magnitudes = [magnitude.magnitude for magnitude in by_change.values()]
     if adapter:
         load_adapter(model, Path(adapter))
     return [groups[0], {"name": "magnitude", "params": magnitudes}, *groups[1:]]

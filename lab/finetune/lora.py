@@ -11,6 +11,7 @@ from lab.finetune.groups import ParameterGroups, train_only
 from lab.finetune.peft import load_adapter
 from lab.models.blocks import head_name, is_within, match_names
 from lab.models.low_rank import LoRA, adapt_tensor, adaptable_tensors, adapted_tensors, is_transposed
+from lab.models.tied import parameter_names
 
 
 def lora(
@@ -33,13 +34,26 @@ def lora(
     The weights are parametrized instead of wrapping the modules, so that code which reads a weight without calling its
     module, as attention does, gets the changed weight. The cost is that a step computes B A and the gradient of the
     whole weight, and that there is no dropout on A's input, which some of the paper's runs use.
-    Raises ValueError for a rank below 1, an alpha that is not positive, and a pattern that matches no module; the
-    message lists the modules that can be adapted.
+    A weight that several modules share is adapted as the one tensor that it is: all of them see the same change,
+    whichever of them is a target.
+    Raises ValueError for a target that shares its weight with the trained head, for a rank below 1, an alpha that is
+    not positive, and a pattern that matches no module; the message lists the modules that can be adapted.
     """
     head = head_name(model, head)
+    names = parameter_names(model)
     for module, name in choose_targets(model, targets, head, train_head):
+        if name not in module._parameters:  # adapted before, as that of another module that shares it
+            continue
         weight = module.get_parameter(name)
-        adapt_tensor(module, name, LoRA(weight, rank, alpha, is_transposed(module), isinstance(module, nn.Embedding)))
+        change = LoRA(weight, rank, alpha, is_transposed(module), isinstance(module, nn.Embedding))
+        for owner in names[id(weight)]:
+            place, _, tensor = owner.rpartition(".")
+            if train_head and is_within(owner, head):
+                raise ValueError(
+                    f"{' and '.join(names[id(weight)])} are one tensor, which cannot be adapted and be trained with "
+                    "the head too; give finetune_strategy.targets= without it, or finetune_strategy.train_head=false"
+                )
+            adapt_tensor(model.get_submodule(place), tensor, change)
     if adapter:
         load_adapter(model, Path(adapter))
     factors = [parameter for *_, change in adapted_tensors(model) for parameter in change.parameters()]

@@ -12,7 +12,7 @@ def only(model: nn.Module, match: list[str]) -> ParameterGroups:
     match: patterns (`layer3.*`, `*.bias`); a parameter that two of them match belongs to the later group.
     Raises ValueError that lists the parameters' names for a pattern that matches none.
     """
-    by_name = dict(model.named_parameters())
+    by_name = dict(model.named_parameters(remove_duplicate=False))  # a tied parameter goes by each of its names
     noun = f"parameter of {type(model).__name__}"
     groups = {pattern: [by_name[name] for name in match_names(list(by_name), [pattern], noun)] for pattern in match}
     return train_only(model, groups)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lab.models.low_rank import adapted_tensors
+from lab.models.low_rank import LoRA, adapted_tensors, is_transposed
 
 SETTINGS_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # prefix of every key in an adapter's file
@@ -73,9 +73,17 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     if any(differences.values()):
         lists = "; ".join(f"{kind}: {', '.join(sorted(keys))}" for kind, keys in differences.items() if keys)
         raise ValueError(f"the adapter in {folder} does not fit; {lists}. Its targets: {settings['target_modules']}")
+    loaded: dict[int, str] = {}
     with torch.no_grad():
         for key, value in saved.items():
-            known[key].copy_(value.reshape(known[key].shape))
+            value = value.reshape(known[key].shape)
+            earlier = loaded.setdefault(known[key].data_ptr(), key)
+            if earlier != key and not torch.equal(known[key], value.to(known[key])):
+                raise ValueError(
+                    f"the adapter in {folder} changes {earlier} and {key} differently, but {type(model).__name__} has "
+                    "one tensor for both; train an adapter with other targets"
+                )
+            known[key].copy_(value)
 
 
 def peft_settings(model: nn.Module) -> dict[str, Any]:
@@ -122,7 +130,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[int, ...]
     """
     tensors, refused, prefix = {}, [], wrapper_prefix(model)
     for name, module, tensor, change in adapted_tensors(model):
-        if reason := why_inexpressible(model, name, module):
+        if reason := why_inexpressible(model, name, module, change):
             refused.append(f"{name}.{tensor} ({reason})")
             continue
         changes: Any = module.parametrizations[tensor]  # type: ignore[index,operator]
@@ -140,8 +148,10 @@ def adapter_tensors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[int, ...]
     return tensors
 
 
-def why_inexpressible(model: nn.Module, name: str, module: nn.Module) -> str:
+def why_inexpressible(model: nn.Module, name: str, module: nn.Module, change: LoRA) -> str:
     """The reason why peft cannot express the adapter of a module; empty if it can."""
+    if is_transposed(module) != (change.transposed is not None):
+        return "it shares its weight with a module that has it transposed, an embedding"
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "a recurrent layer"
     parent = model.get_submodule(name.rpartition(".")[0])

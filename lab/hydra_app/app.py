@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.composed import ComposedConfig
 from lab.config.hydra_setup import register_with_hydra
 from lab.config.messages import explain
+from lab.config.outputs import keep_trace
 from lab.config.overrides import quote_path, wrap_in_choices
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LabError, report_error
 from lab.hydra_app.resolvers import directory_resolvers
@@ -77,11 +79,13 @@ class HydraApp:
         if Path.cwd() == Path(hydra.runtime.cwd):  # hydra.job.chdir=true changes it
             directory = relative_to_cwd(directory)
         try:
+            check_single_run(config, self.verb)
             composed = ComposedConfig.from_hydra(config, hydra)
             self.code = self.run(composed, self.identify(composed.resolved), directory) or self.code
         except LabError as error:  # reported here: under another sweeper the other runs go on
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = report_error(error, self.with_traceback)
+            keep_trace(error, Path(str(config.paths.outputs)))
         except KeyboardInterrupt:
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             raise
@@ -91,6 +95,15 @@ class HydraApp:
             traceback.print_exc()
             remove_if_empty(directory, Path(str(config.paths.outputs)))
             self.code = EXIT_FAILED
+
+
+def check_single_run(config: DictConfig, verb: str) -> None:
+    """Raises ConfigError where the config is one of several runs, and a single one was asked for."""
+    for key, what in (("sweep", "a sweep"), ("search", "a search")):
+        if config.get(key) and HydraConfig.get().mode == RunMode.RUN:
+            given = " ".join(HydraConfig.get().overrides.task)
+            one = "" if key == "search" and "search=" in given else f"; for a single run: lab {verb} {given} {key}=null"
+            raise ConfigError(f"the config has {what} ({key}:); for all of its runs: lab {verb} -m {given}{one}")
 
 
 def run_app(arguments: list[str], app: HydraApp) -> int:

@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +24,7 @@ from lab.config.overrides import split_override
 from lab.config.redact import redact_text
 from lab.config.settings import Policy
 from lab.execution.outcome import Outcome
+from lab.hydra_app.slurm import await_requeue
 from lab.identity.source_code import CodeWatch
 from lab.record.files import is_locked
 from lab.sweep.controller import FixedJobs, SweepController
@@ -64,10 +67,15 @@ class PlannedTask:
         ):  # joblib's start method, which the run's process lacks
             multiprocessing.set_start_method("spawn", force=True)
         stop = StopSignal.with_limits(policy.time_limit)
-        with make_pool([job.composed.resolved], {"workers": 1}) as pool, stop_before_requeue(stop), stop.signals():
-            pool.threads = int(os.environ.get("OMP_NUM_THREADS") or pool.threads)  # joblib and Ray share out the cores
+        requeue = signal.getsignal(signal.SIGUSR2)
+        with (
+            make_pool([job.composed.resolved], {"workers": 1}) as pool,
+            stop.signals(),
+            stop_before_requeue(stop, requeue),
+        ):
             code = CodeWatch(self.sources)
-            controller = SweepController(self.sweep, FixedJobs([job]), pool, policy, PlainSweepView(), code, stop)
+            jobs_left = FixedJobs([without_callbacks(job)])
+            controller = SweepController(self.sweep, jobs_left, pool, policy, PlainSweepView(), code, stop)
             controller.run()
         if controller.changed:
             changed = ", ".join(controller.changed)
@@ -109,6 +117,11 @@ class PlannedTask:
         return planned
 
 
+def without_callbacks(job: Job) -> Job:
+    """The job without Hydra's callbacks, which Hydra itself calls around the task of another launcher."""
+    return replace(job, composed=replace(job.composed, hydra={**job.composed.hydra, "callbacks": {}}))
+
+
 def launcher_overrides(job: Job) -> list[str]:
     """The overrides that a launcher displays for a job, and last the job's directory."""
     overrides = [redact_text(override) for override in job.composed.overrides]
@@ -116,10 +129,9 @@ def launcher_overrides(job: Job) -> list[str]:
 
 
 @contextmanager
-def stop_before_requeue(stop: StopSignal) -> Iterator[None]:
+def stop_before_requeue(stop: StopSignal, requeue: Any) -> Iterator[None]:
     """Have the run save and stop before submitit requeues its job. submitit announces the end of the job's time with
-    SIGUSR2; its own handler, which requeues, is called on leaving the context."""
-    requeue = signal.getsignal(signal.SIGUSR2)
+    SIGUSR2; its own handler of it, `requeue`, is called on leaving the context. SLURM preempts a job with SIGTERM."""
     if not callable(requeue):
         yield
         return
@@ -136,13 +148,15 @@ def stop_before_requeue(stop: StopSignal) -> Iterator[None]:
         signal.signal(signal.SIGUSR2, requeue)
         if frames:
             requeue(signal.SIGUSR2, frames[0])
+        elif stop.reason == "SIGTERM":
+            await_requeue()
 
 
-def wait_for_stragglers(jobs: Sequence[Job]) -> None:
-    """Wait for the runs that go on after the launcher has given up."""
+def wait_for_stragglers(jobs: Sequence[Job], queue_has_jobs: Callable[[], bool]) -> None:
+    """Wait for the runs that go on, or are still queued, after the launcher has given up."""
     last_at_work = time.monotonic()
     while time.monotonic() - last_at_work < QUIET_SECONDS:
-        if any(is_locked(job.directory) for job in jobs):
+        if any(is_locked(job.directory) for job in jobs) or queue_has_jobs():
             last_at_work = time.monotonic()
         time.sleep(1)
 

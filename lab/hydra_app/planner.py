@@ -1,5 +1,6 @@
 """Makes the plan of a sweep from its arguments: override lists, composed configs, identities, directories."""
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from lab.errors import ConfigError
 from lab.hydra_app.app import HydraApp
 from lab.hydra_app.launchers import PlannedTask, launcher_overrides, wait_for_stragglers
 from lab.hydra_app.resolvers import is_in_outputs
+from lab.hydra_app.slurm import watch_queue
 from lab.identity.identity import Identity
 from lab.identity.run_directory import run_directory, runs_folder
 from lab.ledger.listing import runs_by_id
@@ -143,6 +145,8 @@ class SweepPlanner:
             task_function=task,
             config=self.master,
         )
+        is_slurm = type(launcher).__name__ == "SlurmLauncher"
+        queue_has_jobs = watch_queue() if is_slurm and shutil.which("squeue") else lambda: False
         try:
             launcher.launch([launcher_overrides(job) for job in jobs], initial_job_idx=0)
         except Exception as error:  # for instance, a job's process died; other jobs may be done
@@ -153,7 +157,7 @@ class SweepPlanner:
                 file=sys.stderr,
             )
             self.launcher_failed = True
-            wait_for_stragglers(jobs)
+            wait_for_stragglers(jobs, queue_has_jobs)
 
 
 def job_directory(

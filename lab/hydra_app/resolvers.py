@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lab.config.composed import ComposedConfig
@@ -27,10 +28,15 @@ def directory_resolvers(identify: Identifier, sweep_name: Callable[[], str]) -> 
         return Path(f"{root.hydra.job.num}-{identify(plain_config(root)).id}")
 
     return {
-        "lab.run_dir": lambda *, _root_: str(run_dir(_root_)),
-        "lab.job_dir": lambda *, _root_: str(job_dir(_root_)),
-        "lab.sweep_dir": lambda *, _root_: f"{_root_.paths.outputs}/sweeps/{sweep_name()}",
+        "lab.run_dir": lambda *, _root_: str(run_dir(whole_config(_root_))),
+        "lab.job_dir": lambda *, _root_: str(job_dir(whole_config(_root_))),
+        "lab.sweep_dir": lambda *, _root_: f"{whole_config(_root_).paths.outputs}/sweeps/{sweep_name()}",
     }
+
+
+def whole_config(root: DictConfig) -> DictConfig:
+    """The config with the run's own keys, also where Hydra resolves its own node alone (`--cfg hydra --resolve`)."""
+    return root if "paths" in root else HydraConfig.get()._get_root()  # type: ignore[attr-defined]
 
 
 def is_in_outputs(root: DictConfig) -> bool:

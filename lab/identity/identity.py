@@ -13,6 +13,7 @@ from typing import Any
 from lab.config.check import target_nodes
 from lab.config.redact import names_secret
 from lab.config.settings import POLICY
+from lab.data.image_files import image_folder_files, visible_files
 from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
 from lab.identity.source_code import collect_sources
@@ -26,6 +27,8 @@ BOOKKEEPING = {
     ("model", "download"),
     ("hardware", "threads"),
 }
+# data sets that read only some of the files in their folder, with the function that lists them
+FILE_LISTS = {"lab.data.image_folder.image_folder": image_folder_files}
 PATH_KEY = re.compile(r"(^|_)(folder|dir|root|path|file|weights|adapter)$")
 
 
@@ -106,8 +109,10 @@ class Identifier:
 
         files: dict to which the hashes are added, by path.
         """
-        outputs = Path(str(config.get("paths", {}).get("outputs", "outputs")))
-        model = config.get("model", {})
+        nodes = {name: part for name, part in config.items() if isinstance(part, Mapping)}
+        outputs = Path(str(nodes.get("paths", {}).get("outputs", "outputs")))
+        list_files = FILE_LISTS.get(str(nodes.get("data", {}).get("_target_")), visible_files)
+        model = nodes.get("model", {})
         if "weights" in model and config.get("weights") in (None, model["weights"]):  # one value, interpolated
             config = {key: value for key, value in config.items() if key != "weights"}
 
@@ -123,7 +128,7 @@ class Identifier:
             if isinstance(value, list):
                 return [strip_value(part, path) for part in value]
             if isinstance(value, str) and (file := file_named_by(value, path, outputs)):
-                files[value] = self.fingerprint(file)
+                files[value] = self.fingerprint(file, list_files if path == ("data", "folder") else visible_files)
                 return f"file:{files[value]}"
             return value
 

@@ -37,7 +37,8 @@ def environment_facts(run: SavedRun) -> dict[str, Any]:
     return {
         "commit": git.get("commit"),
         "uncommitted changes": len(git.get("diff") or "") or None,
-        **{name: manifest.get(name) for name in ("code", "data", "host", "python", "packages", "device")},
+        **{name: manifest.get(name) for name in ("code", "data", "host", "python", "packages")},
+        **{name: manifest.get(name) for name in ("device", "processes", "threads")},
     }
 
 

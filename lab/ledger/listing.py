@@ -2,21 +2,23 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.errors import DamagedRun
+from lab.errors import ConfigError, DamagedRun
 from lab.ledger.saved_run import SavedRun
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
 RUN_NAME = re.compile(r"-[0-9a-f]{8}$")
-AGAIN_NAME = re.compile(r"-again\d+-[0-9a-f]{8}$")
+AGAIN_NAME = re.compile(r"-(again\d+-[0-9a-f]{8})$")
+SHORTEST_ID = 4  # characters by which a run can be named
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """The run directories at or below `root`, in order of their paths. Links are followed, each folder is visited once,
-    and folders that cannot be read or begin with a dot are left out."""
+    """The run directories at or below `root`, in order of their paths: those with a regular file of RUN_FILES. Links to
+    folders are followed, each folder is visited once, and folders that cannot be read or begin with a dot are left out.
+    """
     visited: set[Path] = set()
 
     def visit(directory: Path) -> Iterator[Path]:
@@ -28,11 +30,10 @@ def find_runs(root: Path) -> Iterator[Path]:
         if real in visited:
             return
         visited.add(real)
-        if any(entry.name in RUN_FILES for entry in entries):
-            yield directory
-            return
+        if any(entry.name in RUN_FILES and entry.is_file(follow_symlinks=False) for entry in entries):
+            yield directory  # and look further: a stray file of that name must not hide the runs below it
         for entry in entries:
-            if is_folder(entry) and not entry.name.startswith("."):
+            if is_folder(entry) and not entry.name.startswith(".") and entry.name != "checkpoints":
                 yield from visit(Path(entry.path))
 
     yield from visit(root)
@@ -46,14 +47,31 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def find_run(path_or_id: Path, outputs: Path) -> Path | None:
-    """The run directory `path_or_id`, or the run of `outputs` whose id begins with it, 4 characters at least; None
-    where there is none."""
-    if any((path_or_id / name).exists() for name in RUN_FILES):
+    """The run of this path, or the run of `outputs` of this name or whose id begins so, with SHORTEST_ID characters at
+    least; None where there is none. Raises ConfigError where several ids begin so."""
+    if any((path_or_id / name).is_file() for name in RUN_FILES):
         return path_or_id
-    text = str(path_or_id)
-    if "/" in text or len(text) < 4:
+    return find_by_name(str(path_or_id), find_runs(outputs))
+
+
+def find_by_name(text: str, directories: Iterable[Path]) -> Path | None:
+    """The directory of this name, or whose id begins so; None where there is none. Raises ConfigError for several."""
+    if "/" in text or len(text) < SHORTEST_ID:
         return None
-    return next((run for run in find_runs(outputs) if run.name[-8:].startswith(text)), None)
+    named = {}  # a sweep's links lead to runs that are found at their own place, too
+    for directory in directories:
+        if text == directory.name or directory_id(directory).startswith(text):
+            named.setdefault(directory.resolve(), directory)
+    if len(named) > 1 and text not in map(directory_id, named.values()):
+        ids = ", ".join(map(directory_id, named.values()))
+        raise ConfigError(f"several ids begin with {text}: {ids}; give more characters")
+    return next(iter(named.values()), None)
+
+
+def directory_id(directory: Path) -> str:
+    """The id that ends a directory's name: 8 characters, of a run with again=true `again1-` and these."""
+    match = AGAIN_NAME.search(directory.name)
+    return match[1] if match else directory.name[-8:]
 
 
 def runs_by_id(folder: Path) -> dict[str, Path]:
@@ -91,7 +109,7 @@ def run_row(run: SavedRun) -> dict[str, Any]:
     try:
         manifest, status = run.manifest, run.status
         return {
-            "id": run.id,
+            "id": directory_id(run.directory) if AGAIN_NAME.search(run.directory.name) else run.id,
             "dir": str(run.directory),
             "state": status["state"],
             "experiment": manifest.get("experiment"),
@@ -103,8 +121,13 @@ def run_row(run: SavedRun) -> dict[str, Any]:
         }
     except (DamagedRun, OSError) as error:
         empty = {"experiment": None, "overrides": [], "seed": None, "metrics": {}, "started": None, "ended": None}
-        id8 = run.directory.name[-8:]
-        return {"id": id8, "dir": str(run.directory), "state": "damaged", **empty, "error": str(error)}
+        return {
+            "id": directory_id(run.directory),
+            "dir": str(run.directory),
+            "state": "damaged",
+            **empty,
+            "error": str(error),
+        }
 
 
 def run_rows(root: Path) -> list[dict[str, Any]]:

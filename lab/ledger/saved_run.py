@@ -13,6 +13,22 @@ from lab.record.status import changed_files, read_status
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml: ten times as fast
 
+# types of the fields of a run's files that lab reads
+FIELDS: dict[str, dict[str, Any]] = {
+    "status.json": {
+        **dict.fromkeys(("id", "state", "error", "reason", "traceback"), str),
+        **dict.fromkeys(("started", "ended", "time", "step_timeout"), int | float),
+        "sealed": dict,
+    },
+    "manifest.json": {
+        **dict.fromkeys(("id", "experiment", "started_by"), str),
+        **dict.fromkeys(("overrides", "segments", "inexact", "groups"), list),
+        **dict.fromkeys(("choices", "monitor", "identity", "packages", "schemas", "git"), dict),
+        "seed": int,
+        "started": int | float,
+    },
+}
+
 
 class SavedRun:
     """A run directory as it is now. Each file is read once, when it is first asked for.
@@ -27,7 +43,7 @@ class SavedRun:
     def status(self) -> dict[str, Any]:
         """status.json. The state is `pending` where there is no such file, and `failed` or `interrupted` for a run
         whose process was killed."""
-        return read_status(self.directory)
+        return self._check_fields("status.json", read_status(self.directory))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -55,8 +71,9 @@ class SavedRun:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last line is left out."""
+        path = self.directory / "metrics.jsonl"
         try:
-            lines = (self.directory / "metrics.jsonl").read_text().splitlines()
+            lines = path.read_text().splitlines() if path.is_file() else []  # a pipe would never end
         except OSError:
             return []
         entries = []
@@ -137,4 +154,14 @@ class SavedRun:
     def _check_mapping(self, name: str, content: Any) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise DamagedRun(f"{self.directory / name} holds a {type(content).__name__}, not a mapping")
+        return self._check_fields(name, content)
+
+    def _check_fields(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
+        """The content, whose fields have the types that a run writes. A field that is absent or null is none."""
+        kinds = dict.fromkeys(content, int | float) if name == "results.json" else FIELDS.get(name, {})
+        for key, kind in kinds.items():
+            value = content.get(key)
+            if value is not None and not isinstance(value, kind):
+                shown = repr(value)[:40]
+                raise DamagedRun(f"{self.directory / name} is not as a run writes it: {key} is {shown}")
         return content

@@ -26,9 +26,7 @@ class ClassificationCounts:
         self.cross_entropy += F.cross_entropy(logits, labels, reduction="sum")
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion += torch.bincount(cells, minlength=len(self.confusion))
-        # number of classes with a higher logit than the label's; unlike topk, this does not sort
-        above = (logits > logits.gather(1, labels[:, None])).sum(1)
-        self.in_top5 += (above < 5).sum()
+        self.in_top5 += (ranks_of_labels(logits, labels) < 5).sum()
 
     def confusion_matrix(self) -> list[list[int]]:
         """Counts by label (row) and prediction (column)."""
@@ -38,8 +36,10 @@ class ClassificationCounts:
         """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>. Empty
         without examples.
 
-        A class without examples has no accuracy. balanced_accuracy is the mean of the accuracies of the classes, so
-        that large classes do not dominate (Brodersen et al. 2010, doi:10.1109/ICPR.2010.764, for two classes).
+        Of classes with equal logits, the first is predicted, as by torch.argmax, and top5 ranks them in their order, so
+        a hit in accuracy is always one in top5. A class without examples has no accuracy. balanced_accuracy is the mean
+        of the accuracies of the classes, so that large classes do not dominate (Brodersen et al. 2010,
+        doi:10.1109/ICPR.2010.764, for two classes).
         """
         confusion = self.confusion.view(self.num_classes, self.num_classes).cpu()
         correct, per_class = confusion.diagonal(), confusion.sum(1)
@@ -59,3 +59,11 @@ class ClassificationCounts:
         if self.num_classes > 5:
             scores["top5"] = int(self.in_top5) / total
         return scores | class_accuracies
+
+
+def ranks_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """The number of classes that come before each label (B,): those with a higher logit or NaN, and those with an equal
+    logit and a lower number. Unlike topk, this does not sort."""
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return (~(logits <= own) | ((logits == own) & earlier)).sum(1)

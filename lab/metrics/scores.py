@@ -116,7 +116,8 @@ class Monitor:
         if direction not in (None, mode):
             raise ValueError(
                 f"monitor={name} mode={mode} would keep the worst weights, as the {direction} of it is best; leave "
-                "mode= out, or if that is wrong, let the task's score return an Evaluation with directions"
+                "mode= (of a search, search.direction=) out, or if that is wrong, let the task's score return an "
+                "Evaluation with directions"
             )
         return ResolvedMonitor(name, mode)
 

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lab.models.blocks import head_name, is_within
+from lab.models.depth import describe_depth
 from lab.models.origin import Origin, SourceHead, origin_of, set_origin
 from lab.models.state_files import State, read_weights, unwrap_state
+from lab.models.tied import parameter_names, shared_with
 from lab.text import join_names
 
 Shapes = Mapping[str, Sequence[int]]
@@ -50,6 +53,7 @@ def load_matching(model: nn.Module, state: State, source: str, digest: str, head
     parameters = dict(model.named_parameters(remove_duplicate=False))
     # a tied parameter has several names, of which the file may have only one
     loaded = {id(parameters[key]) for key in matching if key in parameters}
+    check_tied(matching, model, source)
     new = [key for key in own if key not in matching and is_counted(key) and id(parameters.get(key)) not in loaded]
     left = [key for key in state if key not in matching and is_counted(key)]
     new_shapes, left_shapes = {key: own[key].shape for key in new}, {key: state[key].shape for key in left}
@@ -60,15 +64,30 @@ def load_matching(model: nn.Module, state: State, source: str, digest: str, head
     set_origin(model, Origin(source, digest, matched, tuple(new), tuple(left), source_head))
 
 
+def check_tied(state: State, model: nn.Module, source: str) -> None:
+    """Raises ValueError where `state` has different values for the names of one parameter of the model."""
+    for names in parameter_names(model).values():
+        first, *others = [name for name in names if name in state] or [""]
+        for other in others:
+            if not torch.equal(state[first], state[other]):
+                raise ValueError(
+                    f"{source} has different values for {first} and {other}, which are one tensor of "
+                    f"{type(model).__name__}; start from weights of a model that ties them, or untie them in the model"
+                )
+
+
 def draw_head(model: nn.Module, heads: Sequence[str] | None = None) -> None:
     """Initialise the output layer again at random, in place, although weights were loaded for it.
 
     heads: names of modules with an output layer; None for the model's last block.
-    Raises ValueError for a head without a linear or convolutional layer.
+    Raises ValueError for a head without a linear or convolutional layer, or that shares a tensor with other modules.
     """
     drawn = []
     for head in heads or [head_name(model)]:
         name, layer = output_layer(model, head)
+        if pairs := shared_with(model, name):
+            inside, outside = pairs[0]
+            raise ValueError(f"{inside} and {outside} are one tensor, so a new head would overwrite both")
         layer.reset_parameters()
         drawn += [f"{name}.{key}" for key in layer.state_dict()]
     if origin := origin_of(model):
@@ -108,14 +127,18 @@ def check_outside_heads(model: nn.Module, source: str, new: Shapes, left: Shapes
     new: shapes of the model's tensors that the weights lack or have in another shape.
     left: shapes of the weights' tensors that were not loaded.
     """
-    modules = dict(model.named_modules())
+    modules, own = dict(model.named_modules()), [*filter(is_counted, model.state_dict())]
     outside = [key for key in new if not is_below_any(key, heads)]
     shapes = [f"{key} {tuple(left[key])}, the model's is {tuple(new[key])}" for key in outside if key in left]
     missing = [key for key in outside if key not in left]
     unknown = [key for key in left if key not in new and not may_be_other_head(key, modules, heads)]
+    depth, explained = describe_depth(model, own, missing, unknown)
+    missing, unknown = ([key for key in keys if key not in explained] for keys in (missing, unknown))
     differences = {"missing": missing, "unknown": unknown, "of another shape": shapes}
     problems = [f"{kind}: {join_names(names, 20)}" for kind, names in differences.items() if names]
-    if len(new) == len({*filter(is_counted, model.state_dict())}):
+    if depth:
+        problems.insert(0, depth)
+    if len(new) == len(own):
         problems.insert(0, f"nothing in it matches; it holds: {join_names([*left]) or 'no tensor'}")
     if problems:
         raise ValueError(f"{source} does not fit {type(model).__name__} outside its head; {'; '.join(problems)}")

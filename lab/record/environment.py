@@ -9,6 +9,12 @@ from importlib import metadata
 from typing import Any
 
 MAX_DIFF_LENGTH = 200_000  # characters
+# the user's settings of git (colours, prefixes, drivers, an order of files) decide nothing of what is recorded
+DIFF = (
+    *("git", "-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false", "diff", "--no-color"),
+    *("--no-ext-diff", "--no-textconv", "--no-relative", "--no-renames", "--submodule=short", "--src-prefix=a/"),
+    *("--dst-prefix=b/", "--unified=3", "--diff-algorithm=default", "--binary", "-O/dev/null", "HEAD"),
+)
 
 
 def describe_environment() -> dict[str, Any]:
@@ -31,18 +37,18 @@ def read_git_state() -> dict[str, str] | None:
     commit = run_command("git", "rev-parse", "HEAD")
     if commit is None:
         return None
-    diff = run_command("git", "diff", "HEAD") or ""
-    return {
-        "commit": commit.strip(),
-        "diff": diff[:MAX_DIFF_LENGTH],
-        "untracked": run_command("git", "status", "-s") or "",
-    }
+    diff = run_command(*DIFF) or ""
+    if len(diff) > MAX_DIFF_LENGTH:
+        diff = f"{diff[:MAX_DIFF_LENGTH]}\n(cut here: {len(diff)} characters)\n"
+    return {"commit": commit.strip(), "diff": diff, "untracked": run_command("git", "status", "--porcelain") or ""}
 
 
 def run_command(*command: str) -> str | None:
     """What a command prints on standard output; None if it fails or takes more than 10 seconds."""
     try:
-        process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+        environment = {**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+        options = {"capture_output": True, "text": True, "errors": "replace", "timeout": 10}
+        process = subprocess.run(command, env=environment, encoding="utf-8", **options)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout if process.returncode == 0 else None

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TextIO
 
 from lab.errors import DamagedRun, Refused, RunInUse
 
+SURROGATES = "backslashreplace"  # how JSON spells half a character, such as a byte of a file name that is not UTF-8
 SUBFOLDERS = ("checkpoints", ".hydra")  # of a run
 
 
@@ -139,7 +140,9 @@ def sync_directory(directory: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Raises ValueError for a number that JSON cannot hold (NaN, infinity)."""
-    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_atomically(
+        path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(errors=SURROGATES)
+    )
 
 
 def read_json(path: Path, default: Any = None) -> Any:
@@ -209,7 +212,8 @@ os.register_at_fork(after_in_child=release_inherited_locks)
 def is_locked(directory: Path) -> bool:
     """Whether a live process holds `directory`."""
     try:
-        with open(directory / ".lock") as lock:
+        # O_NONBLOCK: opening a pipe would wait for its other end
+        with os.fdopen(os.open(directory / ".lock", os.O_RDONLY | os.O_NONBLOCK)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -3,9 +3,8 @@
 import logging
 import os
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,23 @@ from lab.record.files import (
     write_new,
 )
 from lab.record.status import hash_sealed_files, write_status
+from lab.text import error_message, format_traceback, summarize_error
 from lab.train.stop import StopSignal
 
 Finish = Callable[[Mapping[str, float]], None]
 
 
 @contextmanager
-def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) -> Iterator[Finish]:
+def recording(
+    directory: Path, manifest: Mapping[str, Any], stop: StopSignal, earlier: Sequence[logging.LogRecord] = ()
+) -> Iterator[Finish]:
     """Record a run in `directory`, whose lock the caller holds (`lab.record.files.lock_directory`). The status is
     `running` inside; on an exception, which propagates, it becomes `interrupted`, `diverged` or `failed`.
 
     Gives `finish(results)`, to be called at the run's end: on leaving, results.json is written, the directory sealed
     and the status set to `done`.
     manifest: content of manifest.json, with `id` and `segments`.  stop: the run's stop signal, whose watchdog reports
-    crashes.
+    crashes.  earlier: what was logged while the run was built, for its log.
     """
     for folder in (directory, directory / "checkpoints"):
         remove_partial_files(folder)
@@ -46,7 +48,7 @@ def recording(directory: Path, manifest: Mapping[str, Any], stop: StopSignal) ->
         with (
             file_if_written(error_file) as crash_file,
             stop.watchdog.watch(crash_file),
-            log_to_file(directory / "run.log"),
+            log_to_file(directory / "run.log", earlier),
         ):
             yield finished.append
         for results in finished:  # once the watchdog's file is gone: a run that says `done` has no error.txt
@@ -79,13 +81,13 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
         return str(error), False
     if is_out_of_memory(error):
         hint = "lower data.batch_size, give hardware.micro_batch= (examples at once), or oom=shrink"
-        return f"out of memory: {hint}; {str(error).splitlines()[0] if str(error) else type(error).__name__}", True
-    return f"{type(error).__name__}: {error}", isinstance(error, OSError)
+        return f"out of memory: {hint}; {(error_message(error) or type(error).__name__).splitlines()[0]}", True
+    return summarize_error(error), isinstance(error, OSError)
 
 
 def write_traceback(path: Path, error: BaseException) -> None:
     with suppress(OSError):  # the disk is full, and the error itself most likely says so
-        write_new(path, "".join(traceback.format_exception(error)))
+        write_new(path, format_traceback(error))
 
 
 def end_segment(directory: Path) -> None:
@@ -96,13 +98,38 @@ def end_segment(directory: Path) -> None:
 
 
 @contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Write to `path`, too, what is logged inside the context."""
-    with os.fdopen(open_to_append(path), "a") as file:
-        handler = logging.StreamHandler(file)
-        logging.getLogger().addHandler(handler)
-        try:
+def log_to_file(path: Path, earlier: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
+    """Write to `path`, too, what is logged inside the context.  earlier: records to write first."""
+    with os.fdopen(open_to_append(path), "a") as file, closing(logging.StreamHandler(file)) as handler:
+        for record in earlier:
+            handler.handle(record)
+        with added_handler(handler):
             yield
-        finally:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+
+
+@contextmanager
+def keep_log() -> Iterator[list[logging.LogRecord]]:
+    """A list that takes what is logged inside the context, before there is a file for it."""
+    keeper = LogKeeper()
+    with added_handler(keeper):
+        yield keeper.records
+
+
+class LogKeeper(logging.Handler):
+    """Keeps what is logged in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def added_handler(handler: logging.Handler) -> Iterator[None]:
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)

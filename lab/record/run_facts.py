@@ -45,7 +45,8 @@ def describe_segments(
     run: Run, earlier: Mapping[str, Any], environment: Mapping[str, Any], started: float
 ) -> dict[str, Any]:
     """The run's segments, one for each process that trained it, of which this is the last; and `exact`, whether the run
-    will end in the same bits as an unbroken one, with the reasons against it in `inexact`.
+    will end in the same bits as an unbroken one, with the reasons against it in `inexact`. `same_bits_on` are the facts
+    of the machine on which the same run ends in the same bits; they are no part of its id.
 
     earlier: manifest of the previous segment; empty for a new run.  started: start of this segment, in seconds since
     the epoch.
@@ -65,6 +66,7 @@ def describe_segments(
         "device": segment["device"],
         "processes": segment["processes"],
         "threads": segment["threads"],
+        "same_bits_on": {name: segment[name] for name in SEGMENT_FACTS},
         "started": earlier.get("started", started),
         "segments": [*before, segment],
         **exactness(earlier, reason),

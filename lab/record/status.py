@@ -9,6 +9,7 @@ from typing import Any
 
 from lab.errors import DamagedRun
 from lab.record.files import is_locked, read_json, sha256, write_json
+from lab.text import locate_own_frame
 
 SCHEMA = 1  # of status.json
 HANG_MARK = "Timeout ("  # the words with which faulthandler reports a hang
@@ -75,10 +76,12 @@ def describe_crash(path: Path, step_timeout: float | None = None) -> str | None:
         text = path.read_text(errors="replace")
     except OSError:
         return None
+    frame = locate_own_frame(text, newest_first=True)
+    place = f", at {frame}" if frame else ""
     for line in text.splitlines():
         if line.startswith(HANG_MARK):
             within = f" in {step_timeout:g} s" if step_timeout else ""
-            return f"hung: a step did not end{within} (step_timeout); error.txt has its traceback"
+            return f"hung: a step did not end{within} (step_timeout){place}; error.txt has its traceback"
         if line.startswith(CRASH_MARK):
-            return f"crashed: {line.removeprefix(CRASH_MARK)}; error.txt has its traceback"
+            return f"crashed: {line.removeprefix(CRASH_MARK)}{place}; error.txt has its traceback"
     return None

@@ -14,7 +14,7 @@ from lab.config.redact import redact, redact_text
 from lab.errors import DamagedRun
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import make_directory, open_to_append, slugify, write_atomically
+from lab.record.files import SURROGATES, make_directory, open_to_append, slugify, write_atomically
 
 PLAN_FILE = "plan.jsonl"
 SCHEMA = 1  # of plan.jsonl
@@ -99,7 +99,7 @@ def write_plan(plan: Plan) -> None:
     head = {"schema": SCHEMA, "sources": dict(plan.sources), "search": plan.search and list(plan.search)}
     lines = map(redact, [head, *plan_lines(plan.directory, plan.jobs)])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomically(plan.directory / PLAN_FILE, text.encode())
+    write_atomically(plan.directory / PLAN_FILE, text.encode(errors=SURROGATES))
 
 
 def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
@@ -114,7 +114,7 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
             file.write(b"\n")
         else:  # the write was interrupted
             file.truncate(file.seek(-len(last), os.SEEK_END))
-        file.write(text.encode())
+        file.write(text.encode(errors=SURROGATES))
         file.flush()
         os.fsync(file.fileno())
     return replace(plan, jobs=[*plan.jobs, *jobs])

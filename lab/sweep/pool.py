@@ -4,27 +4,33 @@ worker that dies is replaced."""
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.execution.child_process import Child, receive, start_child
-from lab.execution.dead_process import describe_exit
+from lab.execution.dead_process import describe_death
 from lab.identity.identity import target_paths
 from lab.record.environment import describe_environment
+from lab.record.status import HANG_MARK
 from lab.sweep.plan import Job
-from lab.sweep.worker import PRELOADED_MODULES, WorkerSpec, serve_worker
+from lab.sweep.worker import PRELOADED_MODULES, WorkerSpec, longest_step_timeout, serve_worker
+from lab.train.stop import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from lab.assembly.preflight_report import PreflightReport
 
 STOP_GRACE = 60  # seconds to end the step, save and exit, before a worker that was asked to stop is killed
+FROZEN_GRACE = 10  # seconds beyond `step_timeout` in which a worker can end itself, before it is killed as frozen
+POLL_SECONDS = 0.2  # between two calls of `show`
+FROZEN = f"{HANG_MARK}the process could not even end itself: it was stopped, or frozen in code that is not Python)\n"
 
 
 @dataclass
@@ -33,12 +39,21 @@ class Slot:
 
     jobs: its jobs that have not ended, by number.  stopping_since: time when it was asked to stop, on
     time.monotonic()'s clock; None: it was not.  killed: whether the pool killed it because it did not stop in time.
+    step_timeout: longest of its jobs, in seconds, or None.  heard: time of its last message, on the same clock.
     """
 
     worker: Child
     jobs: dict[int, Job] = field(default_factory=dict)
     stopping_since: float | None = None
     killed: bool = False
+    step_timeout: float | None = None
+    heard: float = 0.0
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing was heard of it for so long that it cannot even end itself, as a stopped process."""
+        limit = self.step_timeout
+        return bool(self.jobs and limit) and time.monotonic() - self.heard > (limit or 0) + FROZEN_GRACE
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Pool:
         self.context: BaseContext = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             self.context.set_forkserver_preload([*PRELOADED_MODULES, *self.modules])  # imports torch once, for all
-            forkserver.ensure_running()  # in the background: it imports torch while this process goes on
+            start_fork_server()
         self.environment = describe_environment()
 
     def __enter__(self) -> "Pool":
@@ -97,19 +112,32 @@ class Pool:
     def has_free_slot(self) -> bool:
         return len(self.busy_slots) < self.workers
 
-    def check(self, jobs: Sequence[Job]) -> "PreflightReport":
-        """The report of a preflight of the jobs, made in a worker. Raises RuntimeError if the worker dies."""
-        slot = self.idle_slot()
-        slot.worker.channel.send(("check", jobs))
+    def check(self, jobs: Sequence[Job], show: Callable[[str], None]) -> "PreflightReport":
+        """The report of a preflight of the jobs, made in a worker.
+
+        show: function called several times a second with what is being tried; what it raises ends the preflight.
+        Raises RuntimeError if the worker dies, or hangs for longer than the jobs' `step_timeout`.
+        """
+        slot, timeout = self.idle_slot(), longest_step_timeout(jobs)
+        worker, text, heard = slot.worker, "starting a worker", None
+        worker.send(("check", jobs))
         try:
-            return slot.worker.channel.recv()
-        except EOFError:
-            del self.slots[slot.worker.number]
-            slot.worker.process.join()
-            message = describe_exit(slot.worker.process.exitcode)
-            raise RuntimeError(
-                f"checking ended its process: {message}; lab train of one job alone shows more"
-            ) from None
+            while True:
+                show(text)
+                for _, message in receive([worker], POLL_SECONDS):
+                    if message is None:
+                        death = describe_death([worker.crash_file], worker.process.exitcode, timeout)
+                        raise RuntimeError(f"trying ended its process ({text}): {death.message}")
+                    kind, content = message
+                    if kind == "checked":
+                        return content
+                    text, heard = content, time.monotonic()
+                if timeout and heard and time.monotonic() - heard > timeout + FROZEN_GRACE:
+                    raise RuntimeError(f"trying did not end in {timeout:g} s (step_timeout): {text}")
+        except BaseException:
+            self.slots.pop(worker.number, None)
+            worker.end(patience=0)
+            raise
 
     def share_gpus(self, gpus: int) -> None:
         """Divide this many GPUs among the workers. Unless the user gave a number of workers, it is chosen so that each
@@ -119,7 +147,7 @@ class Pool:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.gpus = visible.split(",")[:gpus] if visible else [str(number) for number in range(gpus)]
         self.workers = self.requested or max(1, gpus // self.ranks)
-        self.threads = max(1, available_cores() // self.workers)
+        self.threads = threads_per_worker(self.workers)
         for slot in list(self.slots.values()):  # these workers see all GPUs; new ones will see their own
             self.dismiss(slot)
 
@@ -127,6 +155,7 @@ class Pool:
         """Give a group of jobs to a free worker."""
         slot = self.idle_slot()
         slot.jobs = {job.number: job for job in group}
+        slot.step_timeout, slot.heard = longest_step_timeout(group), time.monotonic()
         slot.worker.send(("run", group))
 
     def idle_slot(self) -> Slot:
@@ -149,20 +178,26 @@ class Pool:
             facts=self.environment,
             threads=self.threads,
             crash_file=self.scratch / f"{number}.txt",
+            ignored=[number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN],
+            start_method=multiprocessing.get_context().get_start_method(),
             gpus=gpus,
         )
         return start_child(self.context, serve_worker, f"lab worker {number}", number, spec.crash_file, spec)
 
     def events(self, timeout: float) -> Iterator[Event]:
-        """The events since the last call; waits up to `timeout` seconds for the first. Kills a worker that was asked to
-        stop more than STOP_GRACE seconds ago."""
+        """The events since the last call; waits up to `timeout` seconds for the first. Kills a frozen worker, and
+        one that was asked to stop more than STOP_GRACE seconds ago."""
         slots = {slot.worker.number: slot for slot in self.busy_slots}
         for worker, message in receive([slot.worker for slot in slots.values()], timeout):
             yield from self.handle(slots[worker.number], message)
         for slot in slots.values():
             if slot.jobs and slot.stopping_since and time.monotonic() - slot.stopping_since > STOP_GRACE:
                 slot.killed = True
-                slot.worker.process.kill()
+                slot.worker.kill()
+            elif slot.is_frozen:
+                with open(slot.worker.crash_file, "a") as file:
+                    file.write(FROZEN)
+                slot.worker.kill()
 
     def handle(self, slot: Slot, message: tuple[Any, ...] | None) -> Iterator[Event]:
         """The events of a worker's message.  message: None where the worker has ended."""
@@ -173,7 +208,10 @@ class Pool:
             jobs, slot.jobs = list(slot.jobs.values()), {}
             yield from (Event("died", job, (exitcode, worker.crash_file)) for job in jobs)
             return
+        slot.heard = time.monotonic()
         kind, number, *content = message
+        if kind == "alive":
+            return
         job = slot.jobs[number]
         if kind == "ended":
             del slot.jobs[number]
@@ -187,6 +225,7 @@ class Pool:
         for slot in self.busy_slots:
             if (job is None or job.number in slot.jobs) and not slot.stopping_since:
                 slot.stopping_since = time.monotonic()
+                slot.worker.wake()
                 slot.worker.send(("stop", job and job.number, reason, pruned))
 
     def dismiss(self, slot: Slot) -> None:
@@ -199,16 +238,34 @@ class Pool:
         slots = list(self.slots.values())
         for slot in slots:
             slot.worker.channel.close()
+            slot.worker.wake()
             if not slot.jobs:
-                slot.worker.process.terminate()
+                slot.worker.kill()
         for slot in slots:
             slot.worker.end(patience=STOP_GRACE if slot.jobs else 5)
         self.slots.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
+def start_fork_server() -> None:
+    """Start multiprocessing's fork server, which imports torch in the background. It and the processes that it forks
+    begin with stop signals blocked: sent to all processes of a job, they must not end the fork server."""
+    resource_tracker.ensure_running()  # first, as starting it unblocks signals
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_worker(workers: int) -> int:
+    """OMP_NUM_THREADS where it is set, as in a run that is no part of a sweep; else the worker's share of the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(given) if given.isdecimal() and int(given) else max(1, available_cores() // workers)
 
 
 def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any]) -> Pool:
@@ -228,7 +285,7 @@ def make_pool(configs: Sequence[Mapping[str, Any]], launcher: Mapping[str, Any])
     targets = {path for config in configs[:100] for path in target_paths(config) if path.startswith("lab.")}
     return Pool(
         workers=min(workers, len(configs)),
-        threads=max(1, available_cores() // workers),
+        threads=threads_per_worker(workers),
         new_process=isolation == "process",
         requested=requested,
         modules=sorted({path.rpartition(".")[0] for path in targets}),

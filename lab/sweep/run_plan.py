@@ -36,13 +36,14 @@ class SweepResult:
     reason: str | None = None
 
 
-def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "PreflightReport":
+def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, show: Callable[[str], None]) -> "PreflightReport":
     """Try the jobs in a worker of the pool, and divide this machine's GPUs among the workers. Starts no job.
 
+    show: as `Pool.check` takes it.
     Raises ConfigError with every problem of every job, and where the disk is too full for the checkpoints.
     """
     try:
-        report = pool.check(jobs)
+        report = pool.check(jobs, show)
     except RuntimeError as error:
         raise ConfigError(str(error)) from error
     numbers_by_problem: dict[str, list[int]] = {}
@@ -51,12 +52,14 @@ def preflight_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool) -> "PreflightRep
             numbers_by_problem.setdefault(problem, []).append(number)
     if numbers_by_problem:
         several = len(plan.jobs) > 1
-        raise ConfigError(
+        error = ConfigError(
             *(
                 f"{problem} ({format_job_numbers(numbers)})" if several else problem
                 for problem, numbers in numbers_by_problem.items()
             )
         )
+        error.trace = "\n".join(report.traces)
+        raise error
     if report.disk > (free := free_disk(jobs)):
         raise ConfigError(
             f"checkpoints take about {format_si(report.disk)}B, {format_si(free)}B are free; paths.outputs= moves them"

@@ -69,7 +69,8 @@ class Table:
     """A table of runs.
 
     header: names of the columns.  rows: values of the columns, None for a missing value.  best: directory of the best
-    run; None where no run is done.  main_columns: names of the columns that are printed; the CSV has all.
+    run; None where no run is done, or where the runs monitor different scores.  main_columns: names of the columns that
+    are printed; the CSV has all.
     """
 
     header: Sequence[str]
@@ -100,8 +101,13 @@ class Table:
 
 
 def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
-    """The table of these rows, best first.  keys: swept keys, each of which gets a column."""
-    rows = sorted(rows, key=lambda row: row.sort_key)
+    """The table of these rows, best first; rows that monitor different scores cannot be compared, so each score's rows
+    stay together and none is the best.  keys: swept keys, each of which gets a column."""
+    monitors = list(dict.fromkeys((row.monitor, row.mode) for row in rows if row.state == "done"))
+    places = {monitor: place for place, monitor in enumerate(monitors)}
+    rows = sorted(
+        rows, key=lambda row: (places[row.monitor, row.mode] if row.state == "done" else len(places), row.sort_key)
+    )
     metrics, main_metrics = metric_columns(rows)
     cells = [
         [row.number, *map(row.values.get, keys), row.state, *map(row.scores.get, metrics), row.seconds, row.id]
@@ -109,7 +115,7 @@ def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
     ]
     header = ["n", *keys, "state", *metrics, "seconds", "id"]
     main = ["n", *keys, "state", *main_metrics, "seconds", "id"]
-    best = rows[0].directory if rows and rows[0].state == "done" else None
+    best = rows[0].directory if len(monitors) == 1 else None
     with_directory = [[*line, str(row.directory)] for line, row in zip(cells, rows, strict=True)]
     return Table([*header, "directory"], with_directory, best, main)
 

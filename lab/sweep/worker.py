@@ -1,6 +1,7 @@
 """A worker of a sweep: it imports torch once and does one run after another, each as if in a new process."""
 
 import gc
+import multiprocessing
 import os
 import queue
 import signal
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.config.settings import Policy
 from lab.errors import LabError
@@ -22,7 +23,10 @@ from lab.execution.run_job import run_job
 from lab.record.files import file_if_written, is_locked, make_directory, open_to_append
 from lab.sweep.plan import Job
 from lab.sweep.process_state import ProcessState
-from lab.train.stop import StopSignal, Watchdog
+from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
+
+if TYPE_CHECKING:
+    from lab.assembly.preflight_report import PreflightReport
 
 # imported once, by the process from which the workers are forked
 PRELOADED_MODULES = (
@@ -37,8 +41,9 @@ class WorkerSpec:
     """The settings that a worker takes over from its supervisor.
 
     directory, path, environment: working directory, sys.path and os.environ.  facts: description of the environment,
-    for manifests.  threads: number of torch's CPU threads.  crash_file: file for the report of a crash.  gpus: value
-    for CUDA_VISIBLE_DEVICES; None: as inherited.
+    for manifests.  threads: number of torch's CPU threads.  crash_file: file for the report of a crash.
+    start_method: multiprocessing's, for the processes that a run starts, such as loader workers.  ignored: stop signals
+    that the supervisor ignores.  gpus: value for CUDA_VISIBLE_DEVICES; None: as inherited.
     """
 
     directory: str
@@ -47,6 +52,8 @@ class WorkerSpec:
     facts: Mapping[str, Any]
     threads: int
     crash_file: Path
+    start_method: str
+    ignored: Sequence[signal.Signals] = ()
     gpus: str | None = None
 
 
@@ -57,8 +64,8 @@ def serve_worker(channel: Connection, spec: WorkerSpec) -> None:
 
 class Worker:
     """Receives ("run", group of jobs), ("check", jobs) or ("stop", number of a job or None for all, reason, pruned)
-    from the supervisor. Answers a check with a PreflightReport, and each job of a run with messages
-    (kind, number of the job, ...): progress, notes, and last ("ended", number, outcome or error).
+    from the supervisor. Answers a check with ("trying", text) and last ("checked", PreflightReport), and each job of a
+    run with messages (kind, number of the job, ...): progress, notes, and last ("ended", number, outcome or error).
     """
 
     def __init__(self, channel: Connection, spec: WorkerSpec):
@@ -66,20 +73,18 @@ class Worker:
         self.tasks: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self.stops: dict[int, StopSignal] = {}  # of the jobs that have not ended, by number
         self.is_used = False
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's, which asks the workers to stop
         enter_worker(spec)
+        receive_signals(spec.ignored)
         self.initial_state = ProcessState()
 
     def work(self) -> None:
         """Do tasks until the supervisor closes the channel."""
-        from lab.assembly.preflight import preflight
-
         threading.Thread(target=self.listen, daemon=True).start()
         while (task := self.tasks.get()) is not None:
             kind, jobs = task
             if kind == "check":
                 self.restore_process()
-                self.send(preflight(jobs))
+                self.send(("checked", self.check(jobs)))
             for job in jobs if kind == "run" else ():
                 self.restore_process()
                 result = self.run(job, self.stops[job.number])
@@ -105,7 +110,7 @@ class Worker:
                     continue
                 (jobs,) = content
                 if kind == "run":  # made here, so that a stop that comes before the run begins counts
-                    self.stops |= {job.number: stop_signal_for(job) for job in jobs}
+                    self.stops |= {job.number: self.make_stop(job) for job in jobs}
                 self.tasks.put((kind, jobs))
         except (EOFError, OSError):  # the supervisor has ended, or has closed the channel
             for stop in list(self.stops.values()):
@@ -114,8 +119,26 @@ class Worker:
             time.sleep(ORPHAN_GRACE)
             os._exit(1)
 
+    def check(self, jobs: Sequence[Job]) -> "PreflightReport":
+        """Try the jobs. A try that takes longer than `step_timeout` ends the process."""
+        from lab.assembly.preflight import preflight
+
+        watchdog = Watchdog(longest_step_timeout(jobs))
+
+        def show(text: str) -> None:
+            watchdog.restart()
+            self.send(("trying", text))
+
+        with file_if_written(self.spec.crash_file) as crash_file, watchdog.watch(crash_file):
+            return preflight(jobs, show)
+
+    def make_stop(self, job: Job) -> StopSignal:
+        timeout = Policy.of(job.composed.resolved).step_timeout
+        return StopSignal(watchdog=Watchdog(timeout, lambda: self.send(("alive", job.number))))
+
     def run(self, job: Job, stop: StopSignal) -> Outcome | LabError | RuntimeError:
         """Do one job. Gives its outcome, or the error that kept it from starting."""
+        from lab.config.hydra_job import hydra_job
         from lab.record.recording import describe_error
 
         def send(message: tuple[Any, ...]) -> None:
@@ -130,9 +153,11 @@ class Worker:
                 file_if_written(self.spec.crash_file) as crash_file,
                 stop.watchdog.watch(crash_file),
                 redirect_output(job.directory),
+                hydra_job(job.composed, absolute) as set_error,
             ):
-                apply_job_settings(job)
-                return replace(run_job(job.composed, job.identity, absolute, options), directory=job.directory)
+                outcome = run_job(job.composed, job.identity, absolute, options)
+                set_error(None if outcome.state == "done" else f"{absolute} is {outcome.state}")
+                return replace(outcome, directory=job.directory)
         except LabError as error:
             return error
         except KeyboardInterrupt:  # not of Ctrl-C, which this process ignores
@@ -148,22 +173,29 @@ class Worker:
             self.channel.send(message)
 
 
-def stop_signal_for(job: Job) -> StopSignal:
-    return StopSignal(watchdog=Watchdog(Policy.of(job.composed.resolved).step_timeout))
+def longest_step_timeout(jobs: Sequence[Job]) -> float | None:
+    """The longest `step_timeout` of the jobs, in seconds; None where one of them has no limit, or it is no number."""
+    try:
+        timeouts = [Policy.of(job.composed.resolved).step_timeout for job in jobs]
+    except (LookupError, TypeError, ValueError):  # the check reports the problem
+        return None
+    return None if None in timeouts else max((timeout for timeout in timeouts if timeout), default=None)
 
 
-def apply_job_settings(job: Job) -> None:
-    """Do what Hydra does for a job: set its environment variables, make its directory the working directory."""
-    settings = job.composed.hydra.get("job", {})
-    os.environ.update({str(name): str(value) for name, value in (settings.get("env_set") or {}).items()})
-    if settings.get("chdir"):
-        os.chdir(job.directory)
+def receive_signals(ignored: Sequence[signal.Signals]) -> None:
+    """Set handlers of stop signals, which are blocked when a worker starts. A run sets its own; without a run, a worker
+    just goes on. Ctrl-C is the supervisor's, which asks the workers to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *STOP_SIGNALS})
 
 
 def enter_worker(spec: WorkerSpec) -> None:
     """Give this process the worker's directory, environment, sys.path and threads, and no standard streams."""
     import torch
 
+    multiprocessing.set_start_method(spec.start_method, force=True)  # else it is that by which this process was started
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):  # else a reader of the supervisor's output would wait until the workers end too
         os.dup2(null, number)

@@ -1,5 +1,6 @@
 """Single-label classification: one class for each example."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from lab.metrics.classification import ClassificationCounts
 from lab.metrics.scores import Evaluation, Picture
 from lab.pictures import are_images, draw_confusion_matrix, draw_image_grid
+from lab.text import join_names
 
 Classifier = Callable[[Any], Tensor]
 LabelledBatch = tuple[Any, Tensor]
@@ -26,10 +28,14 @@ class Classification:
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, classes: Sequence[str] | None = None):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
+        if num_classes < 1:
+            raise ValueError(f"num_classes {num_classes} is not a positive number of classes")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.classes = list(classes) if classes else [str(number) for number in range(num_classes)]
         if len(self.classes) != num_classes:
             raise ValueError(f"{len(self.classes)} names for {num_classes} classes")
+        if repeated := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise ValueError(f"several classes are named {join_names(repeated)}; give each a name of its own")
 
     def loss(self, model: Classifier, batch: LabelledBatch) -> Tensor:
         """Mean cross-entropy in nats, a scalar."""

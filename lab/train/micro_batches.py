@@ -1,7 +1,7 @@
 """The forward and backward passes of a batch, either whole or in micro-batches whose gradients add up to the same; and
 how a batch is split into micro-batches and into the shards of the ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
@@ -129,10 +129,29 @@ def split_batch(task: Task, batch: Batch, max_examples: int) -> Iterator[tuple[B
     The parts are equally large, give or take one example: BatchNorm would fail on a last part of a single example.
     """
     examples, whole = num_examples(task, batch), loss_size(task, batch)
+    for part in slice_evenly(task, batch, examples, max_examples):
+        yield part, share_of(loss_size(task, part), whole)
+
+
+def slice_evenly(task: Task, batch: Batch, examples: int, max_examples: int) -> Iterator[Batch]:
+    """The fewest possible parts of at most `max_examples` of the batch's `examples` examples."""
     num_parts = -(-examples // max_examples)
     for start, stop in pairwise(examples * n // num_parts for n in range(num_parts + 1)):
-        part = slice_examples(task, batch, start, stop)
-        yield part, share_of(loss_size(task, part), whole)
+        yield slice_examples(task, batch, start, stop)
+
+
+def scoring_batches(task: Task, batches: Iterable[Batch], max_examples: int | None) -> Iterator[Batch]:
+    """Batches of at most `max_examples` examples for scoring, which takes as many at once as training does. A batch
+    that cannot be split is left whole.
+
+    max_examples: the micro-batch size; None for whole batches.
+    """
+    for batch in batches:
+        examples = num_examples_or_none(task, batch) if max_examples else None
+        if max_examples and examples and examples > max_examples:
+            yield from slice_evenly(task, batch, examples, max_examples)
+        else:
+            yield batch
 
 
 def loss_size(task: Task, batch: Batch) -> Size:

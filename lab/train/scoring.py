@@ -17,6 +17,7 @@ from lab.models.running_statistics import has_moving_statistics
 from lab.run import Batch, Run
 from lab.seeding import stream_seed, temporary_seed
 from lab.train.batches import first_epoch, prepared_batches, training_subset
+from lab.train.micro_batches import scoring_batches
 
 # called with the number of each step, or 0 for each scored batch; returns the reason to stop the run, None to continue
 StopCheck = Callable[[int], str | None]
@@ -47,14 +48,15 @@ def generalization_gap(run: Run, val: Evaluation, model: nn.Module, stop: StopCh
 
 
 def evaluate(run: Run, split: str = "val", stop: StopCheck = never_stop, model: nn.Module | None = None) -> Evaluation:
-    """Scores on `val`, `test` or a part of `train`, named `split/name`.
+    """Scores on `val`, `test` or a part of `train`, named `split/name`, in micro-batches where training takes them.
 
     stop: function called with 0 for every batch, so that the watchdog does not take a long evaluation for a hang.
     model: model to score; None for the one that the run's regularizer supplies.
     """
 
     def batches() -> Iterator[Batch]:
-        for batch in prepared_batches(run, training_subset(run) if split == "train" else getattr(run.data, split)()):
+        examples = training_subset(run) if split == "train" else getattr(run.data, split)()
+        for batch in prepared_batches(run, scoring_batches(run.task, examples, run.hardware.micro_batch)):
             stop(0)
             yield batch
 

@@ -85,6 +85,22 @@ def allocate_too_much(batch):
     torch.empty(2**60, dtype=torch.uint8)
 
 
+def close_files(batch):
+    """Close all descriptors, those of the run's own files and of its process too."""
+    os.closerange(3, 1000)
+
+
+def fork(batch):
+    """Leave a child behind that holds all descriptors open."""
+    if not os.fork():
+        time.sleep(60)
+        os._exit(0)
+
+
+def freeze(batch):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def leak_state(batch):
     """Change process-wide state that no other run should find changed."""
     torch.manual_seed(99)
@@ -144,6 +160,9 @@ MISHAPS = {
     "kill": lambda batch: os.kill(os.getpid(), signal.SIGKILL),
     "hang": hang,
     "talk": print_much,
+    "close": close_files,
+    "fork": fork,
+    "freeze": freeze,
     "memory": allocate_too_much,
     "look": print_state,
     "leak": leak_state,
@@ -154,33 +173,45 @@ MISHAPS = {
 class SlowExamples:
     """A map-style data set that pauses for each example and draws a little noise for it."""
 
-    def __init__(self, examples: Examples, pause: float):
-        self.examples, self.pause = examples, pause
+    def __init__(self, examples: Examples, pause: float, hangs_at: int | None):
+        self.examples, self.pause, self.hangs_at = examples, pause, hangs_at
 
     def __len__(self) -> int:
         return len(self.examples.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         time.sleep(self.pause)
+        if index == self.hangs_at:
+            hang(None)
         inputs, labels = self.examples
         return inputs[index] + 0.1 * torch.randn(2), labels[index]
 
 
 def read_by_workers(
-    num_classes: int, shape: list[int], batch_size: int, seed: int, workers: int, pause: float
+    num_classes: int,
+    shape: list[int],
+    batch_size: int,
+    seed: int,
+    workers: int,
+    pause: float,
+    hangs_at: int | None,
 ) -> Streamed:
-    train, val, test = (SlowExamples(draw_points(num, seed), pause) for num, seed in ((60, 1), (30, 3), (30, 2)))
+    points = (draw_points(num, seed) for num, seed in ((60, 1), (30, 3), (30, 2)))
+    train, val, test = (SlowExamples(split, pause, hangs_at) for split in points)
     return Streamed(train, val, test, batch_size=batch_size, seed=seed, workers=workers)
 
 
 class Dropout(nn.Module):
     """Points (B, 2) to logits (B, num_classes), with dropout and BatchNorm statistics.
 
-    most: number of examples above which a training batch runs out of memory; None for any number.
+    most: number of examples above which a training batch runs out of memory; None for any number.  hangs: whether the
+    model is never made.
     """
 
-    def __init__(self, num_classes: int, width: int, most: int | None):
+    def __init__(self, num_classes: int, width: int, most: int | None, hangs: bool):
         super().__init__()
+        if hangs:
+            hang(None)
         self.body = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Dropout(0.2))
         self.head = nn.Linear(width, num_classes)
         self.most = most
