@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     lines += [["overrides", " ".join(facts["overrides"])], ["started", format_time(started)]]
     if started and ended:
         lines.append(["took", f"{ended - started:.1f} s"])
-    if error := run.status.get("error"):
+    if error := facts.get("error") or run.status.get("error"):
         lines.append(["error", error])
     if changed := run.changed_files(checkpoints=False):
         lines.append(["changed since it was sealed", ", ".join(changed)])
