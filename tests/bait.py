@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,8 +15,23 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "optuna")
-WATCHED = ("open", "exec", "compile", "import", "subprocess.", "pickle.", "os.", "shutil.", "socket.", "urllib.", "ctypes.")
+WATCHED = (
+    "open",
+    "exec",
+    "compile",
+    "import",
+    "subprocess.",
+    "pickle.",
+    "os.",
+    "shutil.",
+    "socket.",
+    "urllib.",
+    "ctypes.",
+)
 MARK = "lab_canary"
+SUSPECT = re.compile(
+    "path|file|url|uri|weights|checkpoint|cfg|config|dir|cache|pretrained|module|code|source|load|import"
+)
 MODELS_PER_MODULE = 1  # functions called of each module of torchvision and timm; the others there are like them
 
 
@@ -72,7 +88,8 @@ def callables_of_modules() -> Iterator[tuple[str, Any]]:
 
 
 def call_with_bait(target: Any, bait: str) -> None:
-    """Call with the bait as each argument that a config may give: the required ones, then all, then in a list."""
+    """Call with the bait as each argument that a config may give: the required ones, all, and each that sounds as if it
+    were opened, imported or called."""
     from lab.config.trust import unsafe_argument_problems
 
     try:
@@ -80,10 +97,19 @@ def call_with_bait(target: Any, bait: str) -> None:
     except (TypeError, ValueError):
         return
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = [p.name for p in named] + ["weights", "checkpoint_path", "pretrained_cfg", "cache_dir", "norm_layer", "file"]
+    names = [p.name for p in named] + [
+        "weights",
+        "checkpoint_path",
+        "pretrained_cfg",
+        "cache_dir",
+        "norm_layer",
+        "file",
+    ]
     required = [p.name for p in named if p.default is p.empty]
-    for value in (bait, f"local-dir:{bait}", [bait], {bait: bait}):
-        for chosen in (required, names, *([*required, name] for name in names if name not in required)):
+    suspects = [name for name in names if SUSPECT.search(name)] if inspect.isclass(target) else []
+    for value in (bait, f"local-dir:{bait}", [bait], {bait: bait}) if inspect.isclass(target) else (bait,):
+        # not without any bait, which would make a whole model
+        for chosen in (*([required] if required else []), names, *([*required, name] for name in suspects)):
             arguments = dict.fromkeys(chosen, value)
             if unsafe_argument_problems(target, arguments, ""):
                 continue

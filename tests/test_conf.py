@@ -72,6 +72,10 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         chosen = ["search=tpe", f"search/{option.replace('/', '=')}"]
     else:
         chosen = [f"{group}={option}"]
+    if group == "search":  # a search is no single run
+        ended = lab("check", "-m", *chosen, "optimizer.lr=0.1,0.2", "model=mlp")
+        assert ended.code == 0, ended.err
+        return
     ended = lab("train", *chosen, *overrides, "steps=2", "log_every=1", "hydra.run.dir=run")
     assert ended.code == 0, ended.err
     assert_two_steps(tmp_path / "run")

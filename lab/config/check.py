@@ -16,6 +16,7 @@ from lab.config.annotations import (
 )
 from lab.config.groups import GROUPS, SEARCH_GROUPS, Group
 from lab.config.settings import POLICY, SETTINGS, Policy, Settings
+from lab.config.targets import locate
 from lab.config.trust import locate_trusted, unsafe_argument_problems
 from lab.errors import ConfigError
 from lab.text import suggest

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lab.config.annotations import NodeKinds
-from lab.config.groups import FACTORY_LIBRARIES, GROUPS, LIBRARIES, LIBRARY_FUNCTIONS, SEARCH_GROUPS, UNSAFE_ARGUMENTS, Group
+from lab.config.groups import (
+    FACTORY_LIBRARIES,
+    GROUPS,
+    LIBRARIES,
+    LIBRARY_FUNCTIONS,
+    SEARCH_GROUPS,
+    UNSAFE_ARGUMENTS,
+    Group,
+)
 from lab.config.targets import is_project_source, locate, missing_module
 from lab.errors import ConfigError
 from lab.text import suggest
