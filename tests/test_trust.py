@@ -120,10 +120,11 @@ def test_hydras_own_node_names_no_other_code(lab, tmp_path, override):
 
 def test_a_run_directory_brings_no_code_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "evil.py").write_text("class Net: pass")
     (tmp_path / "mine.py").write_text("class Net: pass")
-    with pytest.raises(ConfigError, match="names the code theirs.evil.Net, which lies beside it"):
+    with pytest.raises(ConfigError, match=r"names the code theirs\.evil\.Net, which lies beside it"):
         check_code_outside({"model": {"_target_": "theirs.evil.Net"}}, theirs / "run")
     check_code_outside({"model": {"_target_": "mine.Net"}}, theirs / "run")
