@@ -14,6 +14,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from lab.text import printable
+
+NEWLINES = "\n\t"
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_IN_USE, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 4, 75, 130
 
 
@@ -89,5 +92,5 @@ def report_error(error: LabError, with_traceback: bool = False) -> int:
     if with_traceback:
         traceback.print_exception(error)
     for problem in error.problems:
-        print(f"lab: {problem}", file=sys.stderr)
+        print(f"lab: {printable(problem, keep=NEWLINES)}", file=sys.stderr)
     return error.exit_code

@@ -96,6 +96,18 @@ def library_folders() -> list[Path]:
     return [Path(__file__).parent, *(Path(paths[name]) for name in ("stdlib", "purelib", "platlib"))]
 
 
+# control characters, those that change the direction of text, and ends of lines that are no newline
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with characters that a terminal or a table would obey instead of showing as escapes such as `\\x1b`.
+
+    keep: characters to leave, such as newlines.
+    """
+    return UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else repr(match[0])[1:-1], text)
+
+
 def format_cell(value: Any) -> str:
     return "-" if value is None else format_number(value) if isinstance(value, float) else str(value)
 

@@ -4,12 +4,13 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config.redact import redact, redact_text
 from lab.identity.fingerprint import fingerprint
 from lab.identity.identity import Identifier, Identity
+from lab.redact import redact, redact_text, secret_variables
 
 CONFIG = {
     "seed": 0,
@@ -125,3 +126,36 @@ def test_values_of_secret_keys_are_redacted():
 def test_a_number_of_tokens_is_no_secret_and_counts():
     assert identify({"data": {"max_tokens": 1}}).id != identify({"data": {"max_tokens": 2}}).id
     assert identify({"data": {"api_key": "a"}}).id == identify({"data": {"api_key": "b"}}).id
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("https://me:hunter2@example.org/x", "https://<redacted>@example.org/x"),
+        ("Authorization: Bearer abcdefghijk", "Authorization: <redacted>"),
+        ("curl -H 'x' Bearer abcdefghijk end", "curl -H 'x' Bearer <redacted> end"),
+        ("+KEY = 'hf_abcdefghijklmnopqrstuvwxyz'", "+KEY = '<redacted>'"),
+        ("AKIAABCDEFGHIJKLMNOP", "<redacted>"),
+        ("a\n-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nb", "a\n<redacted>\nb"),
+        ("auth: abc", "auth: <redacted>"),
+        (
+            "author=me optimizer.lr=0.1 https://example.org:8080/x",
+            "author=me optimizer.lr=0.1 https://example.org:8080/x",
+        ),
+    ],
+)
+def test_secrets_that_tell_by_themselves_are_redacted_wherever_they_are(text, kept):
+    assert redact_text(text) == kept
+
+
+def test_the_value_of_a_secret_variable_is_redacted_wherever_it_comes_from(monkeypatch):
+    monkeypatch.setenv("MY_AUTH_TOKEN", "correct horse")
+    monkeypatch.setenv("MY_MODE", "battery staple")
+    secret_variables.cache_clear()
+    try:
+        assert redact({"note": "a correct horse", "mode": "battery staple"}) == {
+            "note": "a <redacted>",
+            "mode": "battery staple",
+        }
+    finally:
+        secret_variables.cache_clear()

@@ -25,7 +25,8 @@ FLOORS = (
     ("activation_checkpointing", "distributed"),
     ("models",),
     ("metrics", "pictures"),
-    ("errors", "text", "nest", "seeding", "signatures", "version"),
+    ("errors",),
+    ("text", "redact", "nest", "seeding", "signatures", "version"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HYDRA_ROOMS = {"config", "hydra_app"}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.config.composed import ComposedConfig
-from lab.config.redact import redact
 from lab.identity.identity import Identity
+from lab.redact import redact
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, sweep_name, write_plan
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)

@@ -305,3 +305,27 @@ def test_a_worker_has_the_threads_of_a_run_that_is_no_part_of_a_sweep(monkeypatc
     for given in ("3", "3,2"):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         assert [pool.threads_per_worker(workers) for workers in (1, 3, 20)] == [3, 3, 3]
+
+
+def test_a_tables_cells_are_text_in_markdown_and_no_formulas_in_a_spreadsheet(tmp_path):
+    from lab.sweep.table import Table
+
+    rows = [[0, "<script>alert(1)</script>", "a|b\n`c`"], [1, "=1+2", "\x1b[31m"], [2, "-0.5", "-x"]]
+    table = Table(["n", "key", "@note"], rows, None, ["n", "key", "@note"])
+    table.write(tmp_path)
+    markdown = (tmp_path / "table.md").read_text().splitlines()
+    assert markdown[2] == "| 0 | &lt;script>alert(1)&lt;/script> | a\\|b\\n\\`c\\` |"
+    assert markdown[3] == "| 1 | =1+2 | \\x1b[31m |"
+    lines = (tmp_path / "table.csv").read_text()
+    assert "1,'=1+2,\x1b[31m" in lines
+    assert "2,-0.5,'-x" in lines
+    assert "n,key,'@note" in lines
+
+
+def test_what_a_terminal_would_obey_is_shown_instead(capsys):
+    from lab.cli.output import align_columns
+    from lab.errors import ConfigError, report_error
+
+    report_error(ConfigError("no \x1b]0;title\x07 \u202e and\nmore"))
+    assert capsys.readouterr().err == "lab: no \\x1b]0;title\\x07 \\u202e and\nmore\n"
+    assert align_columns([["a\x1b[2J", "b\nc"]]) == "a\\x1b[2J  b\\nc"

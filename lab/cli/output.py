@@ -4,8 +4,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from lab.errors import NEWLINES
 from lab.execution.outcome import Outcome
 from lab.metrics.names import is_overall
+from lab.text import printable
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -16,7 +18,7 @@ def print_outcome(outcome: Outcome) -> None:
         print(f"{directory} holds the run; the same command goes on with it", file=sys.stderr)
         return
     if outcome.state != "done":
-        print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
+        print(f"{outcome.state}: {printable(str(outcome.error), keep=NEWLINES)}", file=sys.stderr)
         hint = "; a lower optimizer.lr or max_norm=1 may help" if outcome.state == "diverged" else ""
         print(f"{directory} holds the run, its traceback is in error.txt{hint}", file=sys.stderr)
         return
@@ -34,5 +36,7 @@ def format_time(seconds: float | None) -> str:
 
 
 def align_columns(lines: Sequence[Sequence[str]]) -> str:
+    """The cells in aligned columns, as text that a terminal shows as it is."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -10,7 +10,6 @@ from lab.cli.run_sweep import exit_code, preflight_with_progress, print_costs, p
 from lab.cli.sweep_progress import LiveView
 from lab.config.check import call_problems
 from lab.config.overrides import root_key
-from lab.config.redact import names_secret
 from lab.config.search_space import Interval, SearchAxis, SearchSettings, name_search, parse_search_space
 from lab.config.settings import Policy
 from lab.errors import ConfigError
@@ -19,6 +18,7 @@ from lab.hydra_app.planner import SweepPlanner
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import split_of, with_split
 from lab.record.files import lock_directory
+from lab.redact import names_secret
 from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, write_plan
 from lab.sweep.pool import Pool, make_pool
 from lab.sweep.run_plan import run_in_pool

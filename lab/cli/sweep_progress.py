@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.config.overrides import split_override
-from lab.config.redact import redact_text
+from lab.errors import NEWLINES
 from lab.execution.outcome import Outcome
 from lab.metrics.names import is_overall, split_of
+from lab.redact import redact_text
 from lab.sweep.plan import Job
+from lab.text import printable
 
 REPORT_EVERY = 10  # seconds between two plain lines of progress
 
@@ -83,7 +85,7 @@ class LiveView:
         self.reported_at = time.monotonic()
         # rich raises SystemExit when the reader of the output has closed it; that must not stop the sweep
         with suppress(OSError, SystemExit):
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(printable(text, keep=NEWLINES), markup=False, soft_wrap=True)
 
     def counts(self) -> str:
         ended = ", ".join(f"{number} {state}" for state, number in self.states.items()) or "0 done"

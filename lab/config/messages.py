@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.groups import GROUPS
 from lab.config.overrides import override_key
-from lab.config.redact import redact_text
 from lab.errors import ConfigError
+from lab.redact import redact_text
 from lab.text import suggest
 
 WITH_FACTS = "|".join(name for name, group in GROUPS.items() if group.facts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lab.errors import ConfigError, LabError
 from lab.record.files import write_new
+from lab.redact import redact_values
 
 KEY = "paths.outputs="
 MACHINE_SETTINGS = Path("conf/local/default.yaml")
@@ -36,7 +37,7 @@ def keep_trace(error: LabError, outputs: Path) -> None:
         return
     with suppress(OSError):
         outputs.mkdir(parents=True, exist_ok=True)
-        write_new(outputs / "error.txt", trace)
+        write_new(outputs / "error.txt", redact_values(trace))
         print(f"lab: {outputs / 'error.txt'} has the traceback", file=sys.stderr)
 
 

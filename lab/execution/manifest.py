@@ -12,11 +12,11 @@ import yaml
 from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS
 from lab.config.overrides import split_override
-from lab.config.redact import redact, redact_text
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.environment import describe_environment
 from lab.record.files import make_folder, write_new
+from lab.redact import redact, redact_text
 
 if TYPE_CHECKING:
     from lab.metrics.scores import ResolvedMonitor

@@ -21,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 
 import lab.config.hydra_setup  # noqa: F401  makes hydra_plugins.lab importable, which submitit needs to unpickle a requeued job
 from lab.config.overrides import split_override
-from lab.config.redact import redact_text
 from lab.config.settings import Policy
 from lab.execution.outcome import Outcome
 from lab.hydra_app.slurm import await_requeue
 from lab.identity.source_code import CodeWatch
 from lab.record.files import is_locked
+from lab.redact import redact_text
 from lab.sweep.controller import FixedJobs, SweepController
 from lab.sweep.plan import Job, Plan, job_status
 from lab.sweep.pool import make_pool

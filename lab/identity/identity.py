@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.check import target_nodes
-from lab.config.redact import names_secret
 from lab.config.settings import POLICY
 from lab.data.image_files import image_folder_files, visible_files
 from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
 from lab.identity.source_code import collect_sources
 from lab.ledger.weights_file import find_weights
+from lab.redact import names_secret
 from lab.version import __version__
 
 # keys that change where and how a run is done, written and shown, but not its results

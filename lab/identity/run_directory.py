@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lab.config.composed import ComposedConfig
 from lab.config.overrides import split_override
-from lab.config.redact import names_secret
 from lab.errors import ConfigError
 from lab.identity.identity import is_bookkeeping
 from lab.record.files import slugify
 from lab.record.status import is_done
+from lab.redact import names_secret, redact_values
 
 NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -59,7 +59,9 @@ def run_slug(composed: ComposedConfig) -> str:
 def is_secret(override: str) -> bool:
     """Whether an override sets a secret, such as a token."""
     key, value = split_override(override)
-    return names_secret(key.rpartition(".")[2], float(value) if NUMBER.fullmatch(value) else value)
+    return redact_values(override) != override or names_secret(
+        key.rpartition(".")[2], float(value) if NUMBER.fullmatch(value) else value
+    )
 
 
 def short_override(override: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from lab.config.check import check_config
 from lab.config.composed import ComposedConfig
 from lab.config.overrides import split_override, swept_keys
-from lab.config.redact import redact_text
 from lab.errors import ConfigError
+from lab.redact import redact_text
 
 SHARED_KEYS = ("seed", "data", "hardware")  # keys of a config that determine the sample and how it is read
 

@@ -18,6 +18,7 @@ from lab.record.files import (
     write_new,
 )
 from lab.record.status import hash_sealed_files, write_status
+from lab.redact import redact_values
 from lab.text import error_message, format_traceback, summarize_error
 from lab.train.stop import StopSignal
 
@@ -82,12 +83,12 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
     if is_out_of_memory(error):
         hint = "lower data.batch_size, give hardware.micro_batch= (examples at once), or oom=shrink"
         return f"out of memory: {hint}; {(error_message(error) or type(error).__name__).splitlines()[0]}", True
-    return summarize_error(error), isinstance(error, OSError)
+    return redact_values(summarize_error(error)), isinstance(error, OSError)
 
 
 def write_traceback(path: Path, error: BaseException) -> None:
     with suppress(OSError):  # the disk is full, and the error itself most likely says so
-        write_new(path, format_traceback(error))
+        write_new(path, redact_values(format_traceback(error)))
 
 
 def end_segment(directory: Path) -> None:

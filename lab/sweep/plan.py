@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.composed import ComposedConfig
-from lab.config.redact import redact, redact_text
 from lab.errors import DamagedRun
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import SURROGATES, make_directory, open_to_append, slugify, write_atomically
+from lab.redact import redact, redact_text
 
 PLAN_FILE = "plan.jsonl"
 SCHEMA = 1  # of plan.jsonl

@@ -2,19 +2,20 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lab.config.overrides import split_override
-from lab.config.redact import redact_text
 from lab.errors import DamagedRun
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import is_overall, with_split
 from lab.record.files import write_atomically
+from lab.redact import redact_text
 from lab.sweep.plan import Job
-from lab.text import format_cell
+from lab.text import format_cell, printable
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ def job_row(job: Job) -> TableRow:
     )
 
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of runs.
@@ -81,13 +85,13 @@ class Table:
     def csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([self.header, *(["" if cell is None else cell for cell in row] for row in self.rows)])
+        writer.writerows([list(map(csv_cell, row)) for row in (self.header, *self.rows)])
         return text.getvalue()
 
     def markdown(self) -> str:
         header, *rows = self.main_lines()
         lines = [header, ["---"] * len(header), *rows]
-        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        return "".join("| " + " | ".join(map(markdown_cell, line)) + " |\n" for line in lines)
 
     def main_lines(self) -> list[list[str]]:
         """Header and rows of the main columns, as text."""
@@ -98,6 +102,19 @@ class Table:
     def write(self, sweep: Path) -> None:
         write_atomically(sweep / "table.csv", self.csv().encode())
         write_atomically(sweep / "table.md", self.markdown().encode())
+
+
+def csv_cell(cell: Any) -> Any:
+    """A cell of a CSV file; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if not isinstance(cell, str):
+        return "" if cell is None else cell
+    is_formula = cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
+
+
+def markdown_cell(text: str) -> str:
+    """A cell of a table in Markdown, in which text is no markup, no HTML and no end of the cell."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "\\`")
 
 
 def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
