@@ -137,3 +137,13 @@ def test_outputs_can_be_elsewhere_for_every_command(lab, tmp_path, monkeypatch, 
     assert "best.pt is no file of weights, or damaged" in weights.err
     shutil.rmtree(elsewhere)
     assert lab("show", "0123abcd", *arguments).code == 2
+
+
+def test_a_file_larger_than_any_runs_is_not_read(tmp_path):
+    for name in ("status.json", "manifest.json", "config.yaml"):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(2**30)
+    run = SavedRun(tmp_path)
+    for read in (lambda: run.status, lambda: run.manifest, lambda: run.config):
+        with pytest.raises(DamagedRun, match="has 1074 MB"):
+            read()

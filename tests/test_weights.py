@@ -5,18 +5,22 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from lab.errors import CorruptCheckpoint
 from lab.ledger.weights_file import find_weights
 from lab.models.mlp import MLP
 from lab.models.origin import Origin, new_parameters_of, origin_of
 from lab.models.resnet_cifar import ResNet
+from lab.models.state_files import read_weights
 from lab.models.torchvision import torchvision_model
 from lab.models.weights import draw_head, load_weights
+from lab.record.checkpoints import load_checkpoint
 from tests.conftest import only_run
 
 VIT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4}
@@ -412,3 +416,19 @@ def test_what_a_strategy_leaves_at_a_random_start_is_said(lab, tmp_path):
     said = lab(*common, "finetune_strategy=only", "finetune_strategy.match=[body.*]").err
     assert "  frozen at a random start: head.weight, head.bias\n" in said
     assert "frozen at a random start" not in lab(*common).err
+
+
+def test_archives_that_unpack_to_more_than_they_are_are_not_unpacked(tmp_path):
+    packed, overlapping = tmp_path / "packed.pt", tmp_path / "overlapping.pt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    torch.save({"w": torch.ones(1000)}, overlapping)
+    content = overlapping.read_bytes()
+    size = (4000).to_bytes(4, "little")
+    overlapping.write_bytes(content.replace(size + size, (4_000_000).to_bytes(4, "little") * 2))
+    assert packed.stat().st_size < 100_000
+    for file, message in ((packed, "archive/data.pkl is compressed"), (overlapping, "larger than the file")):
+        with pytest.raises(ValueError, match=message):
+            read_weights([file])
+        with pytest.raises(CorruptCheckpoint, match=message):
+            load_checkpoint(file)

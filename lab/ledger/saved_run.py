@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lab.errors import ConfigError, DamagedRun
-from lab.record.files import read_json
+from lab.record.files import check_size, read_json
 from lab.record.status import changed_files, read_status
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml: ten times as fast
@@ -146,6 +146,7 @@ class SavedRun:
         path = self.directory / name
         if not path.is_file():
             return {}
+        check_size(path)
         try:
             return self._check_mapping(name, yaml.load(path.read_text(), YAML_LOADER) or {})
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -48,15 +48,27 @@ def read_safetensors(file: Path) -> State:
         raise ValueError(f"{file} is no sound safetensors file ({error}); fetch it again") from error
 
 
+def find_damage(file: Path) -> str | None:
+    """What is wrong with a zip archive that torch.save wrote; None where it is sound. It is not unpacked if that could
+    give more than the size of the file: torch never compresses."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        compressed = next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+        if compressed:
+            return f"{compressed} is compressed, as torch writes none"
+        if sum(entry.file_size for entry in entries) > file.stat().st_size:
+            return "its parts are larger than the file"
+        damaged = archive.testzip()
+    return f"{damaged} has changed since it was written" if damaged else None
+
+
 def read_torch_file(file: Path) -> Any:
     with open(file, "rb") as stream:
         is_zip = stream.read(2) == b"PK"  # files written before torch 1.6 are not zip archives
     try:
-        if is_zip:
-            # torch.load does not notice a flipped bit; the CRC of the archive does
-            with zipfile.ZipFile(file) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"{file} is damaged: {damaged} has changed since it was written; fetch it again")
+        # torch.load does not notice a flipped bit; the CRC of the archive does
+        if is_zip and (damage := find_damage(file)):
+            raise ValueError(f"{file} is damaged: {damage}; fetch it again")
         return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, LookupError) as error:
         # raised for code, and for files that are not pickles, such as empty files and text

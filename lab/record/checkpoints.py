@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lab.errors import CorruptCheckpoint
+from lab.models.state_files import find_damage
 from lab.record.files import make_folder, replace_file
 
 
@@ -23,10 +24,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU. Raises CorruptCheckpoint where the file is missing, torn or changed."""
     try:
         # torch.load would read a flipped bit as another weight; the CRC of the archive finds it
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise CorruptCheckpoint(f"{path}: {damaged} has changed since it was written")
+        if damage := find_damage(path):
+            raise CorruptCheckpoint(f"{path}: {damage}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except (
         OSError,

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TextIO
 from lab.errors import DamagedRun, Refused, RunInUse
 
 SURROGATES = "backslashreplace"  # how JSON spells half a character, such as a byte of a file name that is not UTF-8
+LARGEST_FILE = 100_000_000  # bytes of a file of JSON or YAML that is read
 SUBFOLDERS = ("checkpoints", ".hydra")  # of a run
 
 
@@ -146,13 +147,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The value in `path`; `default` where there is no such regular file, or it is not valid JSON."""
+    """The value in `path`; `default` where there is no such regular file, or it is not valid JSON. Raises DamagedRun
+    for a file that is larger than any run's."""
     if not path.is_file():
         return default
+    check_size(path)
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return default
+
+
+def check_size(path: Path) -> None:
+    """Raises DamagedRun for a file that is not read, as it is larger than LARGEST_FILE."""
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise DamagedRun(f"{path} has {size / 1e6:.0f} MB, and no run writes more than {LARGEST_FILE / 1e6:.0f}")
 
 
 def sha256(path: Path) -> str:
