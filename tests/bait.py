@@ -152,7 +152,8 @@ def main() -> None:
     result = {"admitted": sorted(admitted), "taken": sorted(taken), "left": sorted(os.listdir("."))}
     taken.clear()  # then what the rule refuses, to show that the hook sees what takes the bait
     refused = {"load": partial(torch.load, weights_only=False), "import": importlib.import_module, "eval": eval}
-    for current, target in refused.items():
+    for name, target in refused.items():
+        current = name
         for value in (str(bait), f"{MARK}_module", f"{MARK}_was_run"):
             with contextlib.suppress(Exception):
                 target(value)
