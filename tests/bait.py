@@ -1,6 +1,7 @@
 """Calls with bait, under an audit hook, everything that a config may name of installed packages. Run as a program in an
 empty directory: it prints what the rule admits, and what took the bait, as JSON."""
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -11,6 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def import_everything() -> None:
 
     for name in ("torch.fx", "torch.jit", "torch.package", "torch.export", "torch.hub", "torch.onnx", "transformers"):
         importlib.import_module(name)
-    for library in LIBRARIES[:2] + LIBRARIES[2:]:
+    for library in LIBRARIES:
         package = importlib.import_module(library if library != "timm.create_model" else "timm")
         for child in pkgutil.iter_modules(getattr(package, "__path__", ()), f"{package.__name__}."):
             try:
@@ -56,7 +58,7 @@ def import_everything() -> None:
 
 
 def admitted_targets() -> dict[str, Any]:
-    """Every class and function of these packages and of the standard library that the rule admits, by a dotted path."""
+    """Every class and function of these packages and of the standard library the rule admits, by its shortest path."""
     import torch
 
     from lab.config.annotations import NodeKinds
@@ -65,7 +67,7 @@ def admitted_targets() -> dict[str, Any]:
 
     kinds = NodeKinds((torch.nn.Module, torch.optim.Optimizer), is_open=True)
     admitted: dict[int, tuple[str, Any]] = {}
-    for path, value in callables_of_modules():
+    for path, value in sorted(callables_of_modules(), key=lambda named: -len(named[0])):
         if not may_import(path):
             loaded = find_loaded(path)
             assert loaded is None or not is_beside(loaded, kinds.classes), path
@@ -110,8 +112,8 @@ def call_with_bait(target: Any, bait: str) -> None:
     for value in (bait, f"local-dir:{bait}", [bait], {bait: bait}) if inspect.isclass(target) else (bait,):
         # not without any bait, which would make a whole model
         for chosen in (*([required] if required else []), names, *([*required, name] for name in suspects)):
-            arguments = dict.fromkeys(chosen, value)
-            if unsafe_argument_problems(target, arguments, ""):
+            arguments = {name: value for name in chosen if not unsafe_argument_problems(target, {name: value}, "node")}
+            if not arguments:
                 continue
             try:
                 target(**arguments)
@@ -147,7 +149,15 @@ def main() -> None:
                     continue
             for value in (str(bait), f"{MARK}_module", f"__import__('os').mkdir('{MARK}_was_run')"):
                 call_with_bait(target, value)
-    print(json.dumps({"admitted": sorted(admitted), "taken": sorted(taken), "left": sorted(os.listdir("."))}))
+    result = {"admitted": sorted(admitted), "taken": sorted(taken), "left": sorted(os.listdir("."))}
+    taken.clear()  # then what the rule refuses, to show that the hook sees what takes the bait
+    refused = {"load": partial(torch.load, weights_only=False), "import": importlib.import_module, "eval": eval}
+    for name, target in refused.items():
+        current = name
+        for value in (str(bait), f"{MARK}_module", f"{MARK}_was_run"):
+            with contextlib.suppress(Exception):
+                target(value)
+    print(json.dumps(result | {"taken_by_refused": sorted(taken)}))
 
 
 if __name__ == "__main__":

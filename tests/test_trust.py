@@ -27,9 +27,10 @@ def test_nothing_that_a_config_may_name_opens_imports_evaluates_or_unpickles_wha
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert len(result["admitted"]) > 1000
-    assert {"torch.nn.modules.linear.Linear", "torch.optim.adamw.AdamW"} <= set(result["admitted"])
+    assert {"torch.nn.Linear", "timm.optim.AdamW", "timm.create_model"} <= set(result["admitted"])
     assert all(is_in_library(path) for path in result["admitted"])
     assert result["taken"] == []
+    assert {"eval compile", "import exec", "load open", "load os.mkdir"} <= set(result["taken_by_refused"])
     assert sorted(result["left"]) == ["lab_canary.pt", "lab_canary_module.py"]
 
 
