@@ -63,7 +63,10 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
     if config == "conf/data/image_folder":
         pictures(tmp_path / "pictures")
     if folder == "experiments":
-        chosen = [f"experiment={name}"]
+        chosen = [
+            f"experiment={name}",
+            *(["sweep=null"] if "\nsweep:" in (ROOT / f"{config}.yaml").read_text() else []),
+        ]
     elif config == "conf/train":
         chosen = []
     elif group == "hydra":

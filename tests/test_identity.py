@@ -66,6 +66,11 @@ def test_different_values_are_different_runs(a, b):
     assert (identify_reading_once({"x": a}).config == identify_reading_once({"x": b}).config) == same
 
 
+@pytest.mark.parametrize("value", ["/", "//", "./", "../"])
+def test_a_separator_is_no_path(value):
+    assert identify_reading_once({"model": {"separator": value}}).config == {"model": {"separator": value}}
+
+
 def test_a_path_counts_by_what_lies_there(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

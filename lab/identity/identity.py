@@ -164,5 +164,6 @@ def file_named_by(value: str, path: tuple[str, ...], outputs: Path) -> Path | No
                 return weights.path
         except (LabError, ValueError):  # such as a run that is not done, which building the model reports
             pass
-    looks_like_path = PATH_KEY.search(path[-1]) or "/" in value or Path(value).suffix
+    # "/" alone is a separator: as a path it would be the whole disk
+    looks_like_path = PATH_KEY.search(path[-1]) or ("/" in value and value.strip("./")) or Path(value).suffix
     return Path(value) if len(path) > 1 and value and looks_like_path and Path(value).exists() else None
