@@ -114,3 +114,19 @@ def format_cell(value: Any) -> str:
 
 def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def csv_cell(cell: Any) -> Any:
+    """A cell of a CSV file; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if not isinstance(cell, str):
+        return "" if cell is None else cell
+    is_formula = cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
+
+
+def markdown_cell(text: str) -> str:
+    """A cell of a table in Markdown, in which text is no markup, no HTML and no end of the cell."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "\\`")

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 FLOORS = (
     ("cli", "library"),
     ("hydra_app",),
-    ("sweep", "model_selection"),
+    ("sweep", "model_selection", "report"),
     ("execution",),
     ("assembly", "identity"),
     ("config",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("data", "augment", "tasks", "optim", "finetune", "regularize"),
     ("activation_checkpointing", "distributed"),
     ("models",),
-    ("metrics", "pictures"),
+    ("metrics", "pictures", "statistics"),
     ("errors",),
     ("text", "redact", "nest", "seeding", "signatures", "version"),
 )
@@ -41,6 +41,8 @@ TORCH_FREE_ROOMS = {
     "errors",
     "text",
     "library",
+    "report",
+    "statistics",
 }
 TORCH_FREE_FILES = {
     "files.py",

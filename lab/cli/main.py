@@ -19,6 +19,7 @@ VERBS = {
     "ls": ("lab.cli.ls", "main", "list runs: lab ls [DIR] [--json]"),
     "show": ("lab.cli.show", "main", "everything about a run: lab show RUN_DIR"),
     "diff": ("lab.cli.diff", "main", "what differs between two runs: lab diff A B"),
+    "report": ("lab.cli.report", "main", "means, intervals, differences: lab report DIR... [--to md,csv,tex,html]"),
     "doctor": ("lab.cli.doctor", "main", "versions, devices, and what is missing"),
 }
 

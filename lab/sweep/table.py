@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from lab.metrics.names import is_overall, with_split
 from lab.record.files import write_atomically
 from lab.redact import redact_text
 from lab.sweep.plan import Job
-from lab.text import format_cell, printable
+from lab.text import csv_cell, format_cell, markdown_cell
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,6 @@ def job_row(job: Job) -> TableRow:
     )
 
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-
-
 @dataclass(frozen=True)
 class Table:
     """A table of runs.
@@ -102,19 +98,6 @@ class Table:
     def write(self, sweep: Path) -> None:
         write_atomically(sweep / "table.csv", self.csv().encode())
         write_atomically(sweep / "table.md", self.markdown().encode())
-
-
-def csv_cell(cell: Any) -> Any:
-    """A cell of a CSV file; a text that a spreadsheet would take for a formula begins with an apostrophe."""
-    if not isinstance(cell, str):
-        return "" if cell is None else cell
-    is_formula = cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(cell)
-    return f"'{cell}" if is_formula else cell
-
-
-def markdown_cell(text: str) -> str:
-    """A cell of a table in Markdown, in which text is no markup, no HTML and no end of the cell."""
-    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "\\`")
 
 
 def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:

@@ -1,0 +1,1 @@
+"""What scores of repeated runs show: intervals, comparisons, sequential tests, equivalence. Does not import torch."""
