@@ -121,7 +121,7 @@ def test_tasks_are_summed_up(tmp_path, capsys):
         for data in ("digits", "cifar10"):
             for seed in range(4):
                 write_run(tmp_path, {"model": model, "data": data}, seed, {"accuracy": 0.5 + gain + 0.01 * seed})
-    out = printed(capsys, tmp_path, "--tasks", "data")
+    out = printed(capsys, tmp_path, "--tasks", "data", "--baseline", "model=mlp data=digits")
     row = next(line.split() for line in out.splitlines() if re.match(r"model=cnn +4 ", line))
     assert float(row[2]) == pytest.approx(0.715)  # the middle half of 0.70 to 0.73, twice
     assert row[6] == "1.0000"

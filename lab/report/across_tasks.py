@@ -19,8 +19,8 @@ PROFILE_POINTS = 3  # thresholds that are shown: the quartiles of all scores
 
 
 def across_tasks(report: Report, key: str) -> "ReportTable":
-    """For each condition the interquartile mean over the tasks' runs and the probability of improvement over the first,
-    each with its stratified bootstrap interval, and the share of runs above three thresholds.
+    """For each condition the interquartile mean over the tasks' runs and the probability of improvement over the
+    baseline's group, each with its stratified bootstrap interval, and the share of runs above three thresholds.
 
     key: key whose values are the tasks. Raises ConfigError where it has one value only, or a condition lacks a task.
     """
@@ -36,7 +36,7 @@ def across_tasks(report: Report, key: str) -> "ReportTable":
     matrices = {label: score_matrix(label, group, tasks) for label, group in groups.items()}
     everything = np.concatenate([np.ravel(matrix) for matrix in matrices.values()])
     thresholds = [float(value) for value in np.quantile(everything, [0.25, 0.5, 0.75])]
-    first = next(iter(matrices.values()))
+    first = next(matrices[label] for label, group in groups.items() if report.baseline in group.values())
     header = ["over tasks", "runs a task", "IQM", "IQM 95 % CI", "P(improvement)", "P 95 % CI"]
     header += [f"above {threshold:.4g}" for threshold in thresholds]
     rows = []
