@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from lab.text import printable
 
 NEWLINES = "\n\t"
-EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_IN_USE, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 4, 75, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_IN_USE, EXIT_NOT_REPRODUCED = 1, 2, 3, 4, 5
+EXIT_STOPPED, EXIT_INTERRUPTED = 75, 130
 
 
 class LabError(Exception):

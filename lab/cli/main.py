@@ -20,6 +20,10 @@ VERBS = {
     "show": ("lab.cli.show", "main", "everything about a run: lab show RUN_DIR"),
     "diff": ("lab.cli.diff", "main", "what differs between two runs: lab diff A B"),
     "report": ("lab.cli.report", "main", "means, intervals, differences: lab report DIR... [--to md,csv,tex,html]"),
+    "ablate": ("lab.cli.ablate", "main", "which parts of a recipe matter: lab ablate STUDY/NAME [--plan]"),
+    "reproduce": ("lab.cli.reproduce", "main", "does a paper's claim hold here: lab reproduce STUDY [--seeds n]"),
+    "decide": ("lab.cli.decide", "main", "is A better than B: lab decide 'optimizer.lr=0.1' 'optimizer.lr=0.01'"),
+    "rerun": ("lab.cli.rerun", "main", "run an old run again, and what has changed: lab rerun RUN [overrides]"),
     "doctor": ("lab.cli.doctor", "main", "versions, devices, and what is missing"),
 }
 
@@ -67,7 +71,7 @@ def usage() -> str:
     lines = [
         "lab: research experiments on PyTorch, configured by Hydra",
         "",
-        *(f"  lab {verb:<8} {description}" for verb, (_, _, description) in VERBS.items()),
+        *(f"  lab {verb:<9} {description}" for verb, (_, _, description) in VERBS.items()),
         "",
         "lab train --help lists every group, option and key; lab VERB --help the options of the others.",
         'Tab completion for bash: eval "$(lab -sc install=bash)"',

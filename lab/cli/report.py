@@ -1,7 +1,6 @@
 """lab report: what runs show, with its uncertainty, read without torch or Hydra."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from lab.cli.arguments import parse_arguments
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
         title = ", ".join(path.name for path in directories)
         for name in formats:
             path = options.out / f"report.{name}"
-            write_atomically(path, format_report(report, name, title, options.out, lines).encode())
+            write_atomically(path, format_report(report, name, title, options.out).encode())
             print(f"{path} has the report")
     return 0
 
@@ -89,9 +88,9 @@ def find_directory(path: Path, outputs: Path) -> Path:
     return directory
 
 
-def report_lines(report: Report, tasks: str | None = None) -> list[str]:
-    """The report as the lines of a terminal."""
-    lines = summary_table(report).lines()
+def report_lines(report: Report, tasks: str | None = None, ranked: bool = True) -> list[str]:
+    """The report as the lines of a terminal.  ranked: whether the best condition comes first."""
+    lines = summary_table(report, ranked).lines()
     text = align_columns(lines[: MOST_ROWS + 1]).splitlines()
     if len(lines) > MOST_ROWS + 1:
         text.append(f"… and {len(lines) - MOST_ROWS - 1} more; --to csv has all")
@@ -103,8 +102,9 @@ def report_lines(report: Report, tasks: str | None = None) -> list[str]:
     return [*sections, *(f"note: {note}" for note in report.notes)]
 
 
-def format_report(report: Report, name: str, title: str, out: Path, lines: Sequence[str]) -> str:
-    table, note = summary_table(report), methods_note(report)
+def format_report(report: Report, name: str, title: str, out: Path, ranked: bool = True) -> str:
+    """The text of the report in a format.  out: folder that it will lie in."""
+    table, note = summary_table(report, ranked), methods_note(report)
     if name == "csv":
         return all_runs_table(report).csv()
     if name == "tex":

@@ -42,7 +42,11 @@ def train_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     """Do the sweep or the search of these arguments. Gives the exit code."""
     if planner.search_node:
         return train_search(planner, arguments)
-    plan = planner.plan(planner.expand(arguments))
+    return train_plan(planner, planner.plan(planner.expand(arguments)))
+
+
+def train_plan(planner: SweepPlanner, plan: Plan) -> int:
+    """Do the jobs of a plan by the launcher that the config chooses. Gives the exit code."""
     if planner.uses_own_launcher:
         return train_sweep(plan, planner.launcher_options)
     code = train_sweep(plan, {}, launch=planner.launch_elsewhere)

@@ -50,12 +50,12 @@ class ReportTable:
         )
 
 
-def summary_table(report: Report) -> ReportTable:
-    """A row for each condition, best first, with its comparison with the baseline."""
+def summary_table(report: Report, ranked: bool = True) -> ReportTable:
+    """A row for each condition with its comparison with the baseline.  ranked: whether the best comes first."""
     header = ["condition", "n", "not done", f"{report.metric} mean", "sd", confidence()]
     compared = ["difference", f"difference {confidence()}", "effect size", "P(better)", "p", "p t-test", "p Holm"]
     header += compared if report.baseline else []
-    return ReportTable(header, [summary_row(one, report) for one in report.ranked])
+    return ReportTable(header, [summary_row(one, report) for one in (report.ranked if ranked else report.conditions)])
 
 
 def summary_row(condition: Condition, report: Report) -> list[Cell]:
