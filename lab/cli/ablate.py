@@ -52,7 +52,7 @@ class Ablating:
             print_jobs(plan)
             return try_sweep(plan, planner.launcher_options)
         code = train_plan(planner, plan)
-        names = {job.identity.id: cell.name for job, (cell, _) in zip(plan.jobs, jobs, strict=True)}
+        names = {job.identity.id: variant.name for job, (variant, _) in zip(plan.jobs, jobs, strict=True)}
         directories = list(dict.fromkeys(job.directory for job in plan.jobs if job.directory.is_dir()))
         print_ablation(self, ablation, names, directories)
         return code
@@ -86,7 +86,7 @@ def print_ablation(asked: Ablating, ablation: Ablation, names: dict[str, str], d
     """Print the table of an ablation, the recipe first, and write the files that were asked for."""
     runs, notes = read_runs(directories)
     metric, mode = choose_metric(runs, ablation.metric, ablation.mode)
-    order = [cell.name for cell in ablation.cells]
+    order = [variant.name for variant in ablation.variants]
     report = make_report(runs, metric, mode, baseline=order[0], names=names, notes=notes)
     report = replace(report, conditions=sorted(report.conditions, key=lambda one: order.index(one.label)))
     lines = ["", f"{asked.name}: {ablation.design}, {len(ablation.seeds)} seeds", *report_lines(report, ranked=False)]

@@ -95,7 +95,7 @@ class Deciding:
 
 
 def main(arguments: list[str]) -> int:
-    options = make_parser().parse_intermixed_args(arguments)
+    options = decide_parser().parse_intermixed_args(arguments)
     words = [options.a, options.b, *options.overrides]
     arms, common = split_arms(words, options.race, split_outputs(arguments)[0])
     fewest = SequentialTest(options.up_to).fewest if options.up_to > 0 else None
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> int:
     return run_app(["-m", *common], HydraApp("decide", run=None, sweep=Deciding(question, arms)))
 
 
-def make_parser() -> argparse.ArgumentParser:
+def decide_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lab decide",
         description="Is A better than B? Runs pairs of seeds until it is known.",

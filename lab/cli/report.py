@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse_arguments(make_parser(), arguments)
+    options = parse_arguments(report_parser(), arguments)
     formats = parse_formats(options.to)
     directories = [find_directory(path, options.outputs) for path in options.dir or [options.outputs]]
     runs, notes = read_runs(directories)
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def report_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lab report",
         description="What runs show: means with confidence intervals, and differences from a baseline.",

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     job = prepare_rerun(old, options.overrides, options.outputs)
     code = train_single_run(job.composed, job.identity, job.directory)
     if code == 0:
-        print("\n".join(describe_changes(old, SavedRun(job.directory))))
+        print("\n".join(changed_since(old, SavedRun(job.directory))))
     return code
 
 
@@ -62,7 +62,7 @@ def prepare_rerun(old: SavedRun, overrides: list[str], outputs: Path) -> Job:
     return Job(0, composed, identity, relative_to_cwd(directory.absolute()))
 
 
-def describe_changes(old: SavedRun, new: SavedRun) -> list[str]:
+def changed_since(old: SavedRun, new: SavedRun) -> list[str]:
     """What differs between the old run and the new one, and whether the final weights have the same bits."""
     rows = [
         [name, format_cell(before)[:60], format_cell(after)[:60]]
@@ -96,4 +96,5 @@ def compare_weights(old: SavedRun, new: SavedRun) -> str:
 def model_weights(run: SavedRun) -> Mapping[str, Any]:
     from lab.record.checkpoints import load_checkpoint
 
-    return load_checkpoint(run.final_weights)["model"]
+    checkpoint = load_checkpoint(run.final_weights)
+    return checkpoint["model"] if run.final_weights.name == "best.pt" else checkpoint["run"]["model"]

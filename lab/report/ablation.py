@@ -1,4 +1,4 @@
-"""An ablation: a recipe, its factors, and the cells of a design, each the recipe with some factors off or swapped."""
+"""An ablation: a recipe, its factors, and the variants of a design, each the recipe with some factors off or swapped."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variant:
     """A variant of the recipe.  levels: the factors that are not as in the recipe."""
 
     name: str
@@ -63,7 +63,7 @@ class Ablation:
     mode: str | None = None
 
     @property
-    def cells(self) -> list[Cell]:
+    def variants(self) -> list[Variant]:
         """The baseline first.
 
         leave_one_out: the recipe, and it with one factor at another level.  add_one: all factors off, and with one of
@@ -72,27 +72,30 @@ class Ablation:
         factors = list(self.factors.values())
         off = [levels[0] for levels in factors]
         if self.design == "leave_one_out":
-            return [Cell("full recipe", ()), *(Cell(level.name, (level,)) for levels in factors for level in levels)]
+            return [
+                Variant("full recipe", ()),
+                *(Variant(level.name, (level,)) for levels in factors for level in levels),
+            ]
         if self.design == "add_one":
-            added = [Cell(f"only {one.factor}", [level for level in off if level is not one]) for one in off]
-            return [Cell("all off", off), *added]
+            added = [Variant(f"only {one.factor}", [level for level in off if level is not one]) for one in off]
+            return [Variant("all off", off), *added]
         if self.design == "path":
             steps = [
-                Cell(f"… {off[place].name}" if place else off[0].name, off[: place + 1]) for place in range(len(off))
+                Variant(f"… {off[place].name}" if place else off[0].name, off[: place + 1]) for place in range(len(off))
             ]
-            return [Cell("full recipe", ()), *steps]
-        cells = []
+            return [Variant("full recipe", ()), *steps]
+        variants = []
         for choice in product(*([None, *levels] for levels in factors)):
             levels = [level for level in choice if level is not None]
-            cells.append(Cell(", ".join(level.name for level in levels) or "full recipe", levels))
-        return cells
+            variants.append(Variant(", ".join(level.name for level in levels) or "full recipe", levels))
+        return variants
 
-    def jobs(self) -> list[tuple[Cell, list[str]]]:
-        """The cell and the overrides of each run, seed by seed, so that a stopped ablation has whole pairs."""
+    def jobs(self) -> list[tuple[Variant, list[str]]]:
+        """The variant and the overrides of each run, seed by seed, so that a stopped ablation has whole pairs."""
         return [
-            (cell, merge_overrides(self.base, cell.overrides, [f"seed={seed}"]))
+            (variant, merge_overrides(self.base, variant.overrides, [f"seed={seed}"]))
             for seed in self.seeds
-            for cell in self.cells
+            for variant in self.variants
         ]
 
 
@@ -113,9 +116,9 @@ def parse_ablation(path: Path, content: Mapping[str, Any]) -> Ablation:
         content.get("metric"),
         content.get("mode"),
     )
-    if len(ablation.cells) > MOST_CELLS:
+    if len(ablation.variants) > MOST_CELLS:
         raise ConfigError(
-            f"{path} has {len(ablation.cells)} cells, more than {MOST_CELLS}; design: leave_one_out has fewer"
+            f"{path} has {len(ablation.variants)} variants, more than {MOST_CELLS}; design: leave_one_out has fewer"
         )
     return ablation
 
@@ -130,9 +133,9 @@ def parse_levels(factor: str, value: Any, place: str) -> list[Level]:
 
 def main_effects(ablation: Ablation, scores: Mapping[tuple[str, int], float], mode: str) -> ReportTable:
     """The effect of each factor in a factorial design: its level minus the recipe's own, averaged over all settings of
-    the other factors, by seed.  scores: score by cell name and seed."""
+    the other factors, by seed.  scores: score by variant name and seed."""
     rows, ps = [], []
-    names = {frozenset(level.name for level in cell.levels): cell.name for cell in ablation.cells}
+    names = {frozenset(level.name for level in variant.levels): variant.name for variant in ablation.variants}
     for levels in ablation.factors.values():
         for level in levels:
             others = [key for key in names if not any(other.name in key for other in levels)]
@@ -156,7 +159,7 @@ def main_effects(ablation: Ablation, scores: Mapping[tuple[str, int], float], mo
 
 
 def scores_by_seed(runs: Sequence[ReportedRun], names: Mapping[str, str], metric: str) -> dict[tuple[str, int], float]:
-    """The score of each run by its cell's name and its seed.  names: name of the cell of each run, by the run's id."""
+    """The score of each run by its variant's name and its seed.  names: name of the variant of each run, by the run's id."""
     return {
         (names[run.id], int(run.manifest["seed"])): score
         for run in runs

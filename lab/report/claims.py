@@ -131,7 +131,8 @@ def parse_claim(content: Any, place: str, seeds: Any, num_seeds: int | None) -> 
         raise ConfigError(f"{place} has no name")
     place = f"{place} ({content['name']})"
     kind = "direction" if "better" in content else "value" if "value" in content else "bound"
-    check_keys(content, (*SHARED, *KINDS[kind]), place)
+    fields = [field for fields in KINDS.values() for field in fields]
+    check_keys(content, (*SHARED, *(KINDS[kind] if kind != "bound" else dict.fromkeys(fields))), place)
     check_claim(content, kind, place)
     arms = [content["better"], content["than"]] if kind == "direction" else [content["run"]]
     return Claim(
