@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CONFIDENCE_BINS = 15  # of the expected calibration error
+
 
 class ClassificationCounts:
     """Running counts over batches of logits (B, C) and labels (B,).
@@ -20,11 +22,17 @@ class ClassificationCounts:
         exact = torch.float32 if device.type == "mps" else torch.float64
         self.cross_entropy = torch.zeros((), dtype=exact, device=device)
         self.in_top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self.bins = torch.zeros(2, CONFIDENCE_BINS, dtype=exact, device=device)  # sums of hits and of confidences
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         logits = logits.float()
         self.cross_entropy += F.cross_entropy(logits, labels, reduction="sum")
-        cells = labels * self.num_classes + logits.argmax(1)
+        predicted = logits.argmax(1)
+        confidence = logits.softmax(1).gather(1, predicted[:, None])[:, 0].nan_to_num(0)
+        places = (confidence * CONFIDENCE_BINS).ceil().long().clamp(1, CONFIDENCE_BINS) - 1
+        gained = torch.stack([predicted == labels, confidence]).to(self.bins)
+        self.bins.index_add_(1, places, gained)
+        cells = labels * self.num_classes + predicted
         self.confusion += torch.bincount(cells, minlength=len(self.confusion))
         self.in_top5 += (ranks_of_labels(logits, labels) < 5).sum()
 
@@ -33,8 +41,11 @@ class ClassificationCounts:
         return self.confusion.view(self.num_classes, self.num_classes).tolist()
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
-        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, accuracy/<class>. Empty
-        without examples.
+        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, ece, accuracy/<class>.
+        Empty without examples.
+
+        ece is the expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599, equation
+        3): how far the probability of the predicted class is from its accuracy.
 
         Of classes with equal logits, the first is predicted, as by torch.argmax, and top5 ranks them in their order, so
         a hit in accuracy is always one in top5. A class without examples has no accuracy. balanced_accuracy is the mean
@@ -55,6 +66,7 @@ class ClassificationCounts:
             "accuracy": int(correct.sum()) / total,
             "balanced_accuracy": sum(class_accuracies.values()) / len(class_accuracies),
             "cross_entropy": float(self.cross_entropy) / total,
+            "ece": float((self.bins[0] - self.bins[1]).abs().sum()) / total,
         }
         if self.num_classes > 5:
             scores["top5"] = int(self.in_top5) / total

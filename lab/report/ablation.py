@@ -1,4 +1,4 @@
-"""An ablation: a recipe, its factors, and the variants of a design, each the recipe with some factors off or swapped."""
+"""An ablation: a recipe, its factors, and the variants of a design, each the recipe with factors off or swapped."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +159,7 @@ def main_effects(ablation: Ablation, scores: Mapping[tuple[str, int], float], mo
 
 
 def scores_by_seed(runs: Sequence[ReportedRun], names: Mapping[str, str], metric: str) -> dict[tuple[str, int], float]:
-    """The score of each run by its variant's name and its seed.  names: name of the variant of each run, by the run's id."""
+    """The score of each run by its variant's name and its seed.  names: the variant's name of each run, by its id."""
     return {
         (names[run.id], int(run.manifest["seed"])): score
         for run in runs
