@@ -152,3 +152,17 @@ def test_functions_fit_into_one_look_and_files_into_one_sitting():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_text_files_have_an_encoding_whatever_the_locale():
+    without = []
+    for path, _ in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or any(keyword.arg in ("encoding", None) for keyword in node.keywords):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            is_text_open = isinstance(node.func, ast.Name) and name == "open" and not any("b" in mode for mode in modes)
+            if name in ("read_text", "write_text") or is_text_open:
+                without.append(f"{path.name}:{node.lineno}")
+    assert not without

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from lab.config.composed import ComposedConfig
 from lab.identity.identity import Identity
 from lab.redact import redact
-from lab.sweep.plan import PLAN_FILE, Job, Plan, append_jobs, mark_duplicates, read_plan, sweep_name, write_plan
+from lab.sweep.plan import (
+    PLAN_FILE,
+    Job,
+    Plan,
+    append_jobs,
+    mark_duplicates,
+    read_float,
+    read_plan,
+    sweep_name,
+    write_line,
+    write_plan,
+)
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -148,3 +159,10 @@ def test_a_sweep_is_called_the_same_however_its_runs_are_ordered_or_repeated(nam
     name = sweep_name(named, ids)
     assert sweep_name(named, again) == name
     assert re.fullmatch(r"[A-Za-z0-9=,+][A-Za-z0-9._=,+-]*-[0-9a-f]{8}", name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, {"a": float("-inf")}], {"float": "x"}])
+def test_numbers_that_are_not_finite_are_valid_json_and_come_back(value):
+    line = write_line({"config": value})
+    json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert repr(json.loads(line, object_hook=read_float)["config"]) == repr(value)

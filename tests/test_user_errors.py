@@ -84,3 +84,21 @@ def test_whatever_an_error_says_the_run_has_failed_for_a_cause_that_can_be_read(
     assert "in forward" in (run / "error.txt").read_text()
     assert json.loads(lab_process("ls", "--json").out)[0]["state"] == "failed"
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"), [("1: 2", "the key 1 is no text"), ("null: c", "a key of a YAML is null")]
+)
+def test_a_key_that_is_no_text_is_refused_by_name(lab, tmp_path, keys, message):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    node = "_target_: lab.models.mlp.MLP\nshape: ${data.shape}\nnum_classes: ${data.num_classes}\nhidden: [8]\n"
+    (tmp_path / "conf" / "model" / "odd.yaml").write_text(f"{node}{keys}\n")
+    for verb in (["train"], ["check", "-m"]):
+        refused = lab(*verb, "model=odd", "steps=2")
+        assert (refused.code, message in refused.err) == (2, True), refused.err
+
+
+def test_what_the_terminal_cannot_spell_is_escaped(lab_process):
+    shown = lab_process("show", "ü", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert shown.code == 2
+    assert "no run \\xfc" in shown.err

@@ -86,7 +86,7 @@ def run_and_kill(command: list[str], run: Path) -> int:
 
 def logged_steps(run: Path) -> int:
     try:
-        return (run / "metrics.jsonl").read_text().count('"train/loss"')
+        return (run / "metrics.jsonl").read_text(encoding="utf-8").count('"train/loss"')
     except OSError:
         return 0
 
@@ -119,7 +119,7 @@ def compare_runs(a: Path, b: Path) -> list[str]:
 
 def comparable_lines(path: Path) -> list[str]:
     """The lines of a file without those of `hardware/` metrics: no two runs take the same time."""
-    return [line for line in path.read_text().splitlines() if '"hardware/' not in line]
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if '"hardware/' not in line]
 
 
 def flatten_state(value: object, name: str = "") -> dict[str, object]:

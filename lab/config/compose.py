@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.composed import ComposedConfig, unresolved_container
-from lab.config.hydra_setup import plain_config, without_hydra_node
+from lab.config.hydra_setup import check_text_keys, plain_config, without_hydra_node
 from lab.config.messages import explain, readable_error
 from lab.errors import ConfigError
 
@@ -74,6 +74,7 @@ class ComposedBase:
         self.config = without_hydra_node(composed)
         OmegaConf.set_struct(self.config, True)
         self.unresolved = unresolved_container(self.config)
+        check_text_keys(self.unresolved)
         self.interpolates_hydra = "${hydra:" in str(self.unresolved)
         self.needs_hydra = self.interpolates_hydra or has_schema(self.config)
         self.resolved: dict[str, Any] = {}  # resolved values by the JSON text of their sources

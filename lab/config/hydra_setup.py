@@ -112,13 +112,27 @@ def without_hydra_node(root: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
 
 
+def check_text_keys(value: Any, path: str = "") -> None:
+    """Raises ConfigError for a key that is no text, which no file of a run could hold as it is."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{path or 'the config'}: the key {key!r} is no text; quote it: '{key}'")
+            check_text_keys(part, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            check_text_keys(part, f"{path}[{place}]")
+
+
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """The config without Hydra's own node, resolved to plain values.
 
     Raises ConfigError for missing values, and for an interpolation that cannot be resolved.
     """
     own = without_hydra_node(config)
-    missing = list(missing_keys(OmegaConf.to_container(own, resolve=False)))
+    unresolved = OmegaConf.to_container(own, resolve=False)
+    check_text_keys(unresolved)
+    missing = list(missing_keys(unresolved))
     if missing:
         raise ConfigError(*(f"{key} is missing; give {key.partition('[')[0]}=..." for key in missing))
     try:

@@ -48,6 +48,8 @@ def explain(error: Exception, overrides: list[str]) -> str:
         full_key = re.search(r"full_key: (\S+)", text)
         key = full_key[1] if full_key else match[1] or match[2]
         return f"no key {key!r}; {suggest_key(key, overrides)}"
+    if "Incompatible key type" in text:
+        return f"{text.splitlines()[0]}: a key of a YAML is null; give it a name, or quote it: 'null'"
     return text
 
 

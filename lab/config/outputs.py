@@ -43,7 +43,7 @@ def keep_trace(error: LabError, outputs: Path) -> None:
 
 def configured_outputs(file: Path) -> str | None:
     """The outputs folder that a YAML file of the group `local` or `paths` sets; None where it sets none."""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     if "outputs" not in text:  # saves the time of importing OmegaConf
         return None
     from omegaconf import OmegaConf

@@ -132,7 +132,9 @@ def is_lab_part(target: Any, package: str | None) -> bool:
 def configured_targets() -> frozenset[str]:
     """Every `_target_` in lab's own configs."""
     folder = Path(str(resources.files("lab.conf")))
-    return frozenset(name for path in folder.glob("**/*.yaml") for name in TARGET_LINE.findall(path.read_text()))
+    return frozenset(
+        name for path in folder.glob("**/*.yaml") for name in TARGET_LINE.findall(path.read_text(encoding="utf-8"))
+    )
 
 
 def find_loaded(path: str) -> Any:

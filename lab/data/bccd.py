@@ -79,7 +79,7 @@ def read_cells(root: Path, split: str) -> list[Cell]:
             f"no {names_file.name} in {names_file.parent.resolve()}: place JPEGImages, Annotations and ImageSets of "
             f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}, or give data.folder= or LAB_DATA="
         )
-    names = names_file.read_text().split()
+    names = names_file.read_text(encoding="utf-8").split()
     if paths := [name for name in names if Path(name).name != name]:
         raise ValueError(f"{names_file} lists {paths[0]!r}, which is a path, not the name of an image; remove it")
     return [

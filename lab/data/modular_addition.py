@@ -8,10 +8,11 @@ from lab.data.order import split_indices
 
 
 def modular_addition(
-    batch_size: int, seed: int, *, prime: int = 59, inputs: int = 118, test_share: float = 0.5
+    batch_size: int, seed: int, *, prime: int = 59, inputs: int = 118, test_share: float = 0.5, val_share: float = 0.1
 ) -> InMemory:
-    """Inputs (2 p,): a and b, each one-hot. Labels: (a + b) mod p. There is no validation set.
+    """Inputs (2 p,): a and b, each one-hot. Labels: (a + b) mod p.
 
+    test_share: share of the pairs that are held out.  val_share: share of those that are the validation set.
     inputs: 2 p, for the model's node to interpolate. Raises ValueError for another number.
     """
     if inputs != 2 * prime:
@@ -20,10 +21,11 @@ def modular_addition(
     pairs = torch.cat([F.one_hot(a, prime), F.one_hot(b, prime)], dim=1).float()
     examples = Examples(pairs, (a + b) % prime)
     kept, held_out = split_indices(len(pairs), test_share, seed)
+    num_val = round(val_share * len(held_out))
     return InMemory(
         examples.take(kept),
-        examples.take(held_out[:0]),
-        examples.take(held_out),
+        examples.take(held_out[:num_val]),
+        examples.take(held_out[num_val:]),
         batch_size=batch_size,
         seed=seed,
         prepare=lambda batch: batch,

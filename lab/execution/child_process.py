@@ -94,7 +94,7 @@ def descendants(pid: int) -> list[int]:
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
-            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+            parent = int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
             parents.setdefault(parent, []).append(int(path.parent.name))
     started = list(parents.get(pid, ()))
     for child in started:  # the list grows while it is read

@@ -32,7 +32,7 @@ def describe_death(crash_files: Sequence[Path], exitcode: int | None, step_timeo
     """How a process ended, from the first of `crash_files` that reports a crash, else from its exit code."""
     for path in crash_files:
         if message := describe_crash(path, step_timeout):
-            return Death(message, path.read_text(errors="replace"))
+            return Death(message, path.read_text(encoding="utf-8", errors="replace"))
     return Death(describe_exit(exitcode))
 
 

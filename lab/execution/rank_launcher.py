@@ -164,7 +164,9 @@ def describe_ranks_death(ranks: RankProcesses) -> Death:
     """How the ranks ended where none sent a failure of its own: by crash files, exit codes or lost peers."""
     spec = ranks.spec
     dumps = [spec.directory / "error.txt", *(child.crash_file for child in ranks.children)]
-    trace = "\n".join(f"{path.stem}:\n{path.read_text(errors='replace')}" for path in dumps if path.exists())
+    trace = "\n".join(
+        f"{path.stem}:\n{path.read_text(encoding='utf-8', errors='replace')}" for path in dumps if path.exists()
+    )
     crash = describe_death(dumps, None, spec.step_timeout)
     if crash.trace:
         return Death(crash.message, trace)

@@ -39,7 +39,7 @@ def save_adapter(model: nn.Module, folder: Path, base: str | None = None) -> Non
     # safetensors accepts no tensors that share memory
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     import_safetensors().save_file(copies, folder / WEIGHTS_FILE, {"format": "pt"})
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
@@ -53,7 +53,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
             raise FileNotFoundError(
                 f"no {name} in {folder}; an adapter is a folder with {SETTINGS_FILE} and {WEIGHTS_FILE}"
             )
-    settings, prefix = json.loads((folder / SETTINGS_FILE).read_text()), wrapper_prefix(model)
+    settings, prefix = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")), wrapper_prefix(model)
     if mismatch := describe_mismatch(settings, peft_settings(model)):
         raise ValueError(f"the adapter in {folder} {mismatch}")
     with _disable_current_modes():  # safetensors cannot create the fake tensors of a cost estimate

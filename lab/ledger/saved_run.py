@@ -73,7 +73,7 @@ class SavedRun:
         """The lines of metrics.jsonl; a torn last line is left out."""
         path = self.directory / "metrics.jsonl"
         try:
-            lines = path.read_text().splitlines() if path.is_file() else []  # a pipe would never end
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []  # a pipe would never end
         except OSError:
             return []
         entries = []
@@ -148,7 +148,7 @@ class SavedRun:
             return {}
         check_size(path)
         try:
-            return self._check_mapping(name, yaml.load(path.read_text(), YAML_LOADER) or {})
+            return self._check_mapping(name, yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {})
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise DamagedRun(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 

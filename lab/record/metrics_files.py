@@ -87,7 +87,7 @@ class NoMetricsFiles:
 def last_logged_step(path: Path) -> int:
     """The last step in metrics.jsonl; 0 where there is none."""
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError:
         return 0
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
@@ -97,7 +97,7 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines of later steps, lines with scores on the test set, which a resumed run writes again, and a torn
     last line."""
     os.close(open_to_append(path))
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     kept = [
         text

@@ -73,7 +73,7 @@ def changed_files(directory: Path, status: Mapping[str, Any], checkpoints: bool)
 def describe_crash(path: Path, step_timeout: float | None = None) -> str | None:
     """How a process ended, from the file that faulthandler wrote; None where the file reports no crash."""
     try:
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     frame = locate_own_frame(text, newest_first=True)

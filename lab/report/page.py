@@ -40,7 +40,7 @@ MOST_VALUES = 6  # values of a fact that are shown
 
 def write_page(report: Report, title: str, folder: Path) -> str:
     """The page's text.  folder: where it will lie, for links to the run directories."""
-    style, script = (files("lab.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, script = (files("lab.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{hash_source(style)}'; script-src '{hash_source(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -98,15 +99,13 @@ def write_plan(plan: Plan) -> None:
     make_directory(plan.directory)
     head = {"schema": SCHEMA, "sources": dict(plan.sources), "search": plan.search and list(plan.search)}
     lines = map(redact, [head, *plan_lines(plan.directory, plan.jobs)])
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text = "".join(map(write_line, lines))
     write_atomically(plan.directory / PLAN_FILE, text.encode(errors=SURROGATES))
 
 
 def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
     """Add jobs to the plan on disk, as a search does for each trial. Gives the plan with them."""
-    text = "".join(
-        json.dumps(redact(line), ensure_ascii=False) + "\n" for line in plan_lines(plan.directory, jobs, len(plan.jobs))
-    )
+    text = "".join(write_line(redact(line)) for line in plan_lines(plan.directory, jobs, len(plan.jobs)))
     with os.fdopen(open_to_append(plan.directory / PLAN_FILE), "rb+") as file:
         file.seek(0)
         last = file.read().rpartition(b"\n")[2]
@@ -118,6 +117,28 @@ def append_jobs(plan: Plan, jobs: Sequence[Job]) -> Plan:
         file.flush()
         os.fsync(file.fileno())
     return replace(plan, jobs=[*plan.jobs, *jobs])
+
+
+def write_line(line: Mapping[str, Any]) -> str:
+    """A line of JSON, which has no NaN and no infinity: such a number is `{"float": "nan"}`."""
+    try:
+        return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(name_floats(line), ensure_ascii=False) + "\n"
+
+
+def name_floats(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: name_floats(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(name_floats, value))
+    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_float(part: dict[str, Any]) -> Any:
+    """The number that `name_floats` wrote, or the mapping as it is."""
+    is_named = part.keys() == {"float"} and part["float"] in ("nan", "inf", "-inf")
+    return float(part["float"]) if is_named else part
 
 
 def is_whole_line(line: bytes) -> bool:
@@ -213,7 +234,7 @@ def parse_job(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> 
 def read_whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a plan, the last one only if it is whole; none where there is no file."""
     try:
-        content = path.read_text(errors="replace")
+        content = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
     *lines, torn = content.split(
@@ -221,11 +242,11 @@ def read_whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     )  # not splitlines, which would cut at U+2028 and others that JSON leaves as they are
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            yield json.loads(line, object_hook=read_float)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} of {path} is damaged; give the sweep's command again") from error
     with suppress(json.JSONDecodeError):  # else the write was interrupted, and the job has not begun
-        yield json.loads(torn)
+        yield json.loads(torn, object_hook=read_float)
 
 
 def link_run(sweep: Path, job: Job) -> None:

@@ -195,7 +195,7 @@ class Pool:
                 slot.killed = True
                 slot.worker.kill()
             elif slot.is_frozen:
-                with open(slot.worker.crash_file, "a") as file:
+                with open(slot.worker.crash_file, "a", encoding="utf-8") as file:
                     file.write(FROZEN)
                 slot.worker.kill()
 
