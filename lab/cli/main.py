@@ -3,6 +3,7 @@ and imports no torch at its top."""
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -33,7 +34,8 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # so that targets may name the project's modules, as in a script that lies there
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal of another encoding shows escapes
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # a pipe that something was written to already
+                stream.reconfigure(errors="backslashreplace")
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = sys.argv[1:]
     if any(argument.startswith("query=") for argument in arguments) and complete():
