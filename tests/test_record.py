@@ -15,6 +15,7 @@ from lab.errors import Diverged, RunInUse, Stopped
 from lab.metrics.scores import Evaluation
 from lab.pictures import are_images, draw_confusion_matrix, draw_image_grid
 from lab.record import checkpoints
+from lab.record.console import Console
 from lab.record.files import lock_directory, read_json, slugify, write_json
 from lab.record.record import Record
 from lab.record.status import changed_files, hash_sealed_files, is_done, read_status, write_status
@@ -110,6 +111,64 @@ def test_the_step_of_a_lost_checkpoint_is_told(tmp_path):
     record = Record(tmp_path)
     assert record.restore(make()) == 20
     assert "last.pt" in record.checkpointer.problems[0]
+
+
+class Notes(Console):
+    def __init__(self):
+        super().__init__(steps=0, quiet=True)
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_steps_that_no_line_tells_of_are_counted_as_lost(tmp_path):
+    run, record = make(steps=70), Record(tmp_path)
+    save_every = run.cadence.save_every
+    for step in train(run, record.restore(run)):
+        if step.n in (save_every, 2 * save_every):
+            record.save(run, step)
+        if step.n == 2 * save_every:
+            break
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"PK")
+    notes = Notes()
+    assert Record(tmp_path, notes).restore(make(steps=70)) == save_every
+    assert f"lost {save_every} steps at least, going on from step {save_every}" in notes.notes[0]
+
+
+def test_lines_that_were_lost_are_noticed_and_the_run_is_no_longer_exact(tmp_path):
+    run, record = make(steps=70), Record(tmp_path, writer=TensorBoard)
+    for step in train(run, record.restore(run)):
+        record.step(run, step)
+        if step.n == 40:
+            record.save(run, step)
+            break
+    record.close()
+    (tmp_path / "manifest.json").write_text("{}")
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:1] + lines[2:]))
+    notes = Notes()
+    Record(tmp_path, notes, writer=TensorBoard).restore(make(steps=70))
+    assert notes.notes == ["metrics.jsonl lacks 1 line that was written before the checkpoint"]
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"exact": False, "inexact": notes.notes}
+
+
+def test_events_that_were_lost_are_written_again(tmp_path):
+    run, record = make(steps=70), Record(tmp_path, writer=TensorBoard)
+    for step in train(run, record.restore(run)):
+        record.step(run, step)
+        if step.n == 40:
+            record.save(run, step)
+            break
+    record.close()
+    before = scalars(tmp_path)["train/loss"]
+    (events,) = tmp_path.glob("events.*")
+    events.write_bytes(events.read_bytes()[: events.stat().st_size // 2])
+    assert len(scalars(tmp_path).get("train/loss", [])) < len(before)
+    record = Record(tmp_path, writer=TensorBoard)
+    record.restore(make(steps=70))
+    record.close()
+    assert sorted(scalars(tmp_path)["train/loss"]) == before
 
 
 def scalars(directory) -> dict[str, list[tuple[int, float]]]:

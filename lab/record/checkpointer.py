@@ -29,6 +29,7 @@ class Checkpointer:
     best: dict[str, Any] = field(default_factory=lambda: {"score": None, "step": 0, "scores": {}})
     last: dict[str, Any] = field(default_factory=lambda: {"step": 0, "scores": {}})
     problems: list[str] = field(default_factory=list)
+    lines: int = 0  # lines of metrics.jsonl before the step of the restored checkpoint, as it says
 
     def restore(self, run: Run) -> int:
         """Bring `run` to its newest sound checkpoint. Returns the checkpoint's step, 0 where there is none.
@@ -44,6 +45,7 @@ class Checkpointer:
         if state:
             restore_snapshot(run, state["run"])
             self.best, self.last, step = state["best"], state["last"], state["step"]
+            self.lines = state.get("lines", 0)
             self.best = self.read_later_best(step) or self.best
         if (first := collectives.broadcast(step)) != step:
             raise CorruptCheckpoint(f"{self.directory}: rank 0 read step {first} from it, this rank step {step}")
@@ -83,9 +85,9 @@ class Checkpointer:
             weights = shards.gather_state(scored_model(run).state_dict())
             self.write("best.pt", {"model": weights, **self.best})
 
-    def save(self, run: Run, n: int) -> None:
-        """Save all of the run's state after step n."""
-        state = {"run": take_snapshot(run), "step": n, "best": self.best, "last": self.last}
+    def save(self, run: Run, n: int, lines: int) -> None:
+        """Save all of the run's state after step n.  lines: number of lines of metrics.jsonl before it."""
+        state = {"run": take_snapshot(run), "step": n, "lines": lines, "best": self.best, "last": self.last}
         ends = run.regularize.stopped or n == run.cadence.steps
         if ends and (model := scored_model(run)) is not run.model:
             # tensors that `run` has too are not written twice: torch.save writes a storage once

@@ -2,15 +2,16 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from lab.metrics.names import split_of
+from lab.metrics.names import is_metric, split_of
 from lab.metrics.scores import Picture
 from lab.pictures import encode_png
 from lab.record.files import open_to_append, write_atomically
-from lab.record.tensorboard import NoTensorBoard, truncate_events
+from lab.record.tensorboard import NoTensorBoard, logged_scalars, truncate_events
 
 
 class Writer(Protocol):
@@ -30,6 +31,7 @@ class MetricsFiles:
         self.directory, self.open_writer = directory, open_writer
         self.writer: Writer = NoTensorBoard(directory)
         self.lines: TextIO | None = None
+        self.counts: Counter[int] = Counter()  # number of lines by step
 
     @property
     def path(self) -> Path:
@@ -37,13 +39,25 @@ class MetricsFiles:
 
     def last_step(self) -> int:
         """The last step in metrics.jsonl; 0 where there is none."""
-        return last_logged_step(self.path)
+        return max((line["step"] for line in read_metrics(self.path)), default=0)
+
+    def count_lines(self, step: int) -> int:
+        """The number of lines before this step, which no line is later than."""
+        return self.counts.total() - self.counts[step]
 
     def open_at(self, step: int) -> None:
-        """Drop all lines and events of later steps, and open the writer of events."""
+        """Drop all lines and events of later steps, open the writer of events, and write those of the lines that it
+        lacks, such as after its file was cut."""
         truncate_metrics(self.path, step)
         truncate_events(self.directory, step)
+        written = logged_scalars(self.directory) if step else set()
         self.writer = self.open_writer(self.directory)
+        kept = read_metrics(self.path)
+        self.counts = Counter(line["step"] for line in kept)
+        for line in kept:
+            values = {name: value for name, value in line.items() if is_metric(name)}
+            if lacking := {name: value for name, value in values.items() if (line["step"], name) not in written}:
+                self.writer.scalars(line["step"], lacking)
 
     def write(self, n: int, epoch: float, values: dict[str, float]) -> None:
         if self.lines is None:  # kept open: opening costs more than writing, and shows on small models
@@ -51,6 +65,7 @@ class MetricsFiles:
         line = json.dumps({"step": n, "epoch": epoch, **values}, allow_nan=False)
         self.lines.write(line + "\n")
         self.lines.flush()
+        self.counts[n] += 1
         self.writer.scalars(n, values)
 
     def write_picture(self, n: int, tag: str, picture: Picture) -> None:
@@ -71,6 +86,9 @@ class NoMetricsFiles:
     def last_step(self) -> int:
         return 0
 
+    def count_lines(self, step: int) -> int:
+        return 0
+
     def open_at(self, step: int) -> None:
         pass
 
@@ -84,13 +102,13 @@ class NoMetricsFiles:
         pass
 
 
-def last_logged_step(path: Path) -> int:
-    """The last step in metrics.jsonl; 0 where there is none."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without a torn last one; none where there is no file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError:
-        return 0
-    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def truncate_metrics(path: Path, step: int) -> None:

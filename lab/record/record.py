@@ -13,6 +13,7 @@ from lab.metrics.scores import Evaluation, Picture
 from lab.record.checkpointer import Checkpointer
 from lab.record.console import Console
 from lab.record.metrics_files import MetricsFiles, NoMetricsFiles, Writer
+from lab.record.run_facts import mark_inexact
 from lab.record.run_parts import check_or_write_parts
 from lab.record.tensorboard import NoTensorBoard
 from lab.run import Cadence, Run, Step
@@ -64,12 +65,22 @@ class Record:
             check_or_write_parts(self.directory, run)
         step = self.checkpointer.restore(run)
         for problem in self.checkpointer.problems:
-            lost = max(0, self.metrics.last_step() - step)
-            self.console.note(f"{problem}; lost {lost} steps, going on from step {step}")
+            lost = max(self.metrics.last_step() - step, steps_to_save(run.cadence, step))
+            self.console.note(f"{problem}; lost {lost} steps at least, going on from step {step}")
         self.metrics.open_at(step)
+        if self.writes and (lacking := self.checkpointer.lines - self.metrics.count_lines(step)) > 0:
+            self.note_lost_lines(lacking)
         if step == 0:
             self.introduce(self)
         return step
+
+    def note_lost_lines(self, lacking: int) -> None:
+        """Say that metrics.jsonl lacks lines that were written before the restored checkpoint, and mark the run."""
+        lines = "line that was" if lacking == 1 else "lines that were"
+        text = f"metrics.jsonl lacks {lacking} {lines} written before the checkpoint"
+        self.console.note(text)
+        if (self.directory / "manifest.json").exists():
+            mark_inexact(self.directory, text)
 
     def step(self, run: Run, step: Step) -> None:
         """Write a step's loss, learning rates and gradient norm, on logging steps. Raises Diverged where a value is not
@@ -116,7 +127,7 @@ class Record:
     def save(self, run: Run, step: Step) -> None:
         """Save a checkpoint after a step. Raises Diverged where the step's loss is not finite."""
         read_finite_loss(step)
-        self.checkpointer.save(run, step.n)
+        self.checkpointer.save(run, step.n, self.metrics.count_lines(step.n))
 
     def recall(self, run: Run) -> tuple[int, Evaluation, nn.Module]:
         """The step and the validation scores of the final weights, and the model that holds them."""
@@ -130,6 +141,11 @@ class Record:
 
     def close(self) -> None:
         self.metrics.close()
+
+
+def steps_to_save(cadence: Cadence, step: int) -> int:
+    """The number of steps from `step` to the next checkpoint, which a damaged checkpoint had reached at least."""
+    return min(cadence.save_every - step % cadence.save_every, cadence.steps - step)
 
 
 def is_first_in_tenth(cadence: Cadence, n: int) -> bool:

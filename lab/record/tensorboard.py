@@ -110,6 +110,16 @@ def read_events(path: Path) -> Iterator[tuple[bytes, Any]]:
         start = end
 
 
+def logged_scalars(directory: Path) -> set[tuple[int, str]]:
+    """The step and the name of each scalar in the event files."""
+    return {
+        (event.step, value.tag)
+        for path in directory.glob("events.out.tfevents.*")
+        for _, event in read_events(path)
+        for value in event.summary.value
+    }
+
+
 def truncate_events(directory: Path, step: int) -> None:
     """Drop the events of later steps, and those of the test set, which a resumed run writes again; at step 0 drop all
     events. No writer may have the files open."""
