@@ -111,3 +111,25 @@ def test_classes_of_one_name_would_share_a_score_and_are_refused():
         Classification(3, classes=["cat", "dog", "cat"])
     with pytest.raises(ValueError, match="num_classes 0 is not a positive number"):
         Classification(0)
+
+
+def test_the_calibration_error_is_that_of_its_definition():
+    torch.manual_seed(0)
+    logits, labels = 2 * torch.randn(500, 4), torch.randint(0, 4, (500,))
+    counts = ClassificationCounts(4, torch.device("cpu"))
+    for part in (slice(0, 200), slice(200, 500)):
+        counts.add(logits[part], labels[part])
+    confidence = logits.softmax(1).max(1).values.double()
+    is_hit = (logits.argmax(1) == labels).double()
+    error = 0.0
+    for place in range(15):
+        inside = (confidence > place / 15) & (confidence <= (place + 1) / 15)
+        if inside.any():
+            error += float(inside.double().mean() * (is_hit[inside].mean() - confidence[inside].mean()).abs())
+    assert counts.scores("abcd")["ece"] == pytest.approx(error)
+
+
+def test_a_model_that_is_sure_and_right_is_calibrated():
+    counts = ClassificationCounts(3, torch.device("cpu"))
+    counts.add(100 * torch.eye(3), torch.arange(3))
+    assert counts.scores("abc")["ece"] == pytest.approx(0, abs=1e-6)

@@ -6,12 +6,18 @@ from pathlib import Path
 import pytest
 
 from lab.config.groups import GROUPS
+from lab.config.hydra_setup import find_study_files
+from lab.config.studies import is_study_file, parse_yaml
+from lab.library import compose
+from lab.report.ablation import parse_ablation
+from lab.report.claims import parse_paper
 from tests.conftest import ROOT
 
 CONFIGS = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix()
     for folder in ("conf", "experiments")
     for path in (ROOT / folder).glob("**/*.yaml")
+    if not is_study_file(path)
 )
 # small data for what would be slow on a CPU; everything else runs on its own defaults
 SMALLER = {
@@ -22,6 +28,7 @@ SMALLER = {
     "conf/model/resnet56": ["data=synthetic", "data.num_examples=64"],
     "conf/augment/randaugment": ["data=synthetic", "data.num_examples=64"],
     "conf/data/image_folder": ["data.folder=pictures", "data.shape=[3,16,16]"],
+    "conf/data/modular_addition": ["model=mlp"],
 }
 
 
@@ -121,5 +128,22 @@ def test_every_group_of_the_defaults_list_has_its_options():
 
 def test_every_study_has_a_readme():
     for path in (ROOT / "experiments").glob("*/*.yaml"):
-        readme = path.parent / "README.md"
-        assert f"experiment={path.parent.name}/{path.stem}" in readme.read_text()
+        readme, study = (path.parent / "README.md").read_text(), path.parent.name
+        if path.stem == "paper":
+            assert f"lab reproduce {study}" in readme
+        elif is_study_file(path):
+            assert f"lab ablate {study}/{path.stem}" in readme
+        else:
+            assert f"experiment={study}/{path.stem}" in readme
+
+
+@pytest.mark.parametrize("name", [name for name, path in find_study_files().items() if is_study_file(path)])
+def test_the_runs_of_a_study_compose(name):
+    content = parse_yaml(find_study_files()[name])
+    if "claims" in content:
+        claims = parse_paper(find_study_files()[name], content).claims
+        runs = [arm for claim in claims for arm in claim.arms]
+    else:
+        runs = [overrides for _, overrides in parse_ablation(find_study_files()[name], content).jobs()]
+    for overrides in {tuple(overrides): None for overrides in runs}:
+        assert compose(overrides)["seed"] >= 0

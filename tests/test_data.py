@@ -345,3 +345,43 @@ def test_a_few_images_of_a_folder_are_the_same_in_memory_and_streamed(flowers):
         assert torch.equal(images, images_again)
         assert torch.equal(labels, labels_again)
         assert labels.bincount().tolist() == [5, 5]
+
+
+def test_corrupted_digits_have_wrong_labels_in_training_alone():
+    from lab.data.corrupted_digits import corrupted_digits
+    from lab.data.digits import digits
+
+    clean, wrong = digits(64, seed=3), corrupted_digits(64, seed=3, label_noise=0.25)
+    same = [torch.equal(clean.splits[name].labels, wrong.splits[name].labels) for name in ("train", "val", "test")]
+    assert same == [False, True, True]
+    share = (clean.splits["train"].labels != wrong.splits["train"].labels).float().mean()
+    assert abs(share - 0.25) < 0.04  # 1,294 labels: three standard deviations
+    assert torch.equal(clean.splits["train"].inputs, wrong.splits["train"].inputs)
+    assert set(wrong.splits["train"].labels.tolist()) <= set(range(10))
+    with pytest.raises(ValueError, match="not in"):
+        corrupted_digits(64, seed=3, label_noise=1.5)
+
+
+def test_corrupted_digits_distort_the_test_images_alone():
+    from lab.data.corrupted_digits import corrupted_digits
+    from lab.data.digits import digits
+
+    clean, turned = digits(64, seed=3), corrupted_digits(64, seed=3, test_degrees=90.0)
+    assert torch.equal(clean.splits["train"].inputs, turned.splits["train"].inputs)
+    assert torch.equal(torch.rot90(clean.splits["test"].inputs, dims=(2, 3)), turned.splits["test"].inputs)
+    noisy = corrupted_digits(64, seed=3, test_noise=0.1).splits["test"].inputs.float()
+    middle = (clean.splits["test"].inputs > 80) & (clean.splits["test"].inputs < 170)  # far from being clipped
+    assert abs((noisy - clean.splits["test"].inputs)[middle].std() / 255 - 0.1) < 0.01
+
+
+def test_modular_addition_is_all_pairs():
+    from lab.data.modular_addition import modular_addition
+
+    data = modular_addition(100, seed=0, prime=7, inputs=14)
+    pairs = torch.cat([split.inputs for split in data.splits.values()])
+    labels = torch.cat([split.labels for split in data.splits.values()])
+    a, b = pairs[:, :7].argmax(1), pairs[:, 7:].argmax(1)
+    assert torch.equal((a + b) % 7, labels)
+    assert len({(int(x), int(y)) for x, y in zip(a, b, strict=True)}) == 49
+    with pytest.raises(ValueError, match=r"data\.inputs=14"):
+        modular_addition(100, seed=0, prime=7, inputs=10)

@@ -1,0 +1,42 @@
+"""The pages of docs/ that show commands: each command runs, and prints what its page says."""
+
+import os
+import re
+import shlex
+
+import pytest
+
+from tests.conftest import ROOT
+
+NUMBER = re.compile(r"[+-]?\d[\d.e+-]*|\b[0-9a-f]{8}\b")
+VERDICTS = re.compile(r"REPRODUCED|WITHIN NOISE|NOT YET DECIDABLE")
+
+
+def plain(text: str) -> list[str]:
+    """The lines without their numbers and ids, which differ between machines, and with single spaces."""
+    return [" ".join(NUMBER.sub("#", line).split()) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["answers.md"])
+def test_the_commands_of_a_page_print_what_it_says(lab, tmp_path, page):
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    printed = ""
+    for kind, text in blocks:
+        if kind == "yaml":
+            path = tmp_path / re.match(r"# (\S+)", text)[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        elif kind == "bash":
+            printed = ""
+            for line in text.splitlines():
+                ended = lab(*shlex.split(line.partition("  #")[0])[1:])
+                assert ended.code in (0, 5), ended.err
+                printed += ended.out
+        elif kind == "text":
+            shown = plain(text)
+            missing = [line for line in shown if line not in plain(printed)]
+            # a note may come and go with the last digits, and so may the order of rows; the rest is there
+            assert len(missing) <= len(shown) // 4, (missing, printed)
+    assert (tmp_path / "paper" / "report.html").is_file()
+    assert os.listdir(tmp_path / "experiments" / "mine")
