@@ -13,6 +13,7 @@ import yaml
 from lab.errors import ConfigError
 from lab.ledger.listing import find_run
 from tests.conftest import scores
+from tests.run_directories import write_run
 
 QUICK = ("epochs=1",)
 
@@ -90,7 +91,9 @@ def test_runs_are_listed_shown_and_compared(lab, tmp_path):
     lab("train", *QUICK, "seed=1", "optimizer.lr=0.01")
     rows = json.loads(lab("ls", "--json").out)
     assert [row["seed"] for row in rows] == [0, 1]
-    assert rows[0].keys() == {"id", "dir", "state", "experiment", "overrides", "seed", "metrics", "started", "ended"}
+    assert rows[0].keys() == {
+        *("id", "dir", "state", "experiment", "overrides", "choices", "seed", "metrics", "started", "ended")
+    }
     assert re.search(r"done .* seed=1 optimizer.lr=0.01", lab("ls").out)
     assert "config.optimizer.lr" in lab("show", rows[1]["id"]).out
     compared = lab("diff", rows[0]["dir"], rows[1]["id"]).out
@@ -199,3 +202,37 @@ def test_an_id_that_begins_several_is_named_with_all_of_them(tmp_path):
     assert find_run(Path("b-1234abff"), tmp_path) == tmp_path / "b-1234abff"
     with pytest.raises(ConfigError, match="several ids begin with 1234: 1234abcd, 1234abff"):
         find_run(Path("1234"), tmp_path)
+
+
+def test_runs_are_listed_by_what_differs_and_several_are_compared(lab, tmp_path):
+    runs = [
+        write_run(tmp_path / "outputs" / "runs", {"model": model, "optimizer.lr": lr}, seed, {"accuracy": 0.5 + lr})
+        for model in ("mlp", "simple_cnn")
+        for lr in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
+    header, *rows = lab("ls").out.splitlines()
+    assert header.split() == [
+        *("id", "state", "model", "data", "optimizer.lr", "test/accuracy", "seed"),
+        *header.split()[7:],
+    ]
+    assert len(rows) == len(runs)
+    assert any(row.split()[2:5] == ["simple_cnn", "digits", "0.2"] for row in rows)
+    compared = lab("diff", *(str(run) for run in runs[:3]))
+    line = next(line.split() for line in compared.out.splitlines() if line.startswith("optimizer.lr"))
+    assert line == ["optimizer.lr", "0.1", "0.1", "0.2"]
+    assert lab("diff", str(runs[0])).code == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_is_found_by_its_name_and_its_id(lab, tmp_path):
+    assert lab("train", "-m", "model=mlp", "steps=2", "optimizer.lr=0.1,0.2").code == 0
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    for name in (sweep.name, sweep.name[-8:], sweep.name[-8:-3], str(sweep)):
+        shown = lab("show", name)
+        assert shown.code == 0, shown.err
+        assert "2 jobs: 2 done" in shown.out
+        resumed = lab("resume", name)
+        assert resumed.code == 0, resumed.err
+    named = sorted(path.name for path in (tmp_path / "outputs" / "tensorboard" / sweep.name).iterdir() if path.is_dir())
+    assert named == ["0 lr=0.1", "1 lr=0.2"]

@@ -103,7 +103,7 @@ def test_what_is_no_run_below_outputs_stops_no_command(lab, tmp_path):
     write_run(runs / "foreign-4567abcd", id8="4567abcd", **{"config.yaml": "a: [1"})
     listed = lab("ls")
     assert listed.code == 0, listed.err
-    assert listed.out.count("0123abcd") == 1
+    assert listed.out.count("\n0123abcd ") == 1
     assert lab("show", "0123").code == 0
     shown = lab("show", "4567abcd")
     assert shown.code == 2

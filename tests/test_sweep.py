@@ -73,7 +73,7 @@ def test_a_sweep_ends_with_a_table_best_first_and_a_link_to_each_run(lab, tmp_pa
     assert {row["optimizer.lr"] for row in rows[:2]} == {"0.01"}
     assert f"best: {rows[0]['directory']}" in ended.out
     assert (sweep / "table.md").read_text().count("\n") == 6
-    header = "| n | optimizer.lr | seed | state | test/accuracy | val/accuracy | gap/accuracy | seconds | id |"
+    header = "| n | optimizer.lr | seed | state | val/accuracy | test/accuracy | gap/accuracy | seconds | id |"
     assert (sweep / "table.md").read_text().splitlines()[0] == header
     assert {"train/accuracy", "gap/cross_entropy", "test/top5", "hardware/steps_per_s"} <= rows[0].keys()
     lines = (sweep / "plan.jsonl").read_text().splitlines()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lab.errors import NEWLINES
 from lab.execution.outcome import Outcome
-from lab.metrics.names import is_overall
+from lab.ledger.saved_run import SavedRun
+from lab.metrics.names import is_overall, split_of, with_split
 from lab.text import printable
 
 
@@ -22,12 +23,23 @@ def print_outcome(outcome: Outcome) -> None:
         hint = "; a lower optimizer.lr or max_norm=1 may help" if outcome.state == "diverged" else ""
         print(f"{directory} holds the run, its traceback is in error.txt{hint}", file=sys.stderr)
         return
-    scores = {name: value for name, value in outcome.results.items() if is_overall(name)}
+    scores = {name: outcome.results[name] for name in printed_scores(outcome)}
     width = max(map(len, scores), default=0)
     for name, value in scores.items():
         print(f"{name:<{width}}  {value:.4f}")
-    verb = "holds the run" if outcome.new else "holds the run, done before (again=true runs it anew)"
+    verb = "holds the run and all its scores" if outcome.new else "holds the run, done before (again=true runs it anew)"
     print(f"{directory} {verb}; look at it with: tensorboard --logdir {directory}")
+
+
+def printed_scores(outcome: Outcome) -> list[str]:
+    """The names of the scores to print: those on the test set, the monitored one first, then the monitored one on the
+    validation set and its gap. Without a test set, all of the validation set."""
+    names = [name for name in outcome.results if is_overall(name) and split_of(name) != "hardware"]
+    monitored = str(SavedRun(outcome.directory).monitor.get("name") or "")
+    first = [with_split(monitored, split) for split in ("test", split_of(monitored), "gap")] if monitored else []
+    split = "test" if any(split_of(name) == "test" for name in names) else "val"
+    shown = [*first[:1], *(name for name in names if split_of(name) == split), *first[1:]]
+    return [name for name in dict.fromkeys(shown) if name in names] or names
 
 
 def format_time(seconds: float | None) -> str:

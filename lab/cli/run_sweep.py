@@ -26,6 +26,7 @@ from lab.sweep.run_plan import (
     SweepResult,
     check_same_sweep,
     free_disk,
+    name_links,
     preflight_jobs,
     record_plan,
     run_in_pool,
@@ -162,9 +163,12 @@ def print_results(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: st
     metrics = dict.fromkeys(name for row in rows for name in row.scores if is_overall(name))
     columns = [name for name in metrics if split_of(name) != "hardware"]  # the runs' own scalars show those
     columns.sort(key=lambda name: split_of(name) != "test")
+    curves = name_links(plan) or plan.directory
     try:
         table.write(plan.directory)
-        write_hparams_columns(plan.directory, [hparams_row(job.composed) for job in plan.unique_jobs], columns)
+        rows_of_runs = [hparams_row(job.composed) for job in plan.unique_jobs]
+        for folder in dict.fromkeys([plan.directory, curves]):
+            write_hparams_columns(folder, rows_of_runs, columns)
     except OSError as error:  # not fatal: the table is made from the run directories, which are complete
         print(f"lab: cannot write the table in {plan.directory}: {error.strerror}", file=sys.stderr)
     print(align_columns(table.main_lines()))
@@ -172,8 +176,9 @@ def print_results(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: st
     if any(outcome.state in ("failed", "diverged") for outcome in outcomes.values()):
         print(f"lab retry {plan.directory} does the failed ones again; their error.txt tells what happened")
     if table.best:
-        print(f"best: {table.best}")
-    print(f"{plan.directory} has the sweep; look at it with: tensorboard --logdir {plan.directory}")
+        tied = f" ({table.ties} more have the same score; this one comes first)" if table.ties else ""
+        print(f"best: {table.best}{tied}")
+    print(f"{plan.directory} has the sweep; look at it with: tensorboard --logdir {curves}")
 
 
 def count_states(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: str) -> str:

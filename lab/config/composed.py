@@ -43,9 +43,10 @@ class ComposedConfig:
 
     @property
     def experiment(self) -> str:
-        """The chosen experiment, `<study>/<name>`, or `train` where none was chosen."""
-        chosen = self.choices.get("experiment")
-        return "/".join(slugify(part) for part in chosen.split("/")) if chosen else "train"
+        """The chosen experiment, `<study>/<name>`; where none was chosen the name of the primary config, `train` unless
+        -cn gives another."""
+        chosen = self.choices.get("experiment") or (self.hydra.get("job") or {}).get("config_name")
+        return "/".join(slugify(part) for part in str(chosen).split("/")) if chosen else "train"
 
 
 def unresolved_container(config: Any) -> Any:

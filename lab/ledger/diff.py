@@ -1,4 +1,4 @@
-"""The differences between two runs."""
+"""The differences between runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,18 +15,15 @@ def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): value} if prefix else {}
 
 
-def diff_runs(first: SavedRun, second: SavedRun) -> list[tuple[str, Any, Any]]:
-    """(name, value in the first, value in the second) of the config, the code, the environment and the results, where
-    they differ."""
-    rows = []
+def diff_runs(*runs: SavedRun) -> list[tuple[Any, ...]]:
+    """(name, value in each run) of the config, the code, the environment and the results, where they differ."""
+    rows: list[tuple[Any, ...]] = []
     for part, read in DIFF_PARTS.items():
-        before, after = flatten_config(read(first)), flatten_config(read(second))
-        names = dict.fromkeys([*before, *after])
-        rows += [
-            (f"{part}{name}", before.get(name), after.get(name))
-            for name in names
-            if before.get(name) != after.get(name)
-        ]
+        values = [flatten_config(read(run)) for run in runs]
+        for name in dict.fromkeys(name for one in values for name in one):
+            row = [one.get(name) for one in values]
+            if any(value != row[0] for value in row[1:]):
+                rows.append((f"{part}{name}", *row))
     return rows
 
 

@@ -10,6 +10,7 @@ from lab.errors import ConfigError, DamagedRun
 from lab.ledger.saved_run import SavedRun
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
+PLAN_NAME = "plan.jsonl"  # a directory that has one is a sweep
 RUN_NAME = re.compile(r"-[0-9a-f]{8}$")
 AGAIN_NAME = re.compile(r"-(again\d+-[0-9a-f]{8})$")
 SHORTEST_ID = 4  # characters by which a run can be named
@@ -52,6 +53,15 @@ def find_run(path_or_id: Path, outputs: Path) -> Path | None:
     if any((path_or_id / name).is_file() for name in RUN_FILES):
         return path_or_id
     return find_by_name(str(path_or_id), find_runs(outputs))
+
+
+def find_sweep(path_or_id: Path, outputs: Path) -> Path | None:
+    """The sweep of this path, or the one of `outputs` of this name or whose id begins so; None where there is none.
+    Raises ConfigError where several ids begin so."""
+    if (path_or_id / PLAN_NAME).is_file():
+        return path_or_id
+    sweeps = [path.parent for path in sorted((outputs / "sweeps").glob(f"*/{PLAN_NAME}"))]
+    return find_by_name(str(path_or_id), sweeps)
 
 
 def find_by_name(text: str, directories: Iterable[Path]) -> Path | None:
@@ -102,7 +112,7 @@ def runs_by_id(folder: Path) -> dict[str, Path]:
 
 
 def run_row(run: SavedRun) -> dict[str, Any]:
-    """One run: id, dir, state, experiment, overrides, seed, metrics, started, ended (seconds since the epoch).
+    """One run: id, dir, state, experiment, overrides, choices, seed, metrics, started, ended (seconds since the epoch).
 
     A damaged or foreign directory has the state `damaged`, and `error`, a description of the damage.
     """
@@ -114,18 +124,29 @@ def run_row(run: SavedRun) -> dict[str, Any]:
             "state": status["state"],
             "experiment": manifest.get("experiment"),
             "overrides": manifest.get("overrides", []),
+            "choices": manifest.get("choices", {}),
             "seed": manifest.get("seed"),
             "metrics": run.newest_metrics,
             "started": manifest.get("started"),
             "ended": status.get("ended"),
         }
     except (DamagedRun, OSError) as error:
-        empty = {"experiment": None, "overrides": [], "seed": None, "metrics": {}, "started": None, "ended": None}
+        empty = {
+            "experiment": None,
+            "overrides": [],
+            "choices": {},
+            "seed": None,
+            "metrics": {},
+            "started": None,
+            "ended": None,
+        }
         return {
             "id": directory_id(run.directory),
             "dir": str(run.directory),
             "state": "damaged",
             **empty,
+            "started": None,
+            "ended": None,
             "error": str(error),
         }
 

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console as Rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINE_EVERY = 10  # seconds between two lines of progress where there is no terminal
+
 
 class Console:
     """Shows the progress of a run.
@@ -15,7 +17,8 @@ class Console:
     """
 
     def __init__(self, steps: int, quiet: bool = False):
-        self.steps, self.last_line_at = steps, 0.0
+        self.steps, self.last_line_at, self.started_at = steps, 0.0, time.monotonic()
+        self.values: dict[str, Any] = {}  # of the newest logged step
         self.rich = Rich(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -38,7 +41,10 @@ class Console:
         self.progress.stop()
 
     def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        """Move the bar to a step, and show values beside it."""
+        """Move the bar to a step, and show values beside it; without a terminal, print a line of them now and then."""
+        self.values = values
+        if not self.rich.is_terminal and time.monotonic() - max(self.last_line_at, self.started_at) >= LINE_EVERY:
+            self.line(step, epoch, {})
         self.progress.update(self.bar, completed=step, description=f"epoch {epoch:.1f}", values=format_values(values))
 
     def line(self, step: int, epoch: float, values: dict[str, Any]) -> None:
@@ -47,7 +53,9 @@ class Console:
         if step < self.steps and now - self.last_line_at < 1:
             return
         self.last_line_at = now
-        self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {format_values(values)}")
+        seconds = time.monotonic() - self.started_at
+        shown = format_values(self.values | values)
+        self.note(f"step {step}/{self.steps}  epoch {epoch:.4g}  {shown}  {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         """Print a line."""

@@ -98,7 +98,7 @@ class Record:
                 raise Diverged(f"train/grad_norm is {norm} at step {step.n}")
         epoch = run.cadence.epoch(step.n)
         self.metrics.write(step.n, epoch, {name: float(value) for name, value in values.items()})
-        self.console.advance(step.n, epoch, {"loss": values["train/loss"]})
+        self.console.advance(step.n, epoch, {"loss": values["train/loss"], "lr": values["train/lr"]})
 
     def scores(self, run: Run, n: int, scores: Evaluation) -> None:
         """Write the scores of a split after step n; where they are the best so far, save the weights.

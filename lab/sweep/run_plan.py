@@ -1,16 +1,20 @@
 """Carries a plan out: tries its jobs, then has a pool or another launcher do them. Nothing is printed here."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab.config.overrides import override_key, swept_keys
 from lab.config.settings import Policy
-from lab.errors import ConfigError, Refused
+from lab.errors import ConfigError, DamagedRun, Refused
 from lab.execution.outcome import Outcome, saved_outcome
+from lab.identity.run_directory import short_override
 from lab.identity.source_code import CodeWatch
 from lab.ledger.saved_run import SavedRun
+from lab.record.files import refuse_link, slugify
 from lab.sweep.controller import Source, SweepController, View
 from lab.sweep.plan import Job, Plan, link_run, read_plan, write_plan
 from lab.sweep.pool import Pool
@@ -99,6 +103,32 @@ def record_plan(plan: Plan) -> None:
     for job in plan.unique_jobs:
         if job.directory.exists():
             link_run(plan.directory, job)
+
+
+def name_links(plan: Plan) -> Path | None:
+    """Make a folder of links to the plan's runs that are named by their numbers and swept values, as TensorBoard then
+    shows them: `<outputs>/tensorboard/<sweep>/07 lr=0.1 seed=2`. Gives the folder; None where it cannot be written, or
+    the sweep keeps its runs in its own directory."""
+    if not plan.jobs or plan.directory.parent.name != "sweeps":
+        return None
+    folder = plan.directory.parent.parent / "tensorboard" / plan.directory.name
+    keys = swept_keys([job.composed.overrides for job in plan.jobs])
+    width = len(str(max(job.number for job in plan.jobs)))
+    try:
+        refuse_link(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for link in folder.iterdir():
+            if link.is_symlink():
+                link.unlink(missing_ok=True)
+        for job in plan.unique_jobs:
+            swept = [override for override in job.composed.overrides if override_key(override) in keys]
+            parts = [f"{job.number:0{width}d}", *(slugify(short_override(override)) for override in swept)]
+            link = folder / " ".join(parts)[:200]
+            if job.directory.is_dir() and not link.is_symlink():
+                link.symlink_to(os.path.relpath(job.directory, folder), target_is_directory=True)
+    except (OSError, DamagedRun):
+        return None
+    return folder
 
 
 def run_in_pool(

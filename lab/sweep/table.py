@@ -10,7 +10,7 @@ from typing import Any
 from lab.config.overrides import split_override
 from lab.errors import DamagedRun
 from lab.ledger.saved_run import SavedRun
-from lab.metrics.names import is_overall, with_split
+from lab.metrics.names import is_overall, split_of, with_split
 from lab.record.files import write_atomically
 from lab.redact import redact_text
 from lab.sweep.plan import Job
@@ -70,13 +70,14 @@ class Table:
 
     header: names of the columns.  rows: values of the columns, None for a missing value.  best: directory of the best
     run; None where no run is done, or where the runs monitor different scores.  main_columns: names of the columns that
-    are printed; the CSV has all.
+    are printed; the CSV has all.  ties: number of further runs with the best score.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     best: Path | None
     main_columns: Sequence[str]
+    ties: int = 0
 
     def csv(self) -> str:
         text = io.StringIO()
@@ -116,18 +117,19 @@ def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
     header = ["n", *keys, "state", *metrics, "seconds", "id"]
     main = ["n", *keys, "state", *main_metrics, "seconds", "id"]
     best = rows[0].directory if len(monitors) == 1 else None
+    ties = sum(row.sort_key[:2] == rows[0].sort_key[:2] for row in rows[1:]) if best else 0
     with_directory = [[*line, str(row.directory)] for line, row in zip(cells, rows, strict=True)]
-    return Table([*header, "directory"], with_directory, best, main)
+    return Table([*header, "directory"], with_directory, best, main, ties)
 
 
 def metric_columns(rows: Sequence[TableRow]) -> tuple[list[str], list[str]]:
-    """All metrics in the order of their columns, and the main ones: the monitored score on the test set, on the
-    validation set, and its gap (train minus val). The test set comes first: no weights were chosen by it."""
+    """All metrics in the order of their columns, and the main ones: the monitored score, by which the rows are sorted,
+    the same on the test set, and its gap (train minus val)."""
     names = list(dict.fromkeys(name for row in rows for name in row.scores if is_overall(name)))
     monitored = [name for name in dict.fromkeys(row.monitor for row in rows) if name is not None]
     first = [name for name in monitored if name in names] + [name for name in names if name.startswith("test/")]
     columns = list(dict.fromkeys([*first, *names]))
-    wanted = [with_split(name, split) for name in monitored for split in ("test", "val", "gap")]
+    wanted = [with_split(name, split) for name in monitored for split in (split_of(name), "test", "val", "gap")]
     main = [name for name in dict.fromkeys(wanted) if name in columns]
     return columns, main or columns[:2]
 
