@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from lab.cli.completion import FLAGS
 from lab.errors import ConfigError
 from lab.ledger.listing import find_run
+from lab.record.checkpoints import load_checkpoint
 from tests.conftest import scores
 from tests.run_directories import write_run
 
@@ -94,7 +97,7 @@ def test_runs_are_listed_shown_and_compared(lab, tmp_path):
     assert rows[0].keys() == {
         *("id", "dir", "state", "experiment", "overrides", "choices", "seed", "metrics", "started", "ended")
     }
-    assert re.search(r"done .* seed=1 optimizer.lr=0.01", lab("ls").out)
+    assert re.search(r"done .* 0.01 .*seed=1_lr=0.01-", lab("ls").out)
     assert "config.optimizer.lr" in lab("show", rows[1]["id"]).out
     compared = lab("diff", rows[0]["dir"], rows[1]["id"]).out
     assert re.search(r"optimizer\.lr +0\.001 +0\.01", compared)
@@ -151,12 +154,49 @@ sys.stderr.write("imported:" + ",".join(sorted({forbidden!r} & sys.modules.keys(
         ("lab optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
         ("lab train optimizer.l", {"optimizer.lr="}),
         ("lab train experiment=ci", {"experiment=cifar10/resnet20"}),
+        ("lab plan -m model=", {"model=mlp", "model=resnet20"}),
+        ("lab check optimizer.l", {"optimizer.lr="}),
+        ("lab rank model=m", {"model=mlp"}),
+        ("lab show 01", {"0123abcd"}),
+        ("lab diff 0123abcd 01", {"0123abcd"}),
+        ("lab eval ", {"0123abcd"}),
+        ("lab eval 0123abcd hardware=c", {"hardware=cpu", "hardware=cuda"}),
+        ("lab reproduce gr", {"grokking"}),
+        ("lab ablate few", {"few_shot/ablation"}),
+        ("lab report --ch", {"--checklist"}),
+        ("lab train --c", {"--cfg"}),
     ],
 )
-def test_tab_completes_commands_options_and_keys(lab, monkeypatch, line, expected):
+def test_tab_completes_commands_options_and_keys(lab, tmp_path, monkeypatch, line, expected):
+    (tmp_path / "outputs" / "runs" / "train" / "mlp-0123abcd").mkdir(parents=True)
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert expected <= set(lab("-sc", "query=bash").out.split())
+
+
+@pytest.mark.slow
+def test_weights_are_scored_as_they_are(lab, tmp_path):
+    assert lab("train", "model=mlp", "steps=20", "final=last").code == 0
+    (run,) = (tmp_path / "outputs" / "runs" / "train").iterdir()
+    model = load_checkpoint(run / "checkpoints" / "last.pt")["run"]["model"]
+    torch.save(model, tmp_path / "mine.pt")
+    ended = lab("eval", "mine.pt", "model=mlp", "--json")
+    assert ended.code == 0, ended.err
+    results = json.loads((run / "results.json").read_text())
+    for name, value in json.loads(ended.out).items():
+        assert value == pytest.approx(results[name], abs=1e-6), name
+    torch.save({name: value for name, value in model.items() if "head" not in name}, tmp_path / "body.pt")
+    refused = lab("eval", "body.pt", "model=mlp")
+    assert (refused.code, "would be scored at random" in refused.err) == (2, True), refused.err
+    assert lab("eval", "nothing").code == 2
+
+
+@pytest.mark.parametrize("verb", FLAGS)
+def test_the_flags_that_tab_completes_are_those_of_the_help(lab, verb):
+    if verb in ("check", "rank"):  # their help is Hydra's
+        return
+    shown = set(re.findall(r"^  (--[a-z-]+)", lab(verb, "--help").out, re.MULTILINE))
+    assert shown == set(FLAGS[verb])
 
 
 def test_stray_and_foreign_files_cost_their_own_row_and_hide_no_run(lab, tmp_path):

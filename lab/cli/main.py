@@ -38,8 +38,11 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = sys.argv[1:]
-    if any(argument.startswith("query=") for argument in arguments) and complete():
-        return
+    if any(argument.startswith("query=") for argument in arguments):
+        from lab.cli.completion import complete
+
+        if complete(VERBS):
+            return
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(usage())
         return
@@ -80,22 +83,8 @@ def usage() -> str:
         *(f"  lab {verb:<9} {description}" for verb, (_, _, description) in VERBS.items()),
         "",
         "lab train --help lists every group, option and key; lab VERB --help the options of the others.",
-        'Tab completion for bash: eval "$(lab -sc install=bash)"',
+        "",
+        'Tab completion, in bash: eval "$(lab -sc install=bash)"     in zsh: eval "$(lab -sc install=zsh)"',
+        "               in fish: lab -sc install=fish | source",
     ]
     return "\n".join(lines)
-
-
-def complete() -> bool:
-    """Print the completions of the verb, or remove `train` from the line, so that Hydra completes the rest. Gives
-    whether the completion is finished, without Hydra."""
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split()
-    if len(words) <= 1 or (len(words) == 2 and not line.endswith(" ") and "=" not in words[1]):
-        typed = words[1] if len(words) == 2 else ""
-        print(" ".join(verb for verb in VERBS if verb.startswith(typed)))
-        return not typed or any(verb.startswith(typed) for verb in VERBS)
-    if words[1] in VERBS:
-        if words[1] != "train":
-            return True  # the shell completes file names
-        os.environ["COMP_LINE"] = line.replace("train ", "", 1)
-    return False
