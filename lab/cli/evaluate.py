@@ -64,14 +64,12 @@ def score_weights(weights: str, overrides: Sequence[str]) -> dict[str, float]:
     from lab.assembly.build import build
     from lab.config.check import check_config
     from lab.config.standalone import compose_overrides
+    from lab.models.origin import origin_of
     from lab.train.scoring import evaluate
 
     composed = compose_overrides([*overrides, quote_path(f"weights={weights}"), "finetune_strategy=full"])
     check_config(composed.resolved, composed.unresolved)
     run = build(composed.resolved)
-    origin = getattr(run.model, "origin", None)
-    if origin is not None and origin.new:
-        raise ConfigError(
-            f"{weights} lacks {join_names(origin.new)}, which would be scored at random; train them first"
-        )
+    if (origin := origin_of(run.model)) and origin.new:
+        raise ConfigError(f"{weights} lacks {join_names(origin.new)}, which would be scored at random; train it first")
     return {**evaluate(run, "val"), **evaluate(run, "test")}

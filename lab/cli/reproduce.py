@@ -11,10 +11,12 @@ from lab.cli.output import align_columns
 from lab.cli.run_sweep import print_jobs, try_sweep
 from lab.cli.train import train_plan
 from lab.config.hydra_setup import find_study_files
+from lab.config.overrides import override_key
 from lab.config.studies import merge_overrides, read_study_file
 from lab.errors import EXIT_INTERRUPTED, EXIT_NOT_REPRODUCED, EXIT_STOPPED
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner
+from lab.identity.identity import is_bookkeeping
 from lab.record.environment import describe_environment
 from lab.record.files import write_atomically
 from lab.report.claims import Claim, Paper, parse_paper
@@ -111,7 +113,8 @@ class Reproducing:
         print(f"\n{self.paper.title} ({self.paper.source})")
         print(align_columns(table.lines()))
         print("\n".join(notes))
-        command = " ".join(["lab reproduce", self.paper.path.parent.name, *self.overrides])
+        overrides = [one for one in self.overrides if not is_bookkeeping(override_key(one))]
+        command = " ".join(["lab reproduce", self.paper.path.parent.name, *overrides])
         write_verdicts(self.paper, command, table, notes, runs)
 
 
