@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from lab.redact import redact_values
 from lab.text import printable
 
 NEWLINES = "\n\t"
@@ -86,12 +87,12 @@ class Stopped(LabError):
 
 
 def report_error(error: LabError, with_traceback: bool = False) -> int:
-    """Print an error's problems to standard error. Gives its exit code.
+    """Print an error's problems to standard error, without secrets. Gives its exit code.
 
     with_traceback: whether to print the traceback first.
     """
     if with_traceback:
-        traceback.print_exception(error)
+        print(redact_values("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     for problem in error.problems:
-        print(f"lab: {printable(problem, keep=NEWLINES)}", file=sys.stderr)
+        print(f"lab: {printable(redact_values(problem), keep=NEWLINES)}", file=sys.stderr)
     return error.exit_code

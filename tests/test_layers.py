@@ -25,6 +25,7 @@ FLOORS = (
     ("activation_checkpointing", "distributed"),
     ("models",),
     ("metrics", "pictures", "statistics"),
+    ("yaml_aliases",),
     ("errors",),
     ("text", "redact", "nest", "seeding", "signatures", "version"),
 )

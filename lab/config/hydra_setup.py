@@ -20,6 +20,7 @@ from lab.config.messages import readable_error
 from lab.config.studies import is_study_file
 from lab.data.image_files import class_folders
 from lab.errors import ConfigError
+from lab.yaml_aliases import check_yaml_aliases
 
 PLUGIN_PATH = str(Path(__file__).parent.parent / "hydra_app" / "plugins")
 if PLUGIN_PATH not in sys.path:  # Hydra finds lab's sweeper and launcher there, in the package hydra_plugins
@@ -61,6 +62,7 @@ class ExperimentNode(ConfigNode):
     def node(self) -> DictConfig:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Raises ConfigError where the file is not a mapping in YAML."""
         try:
+            check_yaml_aliases(self.path)
             node = OmegaConf.load(self.path)
         except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"{self.path} cannot be read: {error}") from error

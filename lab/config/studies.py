@@ -11,6 +11,7 @@ from lab.config.overrides import override_key
 from lab.errors import ConfigError
 from lab.record.files import check_size
 from lab.text import suggest
+from lab.yaml_aliases import check_yaml_aliases
 
 STUDY_FILE = re.compile(r"^(factors|claims):", re.MULTILINE)  # the key that tells such a file from an experiment
 
@@ -44,6 +45,7 @@ def has_key(path: Path, key: str) -> bool:
 
 
 def parse_yaml(path: Path) -> dict[str, Any]:
+    check_yaml_aliases(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

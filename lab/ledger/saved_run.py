@@ -1,6 +1,5 @@
 """A run on disk, for all code that reads runs after they have started. No torch, no Hydra."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import yaml
 
 from lab.errors import ConfigError, DamagedRun
-from lab.record.files import check_size, read_json
+from lab.record.files import check_size, read_json, read_json_lines
 from lab.record.status import changed_files, read_status
+from lab.yaml_aliases import check_yaml_aliases
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml: ten times as fast
 
@@ -70,19 +70,8 @@ class SavedRun:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a torn last line is left out."""
-        path = self.directory / "metrics.jsonl"
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []  # a pipe would never end
-        except OSError:
-            return []
-        entries = []
-        for line in lines:
-            try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return entries
+        """The lines of metrics.jsonl, up to one that is torn or damaged."""
+        return list(read_json_lines(self.directory / "metrics.jsonl"))
 
     @property
     def state(self) -> str:
@@ -148,8 +137,9 @@ class SavedRun:
             return {}
         check_size(path)
         try:
+            check_yaml_aliases(path)
             return self._check_mapping(name, yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {})
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ConfigError) as error:
             raise DamagedRun(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
     def _check_mapping(self, name: str, content: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -20,6 +20,7 @@ from lab.errors import DamagedRun, Refused, RunInUse
 
 SURROGATES = "backslashreplace"  # how JSON spells half a character, such as a byte of a file name that is not UTF-8
 LARGEST_FILE = 100_000_000  # bytes of a file of JSON or YAML that is read
+LONGEST_LINE = 10_000_000  # bytes of a line of metrics.jsonl or plan.jsonl
 SUBFOLDERS = ("checkpoints", ".hydra")  # of a run
 
 
@@ -156,6 +157,20 @@ def read_json(path: Path, default: Any = None) -> Any:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return default
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The mappings in the lines of a file, up to the first line that is torn or damaged, or longer than any line of
+    lab's; none where there is no such regular file."""
+    try:
+        with open(path, "rb") if path.is_file() else nullcontext() as file:  # a pipe would never end
+            while file and (line := file.readline(LONGEST_LINE)).endswith(b"\n"):
+                content = json.loads(line)
+                if not isinstance(content, dict):
+                    return
+                yield content
+    except (OSError, ValueError, RecursionError):
+        return
 
 
 def check_size(path: Path) -> None:

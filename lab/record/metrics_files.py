@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 from lab.metrics.names import is_metric, split_of
 from lab.metrics.scores import Picture
 from lab.pictures import encode_png
-from lab.record.files import open_to_append, write_atomically
+from lab.record.files import open_to_append, read_json_lines, write_atomically
 from lab.record.tensorboard import NoTensorBoard, logged_scalars, truncate_events
 
 
@@ -39,7 +39,7 @@ class MetricsFiles:
 
     def last_step(self) -> int:
         """The last step in metrics.jsonl; 0 where there is none."""
-        return max((line["step"] for line in read_metrics(self.path)), default=0)
+        return max((line["step"] for line in read_json_lines(self.path)), default=0)
 
     def count_lines(self, step: int) -> int:
         """The number of lines before this step, which no line is later than."""
@@ -52,7 +52,7 @@ class MetricsFiles:
         truncate_events(self.directory, step)
         written = logged_scalars(self.directory) if step else set()
         self.writer = self.open_writer(self.directory)
-        kept = read_metrics(self.path)
+        kept = list(read_json_lines(self.path))
         self.counts = Counter(line["step"] for line in kept)
         for line in kept:
             values = {name: value for name, value in line.items() if is_metric(name)}
@@ -102,25 +102,12 @@ class NoMetricsFiles:
         pass
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without a torn last one; none where there is no file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines of later steps, lines with scores on the test set, which a resumed run writes again, and a torn
-    last line."""
+    """Drop the lines of later steps, lines with scores on the test set, which a resumed run writes again, and all from
+    a torn or damaged line on."""
     os.close(open_to_append(path))
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    kept = [
-        text
-        for text, line in zip(lines, whole, strict=False)
-        if line["step"] <= step and not any(split_of(name) == "test" for name in line)
-    ]
-    if kept != lines:
-        write_atomically(path, "".join(kept).encode())
+    lines = list(read_json_lines(path))
+    kept = [line for line in lines if line["step"] <= step and not any(split_of(name) == "test" for name in line)]
+    text = "".join(json.dumps(line) + "\n" for line in kept).encode()
+    if text != path.read_bytes():
+        write_atomically(path, text)

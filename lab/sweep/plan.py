@@ -1,6 +1,7 @@
 """A sweep's plan: all its jobs with their identities and directories, written to disk before the first job starts."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from lab.config.composed import ComposedConfig
 from lab.errors import DamagedRun
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import SURROGATES, make_directory, open_to_append, slugify, write_atomically
+from lab.record.files import LONGEST_LINE, SURROGATES, make_directory, open_to_append, slugify, write_atomically
 from lab.redact import redact, redact_text
 
 PLAN_FILE = "plan.jsonl"
@@ -232,21 +233,23 @@ def parse_job(sweep: Path, line: Mapping[str, Any], base: Mapping[str, Any]) -> 
 
 
 def read_whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a plan, the last one only if it is whole; none where there is no file."""
+    """The lines of a plan, the last one only if it is whole; none where there is no file. Raises ValueError for a
+    damaged line, and for one that is longer than any of lab's."""
     try:
-        content = path.read_text(encoding="utf-8", errors="replace")
+        file = open(path, "rb")
     except OSError:
         return
-    *lines, torn = content.split(
-        "\n"
-    )  # not splitlines, which would cut at U+2028 and others that JSON leaves as they are
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line, object_hook=read_float)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is damaged; give the sweep's command again") from error
-    with suppress(json.JSONDecodeError):  # else the write was interrupted, and the job has not begun
-        yield json.loads(torn, object_hook=read_float)
+    with file:
+        for number in itertools.count(1):
+            line = file.readline(LONGEST_LINE)  # bytes: text would be cut at U+2028 and others, too
+            if not line:
+                return
+            try:
+                yield json.loads(line, object_hook=read_float)
+            except ValueError as error:
+                if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+                    return  # the write was interrupted, and the job has not begun
+                raise ValueError(f"line {number} of {path} is damaged; give the sweep's command again") from error
 
 
 def link_run(sweep: Path, job: Job) -> None:
