@@ -1,5 +1,6 @@
 """What a config may name: data from others is no code."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -129,3 +130,35 @@ def test_a_run_directory_brings_no_code_of_its_own(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"names the code theirs\.evil\.Net, which lies beside it"):
         check_code_outside({"model": {"_target_": "theirs.evil.Net"}}, theirs / "run")
     check_code_outside({"model": {"_target_": "mine.Net"}}, theirs / "run")
+
+
+@pytest.mark.slow
+def test_no_command_runs_the_code_that_came_with_a_run(lab, tmp_path):
+    """A run of someone else below the working directory, with a module beside it that its config names."""
+    assert lab("train", "model=mlp", "steps=2", "hydra.run.dir=theirs/run").code == 0
+    evil = (
+        "import pathlib\nfrom lab.models.mlp import MLP\n\npathlib.Path('ran').touch()\n\n\nclass Net(MLP):\n    pass\n"
+    )
+    (tmp_path / "theirs" / "evil.py").write_text(evil)
+    run = tmp_path / "theirs" / "run"
+    for name in ("config.yaml", ".hydra/config.yaml"):
+        text = (run / name).read_text()
+        (run / name).write_text(text.replace("lab.models.mlp.MLP", "theirs.evil.Net"))
+    status = json.loads((run / "status.json").read_text())
+    for name in status["sealed"]:
+        status["sealed"][name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
+    (run / "status.json").write_text(json.dumps(status))
+    for arguments in (
+        ["eval", "theirs/run"],
+        ["rerun", "theirs/run"],
+        ["resume", "theirs/run"],
+        ["adapter", "theirs/run", "out"],
+        ["show", "theirs/run"],
+        ["report", "theirs"],
+        ["ls", "theirs"],
+        ["diff", "theirs/run", "theirs/run"],
+        ["train", "model=mlp", "weights=theirs/run", "steps=2"],
+    ):
+        lab(*arguments)
+        assert not (tmp_path / "ran").exists(), arguments
+    assert "lies beside it" in lab("eval", "theirs/run").err
