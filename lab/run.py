@@ -28,6 +28,7 @@ class Data(Protocol):
     plain(after): as `batches`, without the data set's own augmentation.
     val_examples: int, number of validation examples; without it `val` is read through to count them.
     description: str, line that is shown when a run starts.
+    files: dict of bytes by name, small files that a run keeps in its directory, such as a tokenizer.
     """
 
     def batches(self, after: int, /) -> Iterator[Batch]:

@@ -14,7 +14,7 @@ from lab.execution.manifest import build_manifest, hparams_row, write_config
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import lock_directory
+from lab.record.files import lock_directory, slugify, write_atomically
 from lab.text import error_message, join_names
 from lab.train.stop import StopSignal
 
@@ -126,6 +126,8 @@ def train_run(
     def introduce(record: Record) -> None:
         record.writer.hparams(directory.name[-8:], hparams_row(composed))
         record.draw_batch(run, trial.batch)
+        for name, content in getattr(run.data, "files", {}).items():
+            write_atomically(directory / slugify(name), content)
 
     with (options.progress or Console)(run.cadence.steps) as console:
         if not options.progress:

@@ -41,7 +41,8 @@ class ClassificationCounts:
         return self.confusion.view(self.num_classes, self.num_classes).tolist()
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
-        """accuracy, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, ece, accuracy/<class>.
+        """accuracy, macro_f1, balanced_accuracy, top5 (with more than 5 classes), cross_entropy in nats, ece,
+        accuracy/<class>.
         Empty without examples.
 
         ece is the expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599, equation
@@ -64,6 +65,7 @@ class ClassificationCounts:
         }
         scores = {
             "accuracy": int(correct.sum()) / total,
+            "macro_f1": macro_f1(confusion),
             "balanced_accuracy": sum(class_accuracies.values()) / len(class_accuracies),
             "cross_entropy": float(self.cross_entropy) / total,
             "ece": float((self.bins[0] - self.bins[1]).abs().sum()) / total,
@@ -71,6 +73,15 @@ class ClassificationCounts:
         if self.num_classes > 5:
             scores["top5"] = int(self.in_top5) / total
         return scores | class_accuracies
+
+
+def macro_f1(confusion: Tensor) -> float:
+    """The mean over the classes of 2 hits / (examples + predictions), without classes that have neither.
+
+    confusion: (C, C), rows are labels, columns predictions.
+    """
+    either = confusion.sum(0) + confusion.sum(1)
+    return float((2 * confusion.diagonal() / either)[either > 0].double().mean())
 
 
 def ranks_of_labels(logits: Tensor, labels: Tensor) -> Tensor:

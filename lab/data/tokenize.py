@@ -1,0 +1,75 @@
+"""Tokenizers for text: trained on the training texts alone, or read from a file, by the library `tokenizers`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.text import suggest
+
+PAD, UNKNOWN, FIRST, LAST = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIAL = (PAD, UNKNOWN, FIRST, LAST)  # their ids are 0 to 3
+KINDS = ("words", "bpe")
+
+
+def make_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase: bool) -> Any:
+    """A `tokenizers.Tokenizer`.
+
+    kind: `words`, the `vocab_size` most frequent words; `bpe`, subwords by byte-pair encoding (Sennrich et al. 2016,
+    arXiv:1508.07909); or the path of a `tokenizer.json`, for which the rest is not used.
+    texts: the training texts.  vocab_size: number of tokens at most, the special ones included.
+    Raises ValueError for another kind, ImportError without the library.
+    """
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
+    if kind not in KINDS:
+        return read_tokenizer(kind, tokenizers)
+    if vocab_size <= len(SPECIAL):
+        raise ValueError(f"vocab_size={vocab_size} leaves no room for words; 8000 is usual")
+    normalizers = [tokenizers.normalizers.NFC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
+    if kind == "words":
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({}, unk_token=UNKNOWN))
+        trainer = tokenizers.trainers.WordLevelTrainer(
+            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+        )
+    else:
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=UNKNOWN))
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+        )
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(normalizers)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{FIRST} $A {LAST}",
+        pair=f"{FIRST} $A {LAST} $B {LAST}",
+        special_tokens=[(FIRST, SPECIAL.index(FIRST)), (LAST, SPECIAL.index(LAST))],
+    )
+    return tokenizer
+
+
+def read_tokenizer(path: str, tokenizers: Any) -> Any:
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise ValueError(f"tokenizer={path!r} is no kind and no tokenizer.json; {suggest(path, KINDS)}")
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exceptions
+        raise ValueError(f"{file} is no tokenizer: {error}") from error
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id of the padding token; 0 for a tokenizer without one."""
+    for name in (PAD, "<pad>"):
+        if (number := tokenizer.token_to_id(name)) is not None:
+            return number
+    return 0
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> list[list[int]]:
+    """The ids of each text, or pair of texts, cut to `max_length` tokens."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    inputs = list(zip(texts, pairs, strict=True)) if pairs is not None else list(texts)
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(inputs)]
