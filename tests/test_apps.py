@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,15 @@ def test_masks_are_trained_on_without_augmentation(lab, tmp_path):
 def test_a_wheel_holds_the_configs_and_runs_the_users_project(spirals, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     for name in ("lab", "conf", "experiments"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), "."]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("lab-*.whl")
+    names = {name.partition(".dist-info/")[2] or name for name in zipfile.ZipFile(wheel).namelist()}
+    assert {"licenses/LICENSE", "lab/report/page.js", "lab/experiments/grokking/paper.yaml"} <= names
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
