@@ -173,6 +173,8 @@ def test_texts_train_sweep_and_are_scored_again(lab, tmp_path, model):
     again = json.loads(lab("eval", str(run), "--json").out)
     assert again["test/accuracy"] == results["test/accuracy"]
     assert "test/macro_f1" in results
+    ranked = lab("rank", *small, f"model={model}")
+    assert ranked.code == 0, ranked.err
     checked = lab("check", "-m", *small, f"model={model}", "steps=6", "finetune_strategy=full,linear_probe,lora")
     assert checked.code == 0, checked.err
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab.errors import ConfigError
@@ -27,7 +28,7 @@ class Sample(NamedTuple):
     inputs: function that yields the batches of inputs, as the models take them.  labels: integers (N,).
     """
 
-    inputs: "Callable[[], Iterator[Tensor]]"
+    inputs: "Callable[[], Iterator[Any]]"
     labels: "np.ndarray"
 
 
@@ -54,6 +55,7 @@ def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hard
 
     from lab.assembly.blame import blame
     from lab.assembly.build import build_data, instantiate, read_settings
+    from lab.nest import map_tensors
 
     settings = read_settings(config)
     hardware: Hardware = replace(instantiate(config, "hardware"), compile=False, channels_last=False)
@@ -61,12 +63,12 @@ def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hard
         hardware.setup()
     data = build_data(config, settings, hardware)
     plain_batches = getattr(data, "plain", data.batches)
-    batches: list[tuple[Tensor, Tensor]] = []
+    batches: list[tuple[Any, Tensor]] = []
     remaining = examples
     for batch in islice(plain_batches(0), getattr(data, "steps_per_epoch", None)):
         with blame("data"):
             inputs, labels = inputs_and_labels(batch)
-        batches.append((inputs[:remaining], labels[:remaining]))
+        batches.append((map_tensors(inputs, itemgetter(slice(remaining))), labels[:remaining]))
         remaining -= len(labels)
         if remaining <= 0:
             break
@@ -74,20 +76,29 @@ def read_sample(config: Mapping[str, Any], examples: int) -> "tuple[Sample, Hard
         raise ConfigError("data: the data set has no training batch")
     prepare = getattr(data, "prepare", lambda batch: batch)
 
-    def prepared_inputs() -> "Iterator[Tensor]":
+    def prepared_inputs() -> "Iterator[Any]":
         for batch in batches:
             yield prepare(hardware.move(batch))[0]
 
     return Sample(prepared_inputs, np.concatenate([labels.cpu().numpy() for _, labels in batches])), hardware
 
 
-def inputs_and_labels(batch: "Batch") -> "tuple[Tensor, Tensor]":
+def is_class(labels: "Tensor") -> bool:
+    return labels.dim() == 1 and not labels.is_floating_point()
+
+
+def inputs_and_labels(batch: "Batch") -> "tuple[Any, Tensor]":
     """The inputs and labels of a batch. Raises ValueError unless the labels are classes, as the scores require."""
     import torch
 
-    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, torch.Tensor) for x in batch)
-    if not is_pair or batch[1].dim() != 1 or batch[1].is_floating_point():
-        raise ValueError("the scores need classes; batches must be pairs of inputs (B, ...) and integer labels (B,)")
+    from lab.nest import iterate_leaves
+
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor)
+    parts = list(iterate_leaves(batch[0])) if is_pair else []
+    if not parts or not all(isinstance(part, torch.Tensor) for part in parts) or not is_class(batch[1]):
+        raise ValueError(
+            "the scores need classes; batches must be pairs of inputs, tensors (B, ...), and integer labels (B,)"
+        )
     return batch[0], batch[1]
 
 
