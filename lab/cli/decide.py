@@ -41,7 +41,7 @@ EPILOG = """A and B are overrides as for lab train, in quotes, or runs; what fol
 
 The answer is valid however often one looks: a sequential sign-flip test with an error-spending function, wrong in at
 most 1 of 20 cases where there is no difference. It needs 8 pairs where there are 30 at most. The same command goes on
-where it was stopped, and with a larger --up-to it decides anew.
+where it was stopped. A larger --up-to after UNDECIDED is a second question, with an error of its own.
 """
 
 
