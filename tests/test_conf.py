@@ -19,8 +19,14 @@ CONFIGS = sorted(
     for path in (ROOT / folder).glob("**/*.yaml")
     if not is_study_file(path)
 )
-# small data for what would be slow on a CPU; everything else runs on its own defaults
+TEXT_FILE = ["data.train_file=texts.csv", "data.num_classes=2", "data.vocab_size=60", "data.batch_size=8"]
+TEXT = ["data=text_csv", *TEXT_FILE]
+# small data for what would be slow on a CPU, and what does not go with images; everything else runs on its own defaults
 SMALLER = {
+    **{f"conf/model/{name}": TEXT for name in ("lstm", "cnn_text", "transformer")},
+    "conf/augment/word_dropout": [*TEXT, "model=cnn_text"],
+    "conf/data/text_csv": [*TEXT_FILE, "model=cnn_text"],
+    "conf/data/sst2": ["model=cnn_text", "data.train_examples=64"],
     "conf/model/torchvision": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
     "conf/model/timm": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
     "conf/model/huggingface": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
@@ -64,9 +70,12 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         if not available:
             assert lab("train", f"hardware={option}").code == 2
             pytest.skip("this machine has no such device; that it says so was checked")
-    if folder == "experiments" or config in ("conf/data/cifar10", "conf/data/bccd_cells"):
+    if folder == "experiments" or config in ("conf/data/cifar10", "conf/data/bccd_cells", "conf/data/sst2"):
         limit = ["data.limit=300"] if "cifar10" in config else []
-        overrides = [f"paths.data={request.getfixturevalue('real_data')}", *limit]
+        overrides = [f"paths.data={request.getfixturevalue('real_data')}", *limit, *overrides]
+    if TEXT_FILE[0] in overrides:
+        rows = [("a fine film", "good"), ("a dull film", "bad")] * 20
+        (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     if config == "conf/data/image_folder":
         pictures(tmp_path / "pictures")
     if folder == "experiments":
