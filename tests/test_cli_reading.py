@@ -13,7 +13,9 @@ import yaml
 
 from lab.cli.completion import FLAGS
 from lab.errors import ConfigError
-from lab.ledger.listing import find_run
+from lab.ledger.diff import diff_runs
+from lab.ledger.listing import find_run, find_run_or_sweep
+from lab.ledger.saved_run import SavedRun
 from lab.record.checkpoints import load_checkpoint
 from tests.conftest import scores
 from tests.run_directories import write_run
@@ -242,6 +244,55 @@ def test_an_id_that_begins_several_is_named_with_all_of_them(tmp_path):
     assert find_run(Path("b-1234abff"), tmp_path) == tmp_path / "b-1234abff"
     with pytest.raises(ConfigError, match="several ids begin with 1234: 1234abcd, 1234abff"):
         find_run(Path("1234"), tmp_path)
+
+
+def test_a_run_in_a_directory_of_any_name_has_its_id_and_its_name(lab, tmp_path):
+    run = write_run(tmp_path / "outputs" / "runs" / "train", {"optimizer.lr": 0.1}, 0, {"accuracy": 0.5})
+    moved = run.rename(tmp_path / "outputs" / "ab")
+    own_id = json.loads((moved / "manifest.json").read_text())["id"]
+    for given in (own_id, own_id[:4], "ab", "outputs/ab/"):
+        assert json.loads(lab("show", given, "--json").out)["dir"] == "outputs/ab", given
+    assert "an id has 4 characters at least" in lab("show", own_id[:3]).err
+    other = tmp_path / "outputs" / "runs" / "train" / f"mine-{own_id}"
+    other.mkdir()
+    (other / "status.json").write_text("{}")
+    assert find_run(Path(own_id), tmp_path / "outputs") == other, "a manifest may claim any id, a name is lab's"
+
+
+def test_an_id_may_be_of_a_run_or_of_a_sweep_and_both_are_named_where_both_begin_so(lab, tmp_path):
+    runs = [
+        write_run(
+            tmp_path / "outputs" / "runs" / "train",
+            {"optimizer.lr": lr},
+            0,
+            {"accuracy": float(f"0.12345{lr * 10:.0f}")},
+        )
+        for lr in (0.1, 0.2, 0.3)
+    ]
+    sweep = tmp_path / "outputs" / "sweeps" / f"lr-{runs[0].name[4:8]}0000"
+    sweep.mkdir(parents=True)
+    (sweep / "plan.jsonl").write_text("")
+    for number, run in zip((2, 10), runs, strict=False):
+        (sweep / f"{number}-{run.name[-8:]}").symlink_to(run)
+    outputs = tmp_path / "outputs"
+    assert find_run_or_sweep(Path(sweep.name), outputs) == sweep
+    assert find_run_or_sweep(Path(sweep.name[-8:]), outputs) == sweep
+    for verb in ("show", "resume", "retry", "ls"):
+        refused = lab(verb, runs[0].name[4:8])
+        assert refused.code == 2
+        assert runs[0].name[4:] in refused.err, verb
+        assert sweep.name[-8:] in refused.err, verb
+    for arguments in (("eval", sweep.name), ("adapter", sweep.name, "folder")):
+        assert f"it is a sweep: lab ls outputs/sweeps/{sweep.name}" in lab(*arguments).err
+    assert len(json.loads(lab("ls", sweep.name[-8:], "--json").out)) == 2
+    compared = lab("diff", sweep.name[-8:], runs[2].name[-8:]).out
+    assert compared.splitlines()[0].split() == [run.name[-8:] for run in runs]
+    assert "0.123451  0.123452  0.123453" in compared, "values that differ are not shown as the same"
+
+
+def test_values_of_different_types_differ(tmp_path):
+    runs = [write_run(tmp_path / str(n), {"optimizer.fused": value}, 0, None) for n, value in enumerate((1, True))]
+    assert [name for name, *_ in diff_runs(*map(SavedRun, runs))] == ["optimizer.fused"]
 
 
 def test_runs_are_listed_by_what_differs_and_several_are_compared(lab, tmp_path):
