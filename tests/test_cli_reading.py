@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,13 +168,73 @@ sys.stderr.write("imported:" + ",".join(sorted({forbidden!r} & sys.modules.keys(
         ("lab ablate few", {"few_shot/ablation"}),
         ("lab report --ch", {"--checklist"}),
         ("lab train --c", {"--cfg"}),
+        ("lab train --cfg ", {"job", "hydra", "all"}),
+        ("lab train --cfg job optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab train -m optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab train -cn m", {"mine"}),
+        ("lab decide --at-least 0.1 a b optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab show again2-0", {"again2-0123abcd"}),
+        ("lab show ml", {"mlp-0123abcd"}),
+        ("lab show lr", {"lr-89abcdef"}),
+        ("lab resume 89", {"89abcdef"}),
+        ("lab resume --workers 2 89", {"89abcdef"}),
+        ("lab show paths.outputs=elsewhere ", {"4567abcd"}),
     ],
 )
 def test_tab_completes_commands_options_and_keys(lab, tmp_path, monkeypatch, line, expected):
-    (tmp_path / "outputs" / "runs" / "train" / "mlp-0123abcd").mkdir(parents=True)
-    monkeypatch.setenv("COMP_LINE", line)
-    monkeypatch.setenv("COMP_POINT", str(len(line)))
-    assert expected <= set(lab("-sc", "query=bash").out.split())
+    write_names(tmp_path)
+    monkeypatch.setenv("COMP_LINE", line + " --json")
+    monkeypatch.setenv("COMP_POINT", str(len(line)))  # the cursor is not at the end
+    for shell in ("bash", "fish"):
+        assert expected <= set(lab("-sc", f"query={shell}").out.split())
+
+
+def write_names(folder: Path) -> None:
+    """Files and folders as `lab` and its user name them, for the Tab key."""
+    for name, file in {
+        "outputs/runs/train/mlp-0123abcd": "status.json",
+        "outputs/runs/train/mlp-again2-0123abcd": "status.json",
+        "outputs/sweeps/lr-89abcdef": "plan.jsonl",
+        "elsewhere/runs/train/mlp-4567abcd": "status.json",
+        "conf": "mine.yaml",
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / file).write_text("{}")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_real_shell_completes_ids_after_the_line_that_the_help_shows(lab, tmp_path, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    write_names(tmp_path)
+    (line,) = re.findall(rf"^  {shell} +(.+?)  +\[", lab("--help").out, re.MULTILINE)
+    script = {
+        "fish": f"{line}; complete -C 'lab show '",
+        "zsh": f"{line}; print $_comps[lab]",
+        "bash": f"{line}; COMP_LINE='lab show ' COMP_POINT=9 COMP_CWORD=2; hydra_bash_completion; "
+        "printf '%s\\n' ${COMPREPLY[@]}",
+    }[shell]
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    flags = {"zsh": ["-f"], "fish": ["--no-config"], "bash": ["--norc"]}[shell]
+    done = subprocess.run(
+        [shell, *flags, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    lines = done.stdout.splitlines()
+    if shell == "zsh":  # the function is registered; it is bash's
+        assert "hydra_bash_completion" in done.stdout, done.stderr
+    else:
+        assert {"0123abcd", "again2-0123abcd", "89abcdef"} <= set(lines), done.stderr + done.stdout
+
+
+def test_fish_gets_paths_which_the_other_shells_complete_themselves(lab, tmp_path, monkeypatch):
+    write_names(tmp_path)
+    monkeypatch.setenv("COMP_LINE", "lab eval outputs/r")
+    assert lab("-sc", "query=fish").out == "outputs/runs/\n"
+    assert lab("-sc", "query=bash").out == "\n"
+
+
+def test_an_override_whose_name_ends_in_query_is_no_completion(lab):
+    assert "query: abc" in lab("train", "--cfg", "job", "+data.query=abc").out
 
 
 @pytest.mark.slow
