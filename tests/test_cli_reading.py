@@ -110,6 +110,17 @@ def test_runs_are_listed_shown_and_compared(lab, tmp_path):
     assert lab("ls", "nowhere").code == 2
 
 
+def test_overrides_that_do_not_fit_the_weights_are_refused_in_a_sentence(lab, tmp_path):
+    assert lab("train", "model=mlp", "steps=2", "final=last", "hydra.run.dir=outputs/last").code == 0
+    for override in ("model=resnet20", "model.hidden=[3]"):
+        ended = lab("eval", "last", override)
+        assert ended.code == 2
+        assert "does not fit this config" in ended.err
+        assert "leave out the overrides that change the model" in ended.err
+    assert lab("eval", "last", "hardware=cpu").code == 0
+    assert "it is no file either" in lab("eval", "there/is/none.pt").err
+
+
 def test_doctor_says_what_there_is(lab):
     ended = lab("doctor")
     assert ended.code == 0

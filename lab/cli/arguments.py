@@ -10,6 +10,8 @@ from lab.ledger.saved_run import SavedRun
 
 RUN_HELP = "a run's directory, its name, or the first characters of its id, 4 at least"
 
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
+
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """The parsed arguments; `outputs` is the folder of runs, which every command takes as `paths.outputs=DIR`."""
@@ -44,5 +46,7 @@ def hint_at_run(given: Path, outputs: Path) -> str:
         return f"it is a sweep: lab ls {sweep} lists its runs"
     if given.is_dir():
         return f"it is a folder of runs: lab ls {given}"
+    if given.suffix in WEIGHTS_SUFFIXES:
+        return "it is no file either; give the path of a file of weights, or a run"
     too_short = f"an id has {SHORTEST_ID} characters at least; " if len(str(given)) < SHORTEST_ID else ""
     return f"{too_short}lab ls lists those of {outputs}"

@@ -29,11 +29,11 @@ def main(arguments: list[str]) -> int:
     elif not differences:
         print("no difference")
     else:
-        print(differences_table(runs, differences))
+        print(format_differences(runs, differences))
     return 0
 
 
-def differences_table(runs: Sequence[SavedRun], differences: Sequence[tuple[Any, ...]]) -> str:
+def format_differences(runs: Sequence[SavedRun], differences: Sequence[tuple[Any, ...]]) -> str:
     """The differences as text, a column for each run, and below them the directories of the runs."""
     ids = [directory_id(run.directory) for run in runs]
     heads = ids if len(set(ids)) == len(ids) else [str(run.directory) for run in runs]
