@@ -10,7 +10,7 @@ from lab.config.overrides import split_override
 from lab.errors import ConfigError
 from lab.ledger.listing import find_run_or_sweep, run_rows
 from lab.metrics.names import is_overall
-from lab.text import format_number
+from lab.text import format_number, relative_to_cwd
 
 SHOWN_APART = ("model", "data", "seed", "experiment", "again")  # overrides with a column of their own, or none
 MOST_KEYS = 6  # keys with a column each; more are one column
@@ -67,7 +67,7 @@ def runs_table(root: Path) -> str:
                 *(format_number(row["metrics"].get(name)) for name in names),
                 str(row["seed"]),
                 format_time(row["started"]),
-                row.get("error") or row["dir"],
+                row.get("error") or str(relative_to_cwd(Path(row["dir"]))),
             ]
         )
     return align_columns(lines)

@@ -28,11 +28,10 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
-    started, ended = facts["started"], facts["ended"]
     lines = [[name, str(facts[name])] for name in ("id", "dir", "state", "experiment", "seed")]
-    lines += [["overrides", " ".join(facts["overrides"])], ["started", format_time(started)]]
-    if started and ended:
-        lines.append(["took", f"{ended - started:.1f} s"])
+    lines += [["overrides", " ".join(facts["overrides"])], ["started", format_time(facts["started"])]]
+    if seconds := run.seconds_so_far:
+        lines.append(["took", f"{seconds:.1f} s"])
     if error := facts.get("error") or run.status.get("error"):
         lines.append(["error", error])
     if changed := run.changed_files(checkpoints=False):
