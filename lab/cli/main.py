@@ -14,7 +14,7 @@ VERBS = {
     "plan": ("lab.cli.plan", "main", "the jobs of a sweep, done and new; starts nothing: lab plan -m ..."),
     "check": ("lab.cli.check", "main", "try a config or a sweep, start nothing: lab check [--resume] ... [-m]"),
     "rank": ("lab.cli.rank", "main", "which pretrained model to start from: lab rank data=... model=a,b,c"),
-    "resume": ("lab.cli.resume", "resume", "continue a run or a sweep that was stopped: lab resume DIR"),
+    "resume": ("lab.cli.resume", "resume", "continue a run or a sweep that was stopped: lab resume RUN"),
     "retry": ("lab.cli.resume", "retry", "do the failed runs of a sweep again: lab retry SWEEP"),
     "eval": ("lab.cli.evaluate", "main", "score a run's weights again, or a file's: lab eval RUN [overrides]"),
     "adapter": ("lab.cli.adapter", "main", "a run's LoRA or DoRA in peft's format: lab adapter RUN FOLDER"),

@@ -34,7 +34,7 @@ def retry(arguments: list[str]) -> int:
 def parse_directory(verb: str, description: str, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(f"lab {verb}", description=description)
     parser.add_argument(
-        "dir", type=Path, help="a sweep's or a run's directory, its name, or the first characters of its id"
+        "dir", type=Path, help="a sweep's or a run's directory, its name, or the first characters of its id, 4 at least"
     )
     parser.add_argument("--workers", type=int, help="how many of a sweep's runs at once")
     parser.add_argument("--anyway", action="store_true", help="also where the code or the data changed since")
