@@ -43,6 +43,17 @@ def test_the_main_job_trains_the_digits_and_leaves_a_run_to_trust(lab, tmp_path)
     assert yaml.safe_load((run / "config.yaml").read_text())["task"]["num_classes"] == 10
 
 
+def test_the_end_of_a_run_prints_the_scores_that_matter_in_a_few_lines(lab, tmp_path):
+    lines = lab("train", *QUICK).out.splitlines()
+    assert len(lines) <= 7
+    assert lines[0].startswith("test/accuracy ")
+    assert {"val/accuracy", "gap/accuracy"} <= {line.split()[0] for line in lines}
+    silent = lab("train", "model=mlp", "steps=2", "logger=none").out
+    assert "tensorboard" not in silent, "there are no events to look at"
+    swept = lab("train", "-m", "model=mlp", "steps=2", "logger=none", "seed=0,1")
+    assert "tensorboard" not in swept.out
+
+
 def test_the_same_command_is_the_same_run_and_again_runs_it_anew(lab, tmp_path):
     first = lab("train", *QUICK)
     started = time.process_time()

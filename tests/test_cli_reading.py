@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 
 from lab.cli.completion import FLAGS
 from lab.errors import ConfigError
-from lab.ledger.listing import find_run
+from lab.ledger.diff import diff_runs
+from lab.ledger.listing import find_run, find_run_or_sweep
+from lab.ledger.saved_run import SavedRun
 from lab.record.checkpoints import load_checkpoint
 from tests.conftest import scores
 from tests.run_directories import write_run
@@ -107,6 +110,17 @@ def test_runs_are_listed_shown_and_compared(lab, tmp_path):
     assert lab("ls", "nowhere").code == 2
 
 
+def test_overrides_that_do_not_fit_the_weights_are_refused_in_a_sentence(lab, tmp_path):
+    assert lab("train", "model=mlp", "steps=2", "final=last", "hydra.run.dir=outputs/last").code == 0
+    for override in ("model=resnet20", "model.hidden=[3]"):
+        ended = lab("eval", "last", override)
+        assert ended.code == 2
+        assert "does not fit this config" in ended.err
+        assert "leave out the overrides that change the model" in ended.err
+    assert lab("eval", "last", "hardware=cpu").code == 0
+    assert "it is no file either" in lab("eval", "there/is/none.pt").err
+
+
 def test_doctor_says_what_there_is(lab):
     ended = lab("doctor")
     assert ended.code == 0
@@ -165,13 +179,73 @@ sys.stderr.write("imported:" + ",".join(sorted({forbidden!r} & sys.modules.keys(
         ("lab ablate few", {"few_shot/ablation"}),
         ("lab report --ch", {"--checklist"}),
         ("lab train --c", {"--cfg"}),
+        ("lab train --cfg ", {"job", "hydra", "all"}),
+        ("lab train --cfg job optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab train -m optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab train -cn m", {"mine"}),
+        ("lab decide --at-least 0.1 a b optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
+        ("lab show again2-0", {"again2-0123abcd"}),
+        ("lab show ml", {"mlp-0123abcd"}),
+        ("lab show lr", {"lr-89abcdef"}),
+        ("lab resume 89", {"89abcdef"}),
+        ("lab resume --workers 2 89", {"89abcdef"}),
+        ("lab show paths.outputs=elsewhere ", {"4567abcd"}),
     ],
 )
 def test_tab_completes_commands_options_and_keys(lab, tmp_path, monkeypatch, line, expected):
-    (tmp_path / "outputs" / "runs" / "train" / "mlp-0123abcd").mkdir(parents=True)
-    monkeypatch.setenv("COMP_LINE", line)
-    monkeypatch.setenv("COMP_POINT", str(len(line)))
-    assert expected <= set(lab("-sc", "query=bash").out.split())
+    write_names(tmp_path)
+    monkeypatch.setenv("COMP_LINE", line + " --json")
+    monkeypatch.setenv("COMP_POINT", str(len(line)))  # the cursor is not at the end
+    for shell in ("bash", "fish"):
+        assert expected <= set(lab("-sc", f"query={shell}").out.split())
+
+
+def write_names(folder: Path) -> None:
+    """Files and folders as `lab` and its user name them, for the Tab key."""
+    for name, file in {
+        "outputs/runs/train/mlp-0123abcd": "status.json",
+        "outputs/runs/train/mlp-again2-0123abcd": "status.json",
+        "outputs/sweeps/lr-89abcdef": "plan.jsonl",
+        "elsewhere/runs/train/mlp-4567abcd": "status.json",
+        "conf": "mine.yaml",
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / file).write_text("{}")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_real_shell_completes_ids_after_the_line_that_the_help_shows(lab, tmp_path, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    write_names(tmp_path)
+    (line,) = re.findall(rf"^  {shell} +(.+?)  +\[", lab("--help").out, re.MULTILINE)
+    script = {
+        "fish": f"{line}; complete -C 'lab show '",
+        "zsh": f"{line}; print $_comps[lab]",
+        "bash": f"{line}; COMP_LINE='lab show ' COMP_POINT=9 COMP_CWORD=2; hydra_bash_completion; "
+        "printf '%s\\n' ${COMPREPLY[@]}",
+    }[shell]
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    flags = {"zsh": ["-f"], "fish": ["--no-config"], "bash": ["--norc"]}[shell]
+    done = subprocess.run(
+        [shell, *flags, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    lines = done.stdout.splitlines()
+    if shell == "zsh":  # the function is registered; it is bash's
+        assert "hydra_bash_completion" in done.stdout, done.stderr
+    else:
+        assert {"0123abcd", "again2-0123abcd", "89abcdef"} <= set(lines), done.stderr + done.stdout
+
+
+def test_fish_gets_paths_which_the_other_shells_complete_themselves(lab, tmp_path, monkeypatch):
+    write_names(tmp_path)
+    monkeypatch.setenv("COMP_LINE", "lab eval outputs/r")
+    assert lab("-sc", "query=fish").out == "outputs/runs/\n"
+    assert lab("-sc", "query=bash").out == "\n"
+
+
+def test_an_override_whose_name_ends_in_query_is_no_completion(lab):
+    assert "query: abc" in lab("train", "--cfg", "job", "+data.query=abc").out
 
 
 @pytest.mark.slow
@@ -242,6 +316,55 @@ def test_an_id_that_begins_several_is_named_with_all_of_them(tmp_path):
     assert find_run(Path("b-1234abff"), tmp_path) == tmp_path / "b-1234abff"
     with pytest.raises(ConfigError, match="several ids begin with 1234: 1234abcd, 1234abff"):
         find_run(Path("1234"), tmp_path)
+
+
+def test_a_run_in_a_directory_of_any_name_has_its_id_and_its_name(lab, tmp_path):
+    run = write_run(tmp_path / "outputs" / "runs" / "train", {"optimizer.lr": 0.1}, 0, {"accuracy": 0.5})
+    moved = run.rename(tmp_path / "outputs" / "ab")
+    own_id = json.loads((moved / "manifest.json").read_text())["id"]
+    for given in (own_id, own_id[:4], "ab", "outputs/ab/"):
+        assert json.loads(lab("show", given, "--json").out)["dir"] == "outputs/ab", given
+    assert "an id has 4 characters at least" in lab("show", own_id[:3]).err
+    other = tmp_path / "outputs" / "runs" / "train" / f"mine-{own_id}"
+    other.mkdir()
+    (other / "status.json").write_text("{}")
+    assert find_run(Path(own_id), tmp_path / "outputs") == other, "a manifest may claim any id, a name is lab's"
+
+
+def test_an_id_may_be_of_a_run_or_of_a_sweep_and_both_are_named_where_both_begin_so(lab, tmp_path):
+    runs = [
+        write_run(
+            tmp_path / "outputs" / "runs" / "train",
+            {"optimizer.lr": lr},
+            0,
+            {"accuracy": float(f"0.12345{lr * 10:.0f}")},
+        )
+        for lr in (0.1, 0.2, 0.3)
+    ]
+    sweep = tmp_path / "outputs" / "sweeps" / f"lr-{runs[0].name[4:8]}0000"
+    sweep.mkdir(parents=True)
+    (sweep / "plan.jsonl").write_text("")
+    for number, run in zip((2, 10), runs, strict=False):
+        (sweep / f"{number}-{run.name[-8:]}").symlink_to(run)
+    outputs = tmp_path / "outputs"
+    assert find_run_or_sweep(Path(sweep.name), outputs) == sweep
+    assert find_run_or_sweep(Path(sweep.name[-8:]), outputs) == sweep
+    for verb in ("show", "resume", "retry", "ls"):
+        refused = lab(verb, runs[0].name[4:8])
+        assert refused.code == 2
+        assert runs[0].name[4:] in refused.err, verb
+        assert sweep.name[-8:] in refused.err, verb
+    for arguments in (("eval", sweep.name), ("adapter", sweep.name, "folder")):
+        assert f"it is a sweep: lab ls outputs/sweeps/{sweep.name}" in lab(*arguments).err
+    assert len(json.loads(lab("ls", sweep.name[-8:], "--json").out)) == 2
+    compared = lab("diff", sweep.name[-8:], runs[2].name[-8:]).out
+    assert compared.splitlines()[0].split() == [run.name[-8:] for run in runs]
+    assert "0.123451  0.123452  0.123453" in compared, "values that differ are not shown as the same"
+
+
+def test_values_of_different_types_differ(tmp_path):
+    runs = [write_run(tmp_path / str(n), {"optimizer.fused": value}, 0, None) for n, value in enumerate((1, True))]
+    assert [name for name, *_ in diff_runs(*map(SavedRun, runs))] == ["optimizer.fused"]
 
 
 def test_runs_are_listed_by_what_differs_and_several_are_compared(lab, tmp_path):

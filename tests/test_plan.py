@@ -26,6 +26,7 @@ from lab.sweep.plan import (
     write_line,
     write_plan,
 )
+from lab.sweep.run_plan import name_links
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -166,3 +167,37 @@ def test_numbers_that_are_not_finite_are_valid_json_and_come_back(value):
     line = write_line({"config": value})
     json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert repr(json.loads(line, object_hook=read_float)["config"]) == repr(value)
+
+
+def test_tensorboard_names_a_sweeps_runs_by_numbers_and_swept_values(tmp_path):
+    both = ("optimizer.weight_decay", "finetune_strategy.weight_decay")
+    jobs = [
+        replace(
+            job(n, {"seed": n}, overrides=(f"{both[0]}={n}", f"{both[1]}=0.{n}", f"seed={n}", f"data.token=hunter{n}")),
+            directory=tmp_path / "runs" / f"run-{n:08}",
+        )
+        for n in range(11)
+    ]
+    sweep = plan(jobs, tmp_path / "sweeps" / "decay-0123abcd")
+    for planned in jobs[:-1]:
+        planned.directory.mkdir(parents=True)
+    folder = name_links(sweep)
+    assert folder == tmp_path / "tensorboard" / "decay-0123abcd"
+    (folder / "99 of an earlier plan").symlink_to("nowhere")
+    before = {link: link.lstat().st_ino for link in folder.iterdir()}
+    jobs[-1].directory.mkdir()
+    assert name_links(sweep) == folder
+    names = sorted(link.name for link in folder.iterdir())
+    assert names[2].startswith("02 optimizer.weight_decay=2 finetune_strategy.weight_decay=0.2 seed=2")
+    assert [int(name[:2]) for name in names] == list(range(11)), "they sort, and those of an earlier plan are gone"
+    assert [(folder / name).resolve() for name in names] == [planned.directory for planned in jobs]
+    assert not any("hunter" in name for name in names)
+    assert all(before.get(link, link.lstat().st_ino) == link.lstat().st_ino for link in folder.iterdir()), "kept"
+
+
+def test_there_are_no_names_for_a_sweep_elsewhere_or_through_a_link(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "lr").symlink_to(tmp_path, target_is_directory=True)
+    assert name_links(plan([job(0, {})], tmp_path / "sweeps" / "lr")) is None
+    assert name_links(plan([job(0, {})], tmp_path / "elsewhere" / "lr")) is None
+    assert name_links(plan([], tmp_path / "sweeps" / "none")) is None

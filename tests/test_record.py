@@ -252,3 +252,16 @@ def test_a_run_whose_best_weights_are_damaged_starts_again_and_ends_the_same(tmp
     assert scores(execute(resumed, record)) == scores(results)
     assert "best.pt" in record.checkpointer.problems[0]
     assert same(weights(whole), weights(resumed))
+
+
+def test_without_a_terminal_loss_lr_and_time_are_a_line_now_and_then(capsys, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("lab.record.console.time.monotonic", lambda: clock[0])
+    with Console(steps=400) as console:
+        for step in range(1, 101):
+            clock[0] += 0.5
+            console.advance(step, step / 10, {"loss": 1 / step, "lr": 0.1})
+        console.line(100, 10.0, {"val/accuracy": 0.5})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["20/400", "40/400", "60/400", "80/400", "100/400"]
+    assert lines[0].split() == ["step", "20/400", "epoch", "2", "loss", "0.05", "lr", "0.1", "10.0", "s"]

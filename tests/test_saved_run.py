@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +149,38 @@ def test_a_file_larger_than_any_runs_is_not_read(tmp_path):
     for read in (lambda: run.status, lambda: run.manifest, lambda: run.config):
         with pytest.raises(DamagedRun, match="has 1074 MB"):
             read()
+
+
+def test_a_run_took_the_time_of_its_segments_not_the_time_between_them(lab, tmp_path):
+    segments = [{"started": 0.0, "ended": 2.0}, {"started": 5.0}, {"started": 100.0}]  # the second one was killed
+    manifest = json.dumps({"id": "0123abcd", "started": 0.0, "segments": segments})
+    directory = write_run(tmp_path / "outputs" / "runs" / "r-0123abcd", **{"manifest.json": manifest})
+    (directory / "status.json").write_text(json.dumps({"state": "diverged", "started": 100.0, "ended": 103.5}))
+    run = SavedRun(directory)
+    assert run.seconds_so_far == 5.5
+    assert run.seconds is None
+    assert re.search(r"^took +5\.5 s$", lab("show", "0123").out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        ("failed", "lab retry "),
+        ("interrupted", "lab resume "),
+        ("diverged", "lower optimizer.lr"),
+        ("pending", "resume"),
+    ],
+)
+def test_a_run_that_is_not_done_tells_what_to_type_next(lab, tmp_path, state, advice):
+    directory = write_run(tmp_path / "outputs" / "runs" / "r-0123abcd")
+    (directory / "status.json").write_text(json.dumps({"state": state}))
+    ended = lab("eval", "0123")
+    assert ended.code == 2
+    assert advice in ended.err
+
+
+def test_weights_may_name_a_run_that_was_done_again(tmp_path):
+    directory = write_run(tmp_path / "runs" / "r-again2-0123abcd")
+    assert find_run(Path("again2-0123abcd"), tmp_path) == directory
+    assert find_weights("again2-0123abcd", tmp_path).path == directory / "checkpoints" / "best.pt"
+    assert find_weights("again2", tmp_path) is None, "a name of the model's library"

@@ -235,5 +235,20 @@ def test_a_table_compares_only_runs_that_monitor_the_same_score(tmp_path):
     assert make_table(rows[::2], []).best == tmp_path
 
 
+def test_a_table_says_how_many_runs_share_the_best_score_and_shows_it_first(tmp_path):
+    def row(number: int, scores: dict[str, float], state: str = "done") -> TableRow:
+        return TableRow(number, {"lr": "1"}, state, scores, 1.0, str(number), tmp_path / str(number), "val/f1", "max")
+
+    def scored(value: float) -> dict[str, float]:
+        return {"test/accuracy": 0.1, "val/f1": value, "test/f1": value, "gap/f1": 0.0}
+
+    table = make_table([row(n, scored(value)) for n, value in enumerate((0.5, 0.9, 0.9, 0.1, 0.9))], ["lr"])
+    assert (table.best, table.ties) == (tmp_path / "1", 2)
+    assert table.main_columns == ["n", "lr", "state", "val/f1", "test/f1", "gap/f1", "seconds", "id"]
+    assert make_table([row(0, scored(0.5)), row(1, scored(0.9))], []).ties == 0
+    unscored = make_table([row(0, {}), row(1, {}, "failed")], [])
+    assert (unscored.best, unscored.ties) == (None, 0), "a run without the score is not the best by it"
+
+
 def test_scores_may_be_tensors():
     assert Evaluation({"mse": torch.tensor(0.5)}).with_split("val") == {"val/mse": 0.5}

@@ -1,5 +1,6 @@
 """Builds a finished run again, with its final weights."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,9 +51,19 @@ def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) 
 
 
 def load_final_model(run: Run, saved: SavedRun) -> torch.nn.Module:
-    """The run's model with the weights that were scored at its end."""
+    """The run's model with the weights that were scored at its end. Raises ConfigError where they do not fit the model,
+    as after overrides that change it."""
     checkpoint = load_checkpoint(saved.final_weights)
-    if saved.final_weights.name == "best.pt":
-        return final_model(run, checkpoint["model"])
-    restore_snapshot(run, checkpoint["run"])
+    try:
+        if saved.final_weights.name == "best.pt":
+            return final_model(run, checkpoint["model"])
+        restore_snapshot(run, checkpoint["run"])
+    except (RuntimeError, ValueError) as error:
+        if not re.search("state.dict", str(error)):  # torch's words where a model or an optimizer does not fit
+            raise
+        mismatch = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{saved.final_weights} does not fit this config: {mismatch}; leave out the overrides that change the "
+            "model or the optimizer"
+        ) from error
     return final_model(run)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from lab.config.outputs import split_outputs
 from lab.errors import ConfigError
-from lab.ledger.listing import find_run
+from lab.ledger.listing import SHORTEST_ID, find_run, find_run_or_sweep, find_runs, is_sweep
 from lab.ledger.saved_run import SavedRun
 
-RUN_HELP = "a run's directory, or the first characters of its id, 4 at least"
+RUN_HELP = "a run's directory, its name, or the first characters of its id, 4 at least"
+
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
@@ -20,10 +22,31 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
 
 
 def read_run(path_or_id: Path, outputs: Path) -> SavedRun:
-    """The run with this directory, or with this id in `outputs`. Raises ConfigError where there is none."""
+    """The run with this directory, or with this name or id in `outputs`. Raises ConfigError where there is none."""
     directory = find_run(path_or_id, outputs)
     if directory is None:
-        is_folder = path_or_id.is_dir()
-        hint = f"it is a folder of runs: lab ls {path_or_id}" if is_folder else f"lab ls lists those of {outputs}"
-        raise ConfigError(f"no run {path_or_id}; {hint}")
+        raise ConfigError(f"no run {path_or_id}; {hint_at_run(path_or_id, outputs)}")
     return SavedRun(directory)
+
+
+def read_all_runs(path_or_id: Path, outputs: Path) -> list[SavedRun]:
+    """The run with this directory, name or id, or the runs of such a sweep in the order of its jobs. Raises
+    ConfigError where there is neither."""
+    directory = find_run_or_sweep(path_or_id, outputs)
+    if directory is None or not is_sweep(directory):
+        return [read_run(directory or path_or_id, outputs)]
+    runs = sorted(find_runs(directory), key=lambda run: (len(run.name.partition("-")[0]), run.name))  # 2-... 10-...
+    return [SavedRun(run) for run in runs]
+
+
+def hint_at_run(given: Path, outputs: Path) -> str:
+    """What to type where `given` names no run."""
+    sweep = find_run_or_sweep(given, outputs)
+    if sweep is not None:
+        return f"it is a sweep: lab ls {sweep} lists its runs"
+    if given.is_dir():
+        return f"it is a folder of runs: lab ls {given}"
+    if given.suffix in WEIGHTS_SUFFIXES:
+        return "it is no file either; give the path of a file of weights, or a run"
+    too_short = f"an id has {SHORTEST_ID} characters at least; " if len(str(given)) < SHORTEST_ID else ""
+    return f"{too_short}lab ls lists those of {outputs}"

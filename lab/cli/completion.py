@@ -1,7 +1,8 @@
 """Tab completion of verbs, runs, studies and flags; Hydra completes groups, options and keys. Imports nothing heavy."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from glob import escape, glob
 from importlib import resources
 from pathlib import Path
 
@@ -34,48 +35,93 @@ FLAGS = {
     "reproduce": ("--seeds", "--plan", "--lock", "--all"),
     "decide": ("--at-least", "--up-to", "--metric", "--mode", "--first-seed", "--race"),
 }
-HYDRA_FLAGS = ("-m", "--cfg", "--info", "--resolve", "--help")
+HYDRA_FLAGS = ("-m", "--multirun", "--cfg", "--config-name", "--info", "--package", "--resolve", "--help")
+SWITCHES = ("--resume", "--json", "--anyway", "--checklist", "--plan", "--all", "--race")  # flags without a value
+HYDRA_SWITCHES = ("-m", "--multirun", "-r", "--resolve", "-h", "--help")
+CFG_KINDS = ("job", "hydra", "all")
+# Hydra's script for zsh needs bash's completion, which zsh loads only when asked
+ZSH_PRELUDE = """autoload -Uz +X compinit bashcompinit
+(( $+functions[compdef] )) || compinit
+bashcompinit"""
 
 
-def complete(verbs: Iterable[str]) -> bool:
-    """Print the completions of the line in COMP_LINE; or, where Hydra completes the rest, remove the verb and its own
-    arguments from the line. Gives whether the completion is finished, without Hydra."""
+def complete(verbs: Collection[str], shell: str) -> bool:
+    """Print the completions of the line in COMP_LINE, one a line; or, where Hydra completes the rest, remove the verb,
+    its own arguments and its flags from the line. Gives whether the completion is finished, without Hydra.
+
+    shell: `bash`, which completes paths itself where nothing else fits, or `fish`, which does not.
+    """
     line = os.environ.get("COMP_LINE", "")
+    point = os.environ.get("COMP_POINT", "")
+    line = line[: int(point)] if point.isdecimal() else line  # up to the cursor
+    os.environ["COMP_LINE"] = line
     words = line.split()
-    typed = words[-1] if words and not line.endswith(" ") else ""
+    typed = words[-1] if words and not line.endswith((" ", "\t")) else ""
     given = words[1 : len(words) - bool(typed)]  # whole words after `lab`
     if not given:
-        found = [verb for verb in verbs if verb.startswith(typed)]
-        if typed and ("=" in typed or not found):
+        matching = [verb for verb in verbs if verb.startswith(typed)]
+        if typed and ("=" in typed or not matching):
             return False  # lab model=mlp is lab train model=mlp
-        print(" ".join(found))
+        print("\n".join(matching))
         return True
-    verb, *arguments = given
+    verb, *rest = given
     if verb not in verbs:
         return False
-    arguments = [argument for argument in arguments if not argument.startswith("-")]
-    if typed.startswith("-"):
-        flags = [*FLAGS.get(verb, ()), *(HYDRA_FLAGS if OVERRIDES_AFTER.get(verb) == 0 else ("--help",))]
-        print(" ".join(flag for flag in dict.fromkeys(flags) if flag.startswith(typed)))
-        return True
-    after = OVERRIDES_AFTER.get(verb)
-    if after is not None and (len(arguments) >= after):
-        os.environ["COMP_LINE"] = " ".join([words[0], *arguments[after:], typed])
+    arguments, flag = split_flags(rest)
+    if flag is not None:
+        names = flag_values(flag)
+    elif typed.startswith("-"):
+        names = [*FLAGS.get(verb, ()), *(HYDRA_FLAGS if OVERRIDES_AFTER.get(verb) == 0 else ("--help",))]
+    elif len(arguments) >= OVERRIDES_AFTER.get(verb, len(words)):
+        os.environ["COMP_LINE"] = " ".join([words[0], *arguments[OVERRIDES_AFTER[verb] :], typed])
         return False
-    names = study_names(STUDY_VERBS[verb]) if verb in STUDY_VERBS else run_names(verb) if verb in RUN_VERBS else ()
-    print(" ".join(name for name in dict.fromkeys(names) if name.startswith(typed)))
+    elif verb in STUDY_VERBS:
+        names = study_names(STUDY_VERBS[verb])
+    else:
+        names = run_names(verb, typed, rest) if verb in RUN_VERBS else ()
+    matching = [name for name in dict.fromkeys(names) if name.startswith(typed)]
+    print("\n".join(matching or (path_names(typed) if shell == "fish" else ())))
     return True
 
 
-def run_names(verb: str) -> Iterable[str]:
-    """The ids of the runs in `outputs`, those of sweeps too where the verb takes them. Only names are read."""
-    from lab.config.outputs import split_outputs
-    from lab.ledger.listing import runs_by_id
+def split_flags(words: Iterable[str]) -> tuple[list[str], str | None]:
+    """The words without flags and their values, and the flag whose value comes next; None where none does."""
+    arguments, flag = [], None
+    for word in words:
+        if flag is not None:
+            flag = None
+        elif not word.startswith("-"):
+            arguments.append(word)
+        elif "=" not in word and word not in (*SWITCHES, *HYDRA_SWITCHES):
+            flag = word
+    return arguments, flag
 
-    outputs = split_outputs([])[0]
-    yield from runs_by_id(outputs / "runs")
-    if verb in SWEEP_VERBS:
-        yield from (path.parent.name[-8:] for path in outputs.glob("sweeps/*/plan.jsonl"))
+
+def flag_values(flag: str) -> Iterable[str]:
+    """The values that are known of a flag."""
+    if flag in ("--cfg", "-c"):
+        return CFG_KINDS
+    if flag in ("--config-name", "-cn"):
+        return sorted(path.stem for path in Path("conf").glob("*.yaml"))
+    return ()
+
+
+def run_names(verb: str, typed: str, words: Iterable[str]) -> list[str]:
+    """The ids of the runs in the outputs folder, those of sweeps too where the verb takes them; the names of their
+    directories where no id begins as typed.  words: words of the line, which may have `paths.outputs=`."""
+    from lab.config.outputs import split_outputs
+    from lab.ledger.listing import directory_id, find_runs, find_sweeps
+
+    outputs = split_outputs(list(words))[0]
+    directories = [*find_runs(outputs), *(find_sweeps(outputs) if verb in SWEEP_VERBS else ())]
+    ids = [directory_id(directory) for directory in directories]
+    return ids if any(own_id.startswith(typed) for own_id in ids) else [directory.name for directory in directories]
+
+
+def path_names(typed: str) -> list[str]:
+    """The files and folders whose paths begin as typed; a folder ends with a slash."""
+    paths = sorted(glob(f"{escape(typed)}*"))
+    return [f"{path}/" if os.path.isdir(path) else path for path in paths]
 
 
 def study_names(key: str) -> Iterable[str]:

@@ -10,7 +10,7 @@ from lab.cli.output import align_columns
 from lab.config.override_config import override_config
 from lab.config.overrides import quote_path
 from lab.errors import ConfigError
-from lab.ledger.listing import find_run
+from lab.ledger.listing import find_run_or_sweep
 from lab.text import join_names
 
 EPILOG = """examples:
@@ -53,7 +53,7 @@ def is_weights(given: Path, outputs: Path, overrides: Sequence[str]) -> bool:
     if given.is_file():
         return True
     chooses_model = any(override.startswith("model=") for override in overrides)
-    return chooses_model and not given.exists() and find_run(given, outputs) is None
+    return chooses_model and not given.exists() and find_run_or_sweep(given, outputs) is None
 
 
 def score_weights(weights: str, overrides: Sequence[str]) -> dict[str, float]:

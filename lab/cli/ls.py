@@ -8,9 +8,9 @@ from lab.cli.arguments import parse_arguments
 from lab.cli.output import align_columns, format_time
 from lab.config.overrides import split_override
 from lab.errors import ConfigError
-from lab.ledger.listing import run_rows
+from lab.ledger.listing import find_run_or_sweep, run_rows
 from lab.metrics.names import is_overall
-from lab.text import format_number
+from lab.text import format_number, relative_to_cwd
 
 SHOWN_APART = ("model", "data", "seed", "experiment", "again")  # overrides with a column of their own, or none
 MOST_KEYS = 6  # keys with a column each; more are one column
@@ -19,12 +19,21 @@ MOST_SCORES = 3
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lab ls", description="List runs, the one started last at the end.")
-    parser.add_argument("dir", nargs="?", type=Path, help="a folder of runs or a sweep; paths.outputs if left out")
+    parser.add_argument(
+        "dir",
+        nargs="?",
+        type=Path,
+        help="a folder of runs, or a sweep's directory, name or id; paths.outputs if left out",
+    )
     parser.add_argument("--json", action="store_true", help="as a JSON list, with all metrics")
     options = parse_arguments(parser, arguments)
     root = options.dir or options.outputs
+    root = root if root.is_dir() else find_run_or_sweep(root, options.outputs) or root
     if not root.is_dir():
-        raise ConfigError(f"no folder {root}; lab train writes runs to outputs/, to $LAB_OUTPUTS or to paths.outputs=")
+        raise ConfigError(
+            f"no folder {root}, and no run or sweep of this name or id; lab train writes runs to outputs/, to "
+            "$LAB_OUTPUTS or to paths.outputs="
+        )
     print(json.dumps(run_rows(root), indent=2) if options.json else runs_table(root))
     return 0
 
@@ -42,7 +51,7 @@ def runs_table(root: Path) -> str:
     keys = [key for key in keys if len({given.get(key) for given in values}) > 1]
     shown = keys if len(keys) <= MOST_KEYS else []
     experiments = {row["experiment"] for row in rows} - {None}
-    apart = ["experiment"] if len(experiments) > 1 else []
+    apart = ["experiment"] if experiments - {"train"} else []
     header = ["id", "state", *apart, "model", "data", *shown, *(["differs by"] if keys and not shown else [])]
     lines = [[*header, *names, "seed", "started", "directory"]]
     for row, given in zip(rows, values, strict=True):
@@ -58,7 +67,7 @@ def runs_table(root: Path) -> str:
                 *(format_number(row["metrics"].get(name)) for name in names),
                 str(row["seed"]),
                 format_time(row["started"]),
-                row.get("error") or row["dir"],
+                row.get("error") or str(relative_to_cwd(Path(row["dir"]))),
             ]
         )
     return align_columns(lines)

@@ -14,12 +14,12 @@ VERBS = {
     "plan": ("lab.cli.plan", "main", "the jobs of a sweep, done and new; starts nothing: lab plan -m ..."),
     "check": ("lab.cli.check", "main", "try a config or a sweep, start nothing: lab check [--resume] ... [-m]"),
     "rank": ("lab.cli.rank", "main", "which pretrained model to start from: lab rank data=... model=a,b,c"),
-    "resume": ("lab.cli.resume", "resume", "continue a run or a sweep that was stopped: lab resume DIR"),
-    "retry": ("lab.cli.resume", "retry", "do the failed runs of a sweep again: lab retry DIR"),
-    "eval": ("lab.cli.evaluate", "main", "score a finished run's weights again: lab eval RUN_DIR [overrides]"),
-    "adapter": ("lab.cli.adapter", "main", "a run's LoRA or DoRA in peft's format: lab adapter RUN_DIR FOLDER"),
-    "ls": ("lab.cli.ls", "main", "list runs: lab ls [DIR] [--json]"),
-    "show": ("lab.cli.show", "main", "everything about a run, or the jobs of a sweep: lab show DIR"),
+    "resume": ("lab.cli.resume", "resume", "continue a run or a sweep that was stopped: lab resume RUN"),
+    "retry": ("lab.cli.resume", "retry", "do the failed runs of a sweep again: lab retry SWEEP"),
+    "eval": ("lab.cli.evaluate", "main", "score a run's weights again, or a file's: lab eval RUN [overrides]"),
+    "adapter": ("lab.cli.adapter", "main", "a run's LoRA or DoRA in peft's format: lab adapter RUN FOLDER"),
+    "ls": ("lab.cli.ls", "main", "list runs: lab ls [DIR or SWEEP] [--json]"),
+    "show": ("lab.cli.show", "main", "everything about a run, or the jobs of a sweep: lab show RUN"),
     "diff": ("lab.cli.diff", "main", "what differs between runs: lab diff A B ..."),
     "report": ("lab.cli.report", "main", "means, intervals, differences: lab report DIR... [--to md,csv,tex,html]"),
     "ablate": ("lab.cli.ablate", "main", "which parts of a recipe matter: lab ablate STUDY/NAME [--plan]"),
@@ -38,10 +38,13 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = sys.argv[1:]
-    if any(argument.startswith("query=") for argument in arguments):
-        from lab.cli.completion import complete
+    if arguments[:1] in (["-sc"], ["--shell-completion"]):
+        from lab.cli.completion import ZSH_PRELUDE, complete
 
-        if complete(VERBS):
+        if arguments[1:] == ["install=zsh"]:
+            print(ZSH_PRELUDE)
+        query = next((argument for argument in arguments if argument.startswith("query=")), None)
+        if query and complete(VERBS, query.removeprefix("query=")):
             return
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(usage())
@@ -82,9 +85,12 @@ def usage() -> str:
         "",
         *(f"  lab {verb:<9} {description}" for verb, (_, _, description) in VERBS.items()),
         "",
+        "A RUN or a SWEEP is its directory, that one's name, or the first 4 characters of its id or more.",
         "lab train --help lists every group, option and key; lab VERB --help the options of the others.",
         "",
-        'Tab completion, in bash: eval "$(lab -sc install=bash)"     in zsh: eval "$(lab -sc install=zsh)"',
-        "               in fish: lab -sc install=fish | source",
+        "Tab completion, for this shell, or for good in the file in brackets:",
+        '  bash  eval "$(lab -sc install=bash)"      [~/.bashrc]',
+        '  zsh   eval "$(lab -sc install=zsh)"       [~/.zshrc]',
+        "  fish  lab -sc install=fish | source       [~/.config/fish/config.fish]",
     ]
     return "\n".join(lines)

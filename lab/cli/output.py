@@ -1,14 +1,18 @@
 """Text that several commands print."""
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from lab.errors import NEWLINES
 from lab.execution.outcome import Outcome
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import is_overall, split_of, with_split
 from lab.text import printable
+
+MOST_FINAL_SCORES = 6  # scores that the end of a run prints; its directory has all
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -28,18 +32,29 @@ def print_outcome(outcome: Outcome) -> None:
     for name, value in scores.items():
         print(f"{name:<{width}}  {value:.4f}")
     verb = "holds the run and all its scores" if outcome.new else "holds the run, done before (again=true runs it anew)"
-    print(f"{directory} {verb}; look at it with: tensorboard --logdir {directory}")
+    print(f"{directory} {verb}{tensorboard_hint(directory, [directory])}")
+
+
+def tensorboard_hint(logdir: Path, runs: Sequence[Path]) -> str:
+    """How to look at the runs in TensorBoard; empty where they have no events, as with logger=none."""
+    if not any(next(run.glob("events.out.tfevents.*"), None) for run in runs):
+        return ""
+    return f"; look at it with: tensorboard --logdir {shlex.quote(str(logdir))}"
 
 
 def printed_scores(outcome: Outcome) -> list[str]:
     """The names of the scores to print: those on the test set, the monitored one first, then the monitored one on the
-    validation set and its gap. Without a test set, all of the validation set."""
+    validation set and its gap, MOST_FINAL_SCORES in all. Without a test set, those on the validation set."""
     names = [name for name in outcome.results if is_overall(name) and split_of(name) != "hardware"]
     monitored = str(SavedRun(outcome.directory).monitor.get("name") or "")
     first = [with_split(monitored, split) for split in ("test", split_of(monitored), "gap")] if monitored else []
     split = "test" if any(split_of(name) == "test" for name in names) else "val"
     shown = [*first[:1], *(name for name in names if split_of(name) == split), *first[1:]]
-    return [name for name in dict.fromkeys(shown) if name in names] or names
+    shown = [name for name in dict.fromkeys(shown) if name in names] or names
+    first = [name for name in first if name in shown]
+    others = [name for name in shown if name not in first]
+    kept = [*first, *others[: max(0, MOST_FINAL_SCORES - len(first))]]
+    return [name for name in shown if name in kept]
 
 
 def format_time(seconds: float | None) -> str:

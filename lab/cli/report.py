@@ -6,7 +6,7 @@ from pathlib import Path
 from lab.cli.arguments import parse_arguments
 from lab.cli.output import align_columns
 from lab.errors import ConfigError
-from lab.ledger.listing import find_run
+from lab.ledger.listing import find_run_or_sweep
 from lab.record.files import write_atomically
 from lab.report.across_tasks import across_tasks
 from lab.report.checklist import checklist
@@ -81,10 +81,10 @@ def split_names(text: str) -> list[str]:
 
 
 def find_directory(path: Path, outputs: Path) -> Path:
-    """The folder of this path, or the run with this id."""
-    directory = path if path.is_dir() else find_run(path, outputs)
+    """The folder of this path, or the run or the sweep with this name or id."""
+    directory = path if path.is_dir() else find_run_or_sweep(path, outputs)
     if directory is None:
-        raise ConfigError(f"no folder {path} and no run of this id; lab ls lists those of {outputs}")
+        raise ConfigError(f"no folder {path}, and no run or sweep of this name or id; lab ls lists those of {outputs}")
     return directory
 
 

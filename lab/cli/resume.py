@@ -15,9 +15,9 @@ from lab.config.hydra_trust import check_saved_job
 from lab.config.trust import check_code_outside
 from lab.errors import EXIT_INTERRUPTED, ConfigError, Refused
 from lab.identity.identity import Identifier, Identity
-from lab.ledger.listing import find_sweep
+from lab.ledger.listing import find_run_or_sweep, is_sweep
 from lab.ledger.saved_run import SavedRun
-from lab.sweep.plan import PLAN_FILE, Job, read_plan
+from lab.sweep.plan import Job, read_plan
 from lab.text import relative_to_cwd
 
 
@@ -34,7 +34,7 @@ def retry(arguments: list[str]) -> int:
 def parse_directory(verb: str, description: str, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(f"lab {verb}", description=description)
     parser.add_argument(
-        "dir", type=Path, help="a sweep's or a run's directory, its name, or the first characters of its id"
+        "dir", type=Path, help="a sweep's or a run's directory, its name, or the first characters of its id, 4 at least"
     )
     parser.add_argument("--workers", type=int, help="how many of a sweep's runs at once")
     parser.add_argument("--anyway", action="store_true", help="also where the code or the data changed since")
@@ -45,8 +45,8 @@ def continue_directory(options: argparse.Namespace, retry: bool) -> int:
     """Continue the run or the sweep in `options.dir`. Gives the exit code.  retry: whether to do failed jobs again."""
     try:
         options.dir = follow_own_link(options.dir, options.outputs)
-        options.dir = find_sweep(options.dir, options.outputs) or options.dir
-        if (options.dir / PLAN_FILE).exists():
+        options.dir = find_run_or_sweep(options.dir, options.outputs) or options.dir
+        if is_sweep(options.dir):
             return continue_sweep(options, retry)
         job = read_job(read_run(options.dir, options.outputs))
         check_own_code([job], job.directory)

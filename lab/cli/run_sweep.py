@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from lab.cli.output import align_columns
+from lab.cli.output import align_columns, tensorboard_hint
 from lab.cli.sweep_progress import REPORT_EVERY, LiveView, job_label
 from lab.config.overrides import swept_keys
 from lab.config.settings import Policy
@@ -178,7 +178,7 @@ def print_results(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: st
     if table.best:
         tied = f" ({table.ties} more have the same score; this one comes first)" if table.ties else ""
         print(f"best: {table.best}{tied}")
-    print(f"{plan.directory} has the sweep; look at it with: tensorboard --logdir {curves}")
+    print(f"{plan.directory} has the sweep{tensorboard_hint(curves, [job.directory for job in plan.unique_jobs])}")
 
 
 def count_states(plan: Plan, outcomes: Mapping[int, Outcome], missing_label: str) -> str:

@@ -9,29 +9,29 @@ from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
 from lab.cli.output import align_columns, format_time
 from lab.errors import ConfigError
 from lab.ledger.diff import flatten_config
-from lab.ledger.listing import find_run, find_sweep, run_row
+from lab.ledger.listing import find_run_or_sweep, is_sweep, run_row
 from lab.ledger.saved_run import SavedRun
 from lab.text import format_number
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("lab show", description="Everything about one run, or the jobs of a sweep.")
-    parser.add_argument("run", type=Path, help=RUN_HELP)
+    parser.add_argument("run", type=Path, help=f"{RUN_HELP}; or a sweep's")
     parser.add_argument("--json", action="store_true", help="as JSON")
     options = parse_arguments(parser, arguments)
-    if (sweep := find_sweep(options.run, options.outputs)) and not find_run(options.run, options.outputs):
-        show_sweep(sweep, options.json)
+    directory = find_run_or_sweep(options.run, options.outputs) or options.run
+    if is_sweep(directory):
+        show_sweep(directory, options.json)
         return 0
-    run = read_run(options.run, options.outputs)
+    run = read_run(directory, options.outputs)
     facts: dict[str, Any] = {**run_row(run), "config": run.config, "status": run.status}
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
-    started, ended = facts["started"], facts["ended"]
     lines = [[name, str(facts[name])] for name in ("id", "dir", "state", "experiment", "seed")]
-    lines += [["overrides", " ".join(facts["overrides"])], ["started", format_time(started)]]
-    if started and ended:
-        lines.append(["took", f"{ended - started:.1f} s"])
+    lines += [["overrides", " ".join(facts["overrides"])], ["started", format_time(facts["started"])]]
+    if seconds := run.seconds_so_far:
+        lines.append(["took", f"{seconds:.1f} s"])
     if error := facts.get("error") or run.status.get("error"):
         lines.append(["error", error])
     if changed := run.changed_files(checkpoints=False):

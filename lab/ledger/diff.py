@@ -16,13 +16,14 @@ def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def diff_runs(*runs: SavedRun) -> list[tuple[Any, ...]]:
-    """(name, value in each run) of the config, the code, the environment and the results, where they differ."""
+    """(name, value in each run) of the config, the code, the environment and the results, where they differ. Values of
+    different types differ, as they do for a run's id: 1 is not 1.0, and not true."""
     rows: list[tuple[Any, ...]] = []
     for part, read in DIFF_PARTS.items():
         values = [flatten_config(read(run)) for run in runs]
         for name in dict.fromkeys(name for one in values for name in one):
             row = [one.get(name) for one in values]
-            if any(value != row[0] for value in row[1:]):
+            if len(set(map(repr, row))) > 1:
                 rows.append((f"{part}{name}", *row))
     return rows
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,38 +51,62 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def find_run(path_or_id: Path, outputs: Path) -> Path | None:
     """The run of this path, or the run of `outputs` of this name or whose id begins so, with SHORTEST_ID characters at
     least; None where there is none. Raises ConfigError where several ids begin so."""
-    if any((path_or_id / name).is_file() for name in RUN_FILES):
-        return path_or_id
-    return find_by_name(str(path_or_id), find_runs(outputs))
+    return path_or_id if is_run(path_or_id) else find_by_name(str(path_or_id), find_runs(outputs))
 
 
-def find_sweep(path_or_id: Path, outputs: Path) -> Path | None:
-    """The sweep of this path, or the one of `outputs` of this name or whose id begins so; None where there is none.
-    Raises ConfigError where several ids begin so."""
-    if (path_or_id / PLAN_NAME).is_file():
+def find_run_or_sweep(path_or_id: Path, outputs: Path) -> Path | None:
+    """The sweep or the run of this path, or that of `outputs` of this name or whose id begins so; None where there is
+    none. Raises ConfigError where several ids begin so, of runs and sweeps together."""
+    if is_sweep(path_or_id) or is_run(path_or_id):
         return path_or_id
-    sweeps = [path.parent for path in sorted((outputs / "sweeps").glob(f"*/{PLAN_NAME}"))]
-    return find_by_name(str(path_or_id), sweeps)
+    return find_by_name(str(path_or_id), [*find_runs(outputs), *find_sweeps(outputs)])
+
+
+def find_sweeps(outputs: Path) -> list[Path]:
+    """The sweeps in `outputs`/sweeps, and those that hydra.sweep.dir put into `outputs` itself."""
+    plans = [*outputs.glob(f"sweeps/*/{PLAN_NAME}"), *outputs.glob(f"*/{PLAN_NAME}")]
+    return sorted(path.parent for path in plans if path.is_file())
+
+
+def is_run(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in RUN_FILES)
+
+
+def is_sweep(directory: Path) -> bool:
+    return (directory / PLAN_NAME).is_file()
 
 
 def find_by_name(text: str, directories: Iterable[Path]) -> Path | None:
-    """The directory of this name, or whose id begins so; None where there is none. Raises ConfigError for several."""
-    if "/" in text or len(text) < SHORTEST_ID:
+    """The directory of this name or id, or else the one whose id begins so; None where there is none. Of several
+    directories with the same id, such as copies, it is the first whose name ends with it, since any folder's manifest
+    may claim an id. Raises ConfigError for several ids."""
+    if "/" in text:
         return None
-    named = {}  # a sweep's links lead to runs that are found at their own place, too
+    named: dict[Path, tuple[Path, str]] = {}  # a sweep's links lead to runs that are found at their own place, too
     for directory in directories:
-        if text == directory.name or directory_id(directory).startswith(text):
-            named.setdefault(directory.resolve(), directory)
-    if len(named) > 1 and text not in map(directory_id, named.values()):
-        ids = ", ".join(map(directory_id, named.values()))
-        raise ConfigError(f"several ids begin with {text}: {ids}; give more characters")
-    return next(iter(named.values()), None)
+        own_id = directory_id(directory)
+        if text == directory.name or (len(text) >= SHORTEST_ID and own_id.startswith(text)):
+            named.setdefault(directory.resolve(), (directory, own_id))
+    exact = [(directory, own_id) for directory, own_id in named.values() if text in (directory.name, own_id)]
+    candidates = exact or list(named.values())
+    ids = list(dict.fromkeys(own_id for _, own_id in candidates))
+    if len(ids) > 1 and exact:
+        raise ConfigError(f"several are called {text}: {', '.join(str(path) for path, _ in exact)}; give a path")
+    if len(ids) > 1:
+        raise ConfigError(f"several ids begin with {text}: {', '.join(ids)}; give more characters")
+    candidates.sort(key=lambda candidate: not RUN_NAME.search(candidate[0].name))
+    return candidates[0][0] if candidates else None
 
 
 def directory_id(directory: Path) -> str:
-    """The id that ends a directory's name: 8 characters, of a run with again=true `again1-` and these."""
-    match = AGAIN_NAME.search(directory.name)
-    return match[1] if match else directory.name[-8:]
+    """The id that ends a directory's name: 8 characters, of a run with again=true `again1-` and these. Of a directory
+    with a name of the user's it is the id in its manifest, and the end of the name where it has none."""
+    if match := AGAIN_NAME.search(directory.name):
+        return match[1]
+    if not RUN_NAME.search(directory.name):
+        with suppress(DamagedRun, OSError):
+            return SavedRun(directory).id
+    return directory.name[-8:]
 
 
 def runs_by_id(folder: Path) -> dict[str, Path]:
@@ -145,8 +170,6 @@ def run_row(run: SavedRun) -> dict[str, Any]:
             "dir": str(run.directory),
             "state": "damaged",
             **empty,
-            "started": None,
-            "ended": None,
             "error": str(error),
         }
 

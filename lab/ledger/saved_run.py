@@ -94,9 +94,19 @@ class SavedRun:
     @property
     def seconds(self) -> float | None:
         """The seconds that a finished run took, all its segments together; None for any other run."""
+        return self.seconds_so_far if self.is_done else None
+
+    @property
+    def seconds_so_far(self) -> float | None:
+        """The seconds of all segments of the run whose ends are known, without the time between them; None where there
+        is no such segment. A run that failed or diverged has the end of its last segment in its status."""
         segments = self.manifest.get("segments", [])
-        durations = [segment["ended"] - segment["started"] for segment in segments if "ended" in segment]
-        return round(sum(durations), 2) if durations and self.is_done else None
+        ends = [segment.get("ended") for segment in segments]
+        if ends and ends[-1] is None:
+            ends[-1] = self.status.get("ended")
+        pairs = zip(segments, ends, strict=True)
+        durations = [ended - segment["started"] for segment, ended in pairs if ended is not None]
+        return round(sum(durations), 2) if durations else None
 
     @property
     def newest_metrics(self) -> dict[str, float]:
@@ -123,9 +133,14 @@ class SavedRun:
     def check_done(self) -> None:
         """Raises ConfigError for a run that is not done."""
         if not self.is_done:
+            next_command = {
+                "running": "wait for its end",
+                "failed": f"lab retry {self.directory} does it again",
+                "diverged": "lab train with a lower optimizer.lr or max_norm=1 may end well",
+            }.get(self.state, f"lab resume {self.directory} goes on with it")
             raise ConfigError(
-                f"{self.directory} is {self.state}, not done; the command that started it goes on with it, or give one "
-                f"of its checkpoints, such as {self.directory}/checkpoints/last.pt"
+                f"{self.directory} is {self.state}, not done; {next_command}; or give one of its checkpoints, such as "
+                f"{self.directory}/checkpoints/last.pt"
             )
 
     def _read_mapping(self, name: str) -> dict[str, Any]:

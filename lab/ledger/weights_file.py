@@ -8,7 +8,7 @@ from lab.ledger.listing import find_run
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import sha256
 
-RUN_ID = re.compile(r"[0-9a-f]{8}")
+RUN_ID = re.compile(r"(again\d+-)?[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class WeightsFile:
 
 def find_weights(weights: str, outputs: Path) -> WeightsFile | None:
     """The file that `weights` names: a file, or the final weights of a run, given by its directory or by its id (8
-    characters) among the runs of `outputs`. None for anything else, such as a name that the model's library knows.
+    characters, or `again2-` and these) among the runs of `outputs`. None for anything else, such as a name that the
+    model's library knows.
 
     Raises ConfigError for a run that is not done, ValueError for one without final weights.
     """

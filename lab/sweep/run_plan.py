@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from lab.identity.run_directory import short_override
 from lab.identity.source_code import CodeWatch
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import refuse_link, slugify
+from lab.redact import redact_text
 from lab.sweep.controller import Source, SweepController, View
 from lab.sweep.plan import Job, Plan, link_run, read_plan, write_plan
 from lab.sweep.pool import Pool
@@ -112,23 +115,38 @@ def name_links(plan: Plan) -> Path | None:
     if not plan.jobs or plan.directory.parent.name != "sweeps":
         return None
     folder = plan.directory.parent.parent / "tensorboard" / plan.directory.name
-    keys = swept_keys([job.composed.overrides for job in plan.jobs])
-    width = len(str(max(job.number for job in plan.jobs)))
+    targets = {folder / name: os.path.relpath(directory, folder) for name, directory in link_names(plan).items()}
     try:
         refuse_link(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for link in folder.iterdir():
-            if link.is_symlink():
+            if link.is_symlink() and os.readlink(link) != targets.get(link):
                 link.unlink(missing_ok=True)
-        for job in plan.unique_jobs:
-            swept = [override for override in job.composed.overrides if override_key(override) in keys]
-            parts = [f"{job.number:0{width}d}", *(slugify(short_override(override)) for override in swept)]
-            link = folder / " ".join(parts)[:200]
-            if job.directory.is_dir() and not link.is_symlink():
-                link.symlink_to(os.path.relpath(job.directory, folder), target_is_directory=True)
+        for link, target in targets.items():
+            with suppress(FileExistsError):  # there already, or made by another process of the same sweep
+                link.symlink_to(target, target_is_directory=True)
     except (OSError, DamagedRun):
         return None
     return folder
+
+
+def link_names(plan: Plan) -> dict[str, Path]:
+    """The directories of the plan's runs that exist, by number and swept values. A key is named by its last part, in
+    full where two swept keys end in the same; secrets are redacted."""
+    keys = swept_keys([job.composed.overrides for job in plan.jobs])
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+    width = len(str(max(job.number for job in plan.jobs)))
+    names = {}
+    for job in plan.unique_jobs:
+        parts = [f"{job.number:0{width}d}"]
+        for override in job.composed.overrides:
+            key = override_key(override)
+            if key in keys:
+                shown = redact_text(override)
+                parts.append(slugify(short_override(shown) if ends[key.rpartition(".")[2]] == 1 else shown))
+        if job.directory.is_dir():
+            names[" ".join(parts)[:200]] = job.directory
+    return names
 
 
 def run_in_pool(

@@ -69,8 +69,8 @@ class Table:
     """A table of runs.
 
     header: names of the columns.  rows: values of the columns, None for a missing value.  best: directory of the best
-    run; None where no run is done, or where the runs monitor different scores.  main_columns: names of the columns that
-    are printed; the CSV has all.  ties: number of further runs with the best score.
+    run; None where no run has its score, or where the runs monitor different ones.  main_columns: names of the columns
+    that are printed; the CSV has all.  ties: number of further runs with the best score.
     """
 
     header: Sequence[str]
@@ -116,7 +116,7 @@ def make_table(rows: Sequence[TableRow], keys: Sequence[str]) -> Table:
     ]
     header = ["n", *keys, "state", *metrics, "seconds", "id"]
     main = ["n", *keys, "state", *main_metrics, "seconds", "id"]
-    best = rows[0].directory if len(monitors) == 1 else None
+    best = rows[0].directory if len(monitors) == 1 and rows[0].sort_key[0] == 0 else None
     ties = sum(row.sort_key[:2] == rows[0].sort_key[:2] for row in rows[1:]) if best else 0
     with_directory = [[*line, str(row.directory)] for line, row in zip(cells, rows, strict=True)]
     return Table([*header, "directory"], with_directory, best, main, ties)
