@@ -1,9 +1,10 @@
 """Texts with labels, from a table of one's own."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -63,39 +64,16 @@ def text_csv(
     training rows alone.  max_length: tokens after which a text is cut.
     Raises ValueError with file and line for rows that cannot be used.
     """
+    names = class_names(train_file, classes, num_classes, label, header)
     columns = [text, *([second_text] if second_text is not None else []), label]
-    names = list(classes) if classes else find_classes(Path(train_file), label, header)
-    if len(names) != num_classes:
-        raise ValueError(
-            f"{train_file} has {len(names)} classes ({join_names(names)}); give data.num_classes={len(names)}"
-        )
-
-    def read(file: str) -> TextRows:
-        return read_split(Path(file), columns, names, header)
-
-    train = read(train_file)
-    test = read(test_file) if test_file else None
-    if test is None:
-        kept, held_out = split_indices(len(train.labels), test_share, seed=0)
-        train, test = train.take(kept), train.take(held_out)
-    val = read(val_file) if val_file else None
-    if val is None:
-        kept, held_out = split_indices(len(train.labels), val_share, seed)
-        train, val = train.take(kept), train.take(held_out)
+    read = partial(read_split, columns=columns, classes=names, header=header)
+    train, val, test = split_rows(read, [train_file, val_file, test_file], val_share, test_share, seed)
     if train_examples is not None:
         train = train.take(balanced_indices(torch.tensor(train.labels), train_examples, seed))
     made = make_tokenizer(tokenizer, [*train.texts, *(train.pairs or [])], vocab_size, lowercase)
-    if made.get_vocab_size() > vocab_size:
-        raise ValueError(
-            f"{tokenizer} has {made.get_vocab_size()} tokens; give data.vocab_size={made.get_vocab_size()}"
-        )
-
-    def encode(rows: TextRows) -> LabelledSequences:
-        return join_sequences(encode_texts(made, rows.texts, rows.pairs, max_length), rows.labels)
-
-    splits = [encode(rows) for rows in (train, val, test)]
-    cut = sum(int((split.lengths >= max_length).sum()) for split in splits)
-    counts = ", ".join(f"{len(rows.labels):,}" for rows in (train, val, test))
+    if (size := made.get_vocab_size()) > vocab_size:
+        raise ValueError(f"{tokenizer} has {size} tokens; give data.vocab_size={size}")
+    splits = [encode_rows(made, rows, max_length) for rows in (train, val, test)]
     return PaddedSequences(
         *splits,
         batch_size=batch_size,
@@ -103,9 +81,52 @@ def text_csv(
         pad=pad_id(made),
         group_by_length=group_by_length,
         classes=names,
-        description=f"texts for training, validation and test: {counts}; {made.get_vocab_size():,} tokens in the "
-        f"vocabulary; {cut} texts are cut at {max_length} tokens",
+        description=describe_texts(splits, size, max_length),
         files={"tokenizer.json": made.to_str().encode()},
+    )
+
+
+def class_names(
+    train_file: str, classes: Sequence[str] | None, num_classes: int, label: Column, header: bool
+) -> list[str]:
+    """The names of the classes, from the training file where they are not given. Raises ValueError for another number
+    of them than `num_classes`."""
+    names = list(classes) if classes else find_classes(Path(train_file), label, header)
+    if len(names) != num_classes:
+        found = f"{len(names)} classes ({join_names(names)})"
+        raise ValueError(f"{train_file} has {found}; give data.num_classes={len(names)}")
+    return names
+
+
+def split_rows(
+    read: Callable[[Path], TextRows], files: Sequence[str | None], val_share: float, test_share: float, seed: int
+) -> tuple[TextRows, TextRows, TextRows]:
+    """The rows for training, validation and test.  files: of the three; the last two are drawn from the first where
+    they are None."""
+    train_file, val_file, test_file = files
+    train = read(Path(str(train_file)))
+    if test_file:
+        test = read(Path(test_file))
+    else:
+        kept, held_out = split_indices(len(train.labels), test_share, seed=0)
+        train, test = train.take(kept), train.take(held_out)
+    if val_file:
+        return train, read(Path(val_file)), test
+    kept, held_out = split_indices(len(train.labels), val_share, seed)
+    return train.take(kept), train.take(held_out), test
+
+
+def encode_rows(tokenizer: Any, rows: TextRows, max_length: int) -> LabelledSequences:
+    return join_sequences(encode_texts(tokenizer, rows.texts, rows.pairs, max_length), rows.labels)
+
+
+def describe_texts(splits: Sequence[LabelledSequences], vocab_size: int, max_length: int) -> str:
+    """What is shown when a run starts."""
+    counts = ", ".join(f"{len(split.labels):,}" for split in splits)
+    cut = sum(int((split.lengths >= max_length).sum()) for split in splits)
+    return (
+        f"texts for training, validation and test: {counts}; {vocab_size:,} tokens in the vocabulary; {cut} texts are "
+        f"cut at {max_length} tokens"
     )
 
 
