@@ -9,8 +9,7 @@ from lab.cli.output import align_columns
 from lab.cli.report import FORMATS, format_report, parse_formats, report_lines
 from lab.cli.run_sweep import print_jobs, try_sweep
 from lab.cli.train import train_plan
-from lab.config.hydra_setup import find_study_files
-from lab.config.studies import parse_seeds, read_study_file
+from lab.config.studies import find_study_files, parse_seeds, read_study_file
 from lab.errors import ConfigError
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner

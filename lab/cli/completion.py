@@ -3,7 +3,6 @@
 import os
 from collections.abc import Collection, Iterable
 from glob import escape, glob
-from importlib import resources
 from pathlib import Path
 
 # verbs whose arguments are overrides, after this many arguments of their own
@@ -20,7 +19,7 @@ OVERRIDES_AFTER = {
 }
 RUN_VERBS = ("show", "diff", "resume", "retry", "eval", "adapter", "rerun", "report", "ls")
 SWEEP_VERBS = ("show", "resume", "retry", "report", "ls")
-STUDY_VERBS = {"ablate": "factors:", "reproduce": "claims:"}
+STUDY_VERBS = {"ablate": "factors", "reproduce": "claims"}  # the key of their files
 FLAGS = {
     "check": ("--resume",),
     "rank": ("--json",),
@@ -124,9 +123,9 @@ def path_names(typed: str) -> list[str]:
     return [f"{path}/" if os.path.isdir(path) else path for path in paths]
 
 
-def study_names(key: str) -> Iterable[str]:
-    """The ablations or the papers in the experiments of this directory and of lab."""
-    for root in (Path.cwd() / "experiments", Path(str(resources.files("lab.experiments")))):
-        for path in sorted(root.glob("*/*.yaml")):
-            if f"\n{key}" in path.read_text(encoding="utf-8", errors="replace"):
-                yield path.parent.name if key == "claims:" else f"{path.parent.name}/{path.stem}"
+def study_names(key: str) -> list[str]:
+    """The ablations, or the studies with a paper's claims, in the experiments of this directory and of lab."""
+    from lab.config.studies import find_study_files, study_keys
+
+    names = [name for name, path in find_study_files().items() if key in study_keys(path)]
+    return [name.rpartition("/")[0] for name in names] if key == "claims" else names

@@ -10,9 +10,8 @@ from typing import Any
 from lab.cli.output import align_columns
 from lab.cli.run_sweep import print_jobs, try_sweep
 from lab.cli.train import train_plan
-from lab.config.hydra_setup import find_study_files
 from lab.config.overrides import override_key
-from lab.config.studies import merge_overrides, read_study_file
+from lab.config.studies import find_study_files, merge_overrides, read_study_file
 from lab.errors import EXIT_INTERRUPTED, EXIT_NOT_REPRODUCED, EXIT_STOPPED
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner

@@ -3,7 +3,6 @@
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.hydra_trust import use_trusted_loader
 from lab.config.messages import readable_error
-from lab.config.studies import is_study_file
+from lab.config.studies import find_study_files, is_study_file
 from lab.data.image_files import class_folders
 from lab.errors import ConfigError
 from lab.yaml_aliases import check_yaml_aliases
@@ -89,17 +88,6 @@ def store_experiment(name: str, path: Path) -> None:
 def find_experiments() -> dict[str, Path]:
     """The file of each experiment by its name, `<study>/<name>`, without ablations and papers' claims."""
     return {name: path for name, path in find_study_files().items() if not is_study_file(path)}
-
-
-def find_study_files() -> dict[str, Path]:
-    """Every YAML in experiments/ by its name, `<study>/<name>`. The working directory's files override lab's own."""
-    experiments: dict[str, Path] = {}
-    for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
-        root = Path(str(folder))
-        names = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("**/*.yaml"))}
-        # hidden files are drafts of editors and notebooks
-        experiments |= {name: path for name, path in names.items() if not f"/{name}".count("/.")}
-    return experiments
 
 
 def subfolders(path: str) -> ListConfig:

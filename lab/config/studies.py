@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,34 @@ from lab.config.overrides import override_key
 from lab.errors import ConfigError
 from lab.record.files import check_size
 from lab.text import suggest
-from lab.yaml_aliases import check_yaml_aliases
+from lab.yaml_aliases import load_yaml
 
-STUDY_FILE = re.compile(r"^(factors|claims):", re.MULTILINE)  # the key that tells such a file from an experiment
+STUDY_KEY = re.compile(r"^(factors|claims):", re.MULTILINE)  # a key that tells such a file from an experiment
+
+
+def find_study_files() -> dict[str, Path]:
+    """Every YAML in experiments/ by its name, `<study>/<name>`. The working directory's files override lab's own."""
+    experiments: dict[str, Path] = {}
+    for folder in (resources.files("lab.experiments"), Path.cwd() / "experiments"):
+        root = Path(str(folder))
+        names = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("**/*.yaml"))}
+        # hidden files are drafts of editors and notebooks
+        experiments |= {name: path for name, path in names.items() if not f"/{name}".count("/.")}
+    return experiments
 
 
 def is_study_file(path: Path) -> bool:
     """Whether a YAML in experiments/ is an ablation or a paper's claims."""
+    return bool(study_keys(path))
+
+
+def study_keys(path: Path) -> set[str]:
+    """Which of `factors` and `claims` a file has, found without parsing it."""
     try:
         check_size(path)
-        return STUDY_FILE.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+        return set(STUDY_KEY.findall(path.read_text(encoding="utf-8", errors="replace")))
     except OSError:
-        return False
+        return set()
 
 
 def read_study_file(files: Mapping[str, Path], name: str, key: str) -> tuple[Path, dict[str, Any]]:
@@ -31,8 +48,8 @@ def read_study_file(files: Mapping[str, Path], name: str, key: str) -> tuple[Pat
     files: the YAMLs in experiments/ by their names.
     """
     path = files.get(name)
-    if path is None or not is_study_file(path):
-        known = [other for other, file in files.items() if is_study_file(file) and has_key(file, key)]
+    if path is None or not study_keys(path):
+        known = [other for other, file in files.items() if key in study_keys(file)]
         raise ConfigError(f"no file experiments/{name}.yaml with {key}:; {suggest(name, known)}")
     content = parse_yaml(path)
     if key not in content:
@@ -40,14 +57,9 @@ def read_study_file(files: Mapping[str, Path], name: str, key: str) -> tuple[Pat
     return path, content
 
 
-def has_key(path: Path, key: str) -> bool:
-    return re.search(rf"^{key}:", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE) is not None
-
-
 def parse_yaml(path: Path) -> dict[str, Any]:
-    check_yaml_aliases(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -9,9 +9,7 @@ import yaml
 from lab.errors import ConfigError, DamagedRun
 from lab.record.files import check_size, read_json, read_json_lines
 from lab.record.status import changed_files, read_status
-from lab.yaml_aliases import check_yaml_aliases
-
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml: ten times as fast
+from lab.yaml_aliases import load_yaml
 
 # types of the fields of a run's files that lab reads
 FIELDS: dict[str, dict[str, Any]] = {
@@ -152,8 +150,7 @@ class SavedRun:
             return {}
         check_size(path)
         try:
-            check_yaml_aliases(path)
-            return self._check_mapping(name, yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {})
+            return self._check_mapping(name, load_yaml(path) or {})
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ConfigError) as error:
             raise DamagedRun(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
