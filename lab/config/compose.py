@@ -26,6 +26,7 @@ from lab.config.composed import ComposedConfig, unresolved_container
 from lab.config.hydra_setup import check_text_keys, plain_config, without_hydra_node
 from lab.config.messages import explain, readable_error
 from lab.errors import ConfigError
+from lab.ledger.diff import value_at
 
 PLAIN_TYPES = (str, int, float, bool, type(None))
 # resolvers that depend only on those parts of the config that their arguments name
@@ -108,7 +109,7 @@ class ComposedBase:
             return [self.resolve_value(part, root) for part in value]
         if not isinstance(value, str) or "${" not in value:
             return value
-        if (mention := ONE_MENTION.fullmatch(value)) and (target := lookup_path(mention[1], root)) is not None:
+        if (mention := ONE_MENTION.fullmatch(value)) and (target := value_at(root, mention[1])) is not None:
             text = to_json(target)
             if "${" not in text and "???" not in text:
                 return target
@@ -195,9 +196,9 @@ def mentioned_values(text: str, root: Mapping[str, Any]) -> dict[str, Any]:
     while unread:
         for mentioned in {plain or selected for plain, selected in MENTION.findall(unread.pop())}:
             # the whole top-level node if there is no value at the path, or if an interpolation lies on it
-            path = mentioned if lookup_path(mentioned, root) is not None else mentioned.partition(".")[0]
+            path = mentioned if value_at(root, mentioned) is not None else mentioned.partition(".")[0]
             if path not in values and path.partition(".")[0] in root:
-                value = lookup_path(path, root)  # may be null
+                value = value_at(root, path)  # may be null
                 if not has_only_absolute(value_text := to_json(value)):
                     return dict(root)  # the text may depend on any part of the config
                 values[path] = value
@@ -209,14 +210,6 @@ def has_only_absolute(text: str) -> bool:
     """Whether all interpolations in `text` depend only on values that they mention by absolute path."""
     known = len(MENTION.findall(text)) + sum(resolver in KNOWN_RESOLVERS for resolver in RESOLVER.findall(text))
     return text.count("${") == known
-
-
-def lookup_path(path: str, root: Mapping[str, Any]) -> Any:
-    """The value at a dotted path; None where there is none."""
-    value: Any = root
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def to_json(value: Any) -> str:

@@ -13,6 +13,7 @@ from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS
 from lab.config.overrides import split_override
 from lab.identity.identity import Identity
+from lab.ledger.diff import value_at
 from lab.ledger.saved_run import SavedRun
 from lab.record.environment import describe_environment
 from lab.record.files import make_folder, write_new
@@ -37,9 +38,7 @@ def overridden_values(composed: ComposedConfig) -> dict[str, Any]:
     values = {}
     for override in composed.overrides:
         key, _ = split_override(override)
-        value: Any = composed.resolved
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = value_at(composed.resolved, key)
         if value is not None and not isinstance(value, Mapping):
             values[key] = value
     return values

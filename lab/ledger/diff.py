@@ -15,6 +15,14 @@ def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): value} if prefix else {}
 
 
+def value_at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a nest of mappings; None where there is none."""
+    value: Any = config
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def diff_runs(*runs: SavedRun) -> list[tuple[Any, ...]]:
     """(name, value in each run) of the config, the code, the environment and the results, where they differ. Values of
     different types differ, as they do for a run's id: 1 is not 1.0, and not true."""

@@ -3,6 +3,8 @@
 Does not import torch, so that commands that only read runs stay fast.
 """
 
+from collections.abc import Container
+
 
 def is_metric(name: str) -> bool:
     """Whether a key names a metric: `train/loss` does; `step` and `epoch`, which are logged beside metrics, do not."""
@@ -28,6 +30,12 @@ def without_split(metric: str) -> str:
 def with_split(metric: str, split: str) -> str:
     """The same metric of another split: `gap/accuracy` of `val/accuracy` and `gap`."""
     return add_split(without_split(metric), split)
+
+
+def on_test(metric: str, names: Container[str]) -> str:
+    """The same metric of the test set where `names` has it, else the metric itself."""
+    test = with_split(metric, "test")
+    return test if test in names else metric
 
 
 def add_split(name: str, split: str) -> str:

@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lab.config.overrides import split_override
+from lab.config.overrides import override_key
 from lab.errors import ConfigError, DamagedRun
 from lab.identity.identity import is_bookkeeping
+from lab.ledger.diff import value_at
 from lab.ledger.listing import directory_id, find_runs
 from lab.ledger.saved_run import SavedRun
-from lab.metrics.directions import usual_direction
-from lab.metrics.names import is_overall, with_split, without_split
+from lab.metrics.directions import find_direction
+from lab.metrics.names import is_overall, on_test
 from lab.text import suggest
 
 NOT_AXES = ("experiment", "local", "paths", "logger", "debug", "search", "sweep")
@@ -49,8 +50,7 @@ class ReportedRun:
     @cached_property
     def seconds(self) -> float:
         """The seconds that all segments took, also of a run that is not done."""
-        ends = [(part.get("started"), part.get("ended")) for part in self.manifest.get("segments", [])]
-        return sum(end - start for start, end in ends if start is not None and end is not None)
+        return 0.0 if self.state == "damaged" else self.saved.seconds_so_far or 0.0
 
     def value(self, key: str) -> str | None:
         """The option chosen of a group, or the value of a key of the config, as text; None where there is none."""
@@ -59,9 +59,7 @@ class ReportedRun:
         choices = self.manifest.get("choices") or {}
         if key in choices:
             return None if choices[key] is None else str(choices[key])
-        value: Any = self.saved.config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = value_at(self.saved.config, key)
         return None if value is None else format_value(value)
 
     def score(self, metric: str) -> float | None:
@@ -109,7 +107,7 @@ def differing_keys(runs: Sequence[ReportedRun], pair: Sequence[str]) -> list[str
     """The groups and keys in which the runs differ, in the order in which they were given, without those of `pair`."""
     candidates: dict[str, None] = {}
     for run in runs:
-        candidates |= dict.fromkeys(split_override(text)[0].lstrip("+~") for text in run.manifest.get("overrides", []))
+        candidates |= dict.fromkeys(override_key(text) for text in run.manifest.get("overrides", []))
     for run in runs:
         candidates |= dict.fromkeys(run.manifest.get("choices") or {})
     keys = [key for key in candidates if key and key not in (*pair, *NOT_AXES) and not is_bookkeeping(key)]
@@ -132,13 +130,10 @@ def choose_metric(runs: Sequence[ReportedRun], metric: str | None, mode: str | N
         if not monitors:
             names = ", ".join(counts) or "none: no run is done"
             raise ConfigError(f"the runs monitor no score; give --metric, one of: {names}")
-        monitored = str(monitors.most_common(1)[0][0][0])
-        on_test = with_split(monitored, "test")
-        metric = on_test if counts[on_test] else monitored
+        metric = on_test(monitors.most_common(1)[0][0][0], counts)
     if not any(metric in run.scores for run in done):
         raise ConfigError(f"no run that is done has {metric}; {suggest(metric, counts)}")
-    known = {without_split(name): direction for name, direction in monitors}
-    direction = mode or known.get(without_split(metric)) or usual_direction(without_split(metric))
+    direction = find_direction(metric, mode, dict(monitors.keys()))
     if direction is None:
         raise ConfigError(f"whether more or less {metric} is better is not known; give --mode max or --mode min")
     return metric, direction

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lab.errors import ConfigError
 from lab.execution.outcome import Outcome
 from lab.ledger.saved_run import SavedRun
-from lab.metrics.directions import usual_direction
-from lab.metrics.names import with_split, without_split
+from lab.metrics.directions import find_direction
+from lab.metrics.names import on_test
 from lab.statistics.sequential import Decision, Race, SequentialTest
 from lab.sweep.controller import Group
 from lab.sweep.plan import Job
@@ -114,10 +114,9 @@ class DecidingJobs:
     def choose_metric(self, monitor: str | None, mode: str | None, names: Sequence[str]) -> None:
         """Settle the metric and its better end.  monitor, mode: of the first run that ended.  names: its scores."""
         if self.metric is None and monitor is not None:
-            self.metric = with_split(monitor, "test") if with_split(monitor, "test") in names else monitor
+            self.metric = on_test(monitor, names)
         if self.metric is None or self.metric not in names:
             raise ConfigError(f"no score {self.metric}; --metric takes one of: {', '.join(sorted(names)[:12])}")
-        same = monitor is not None and without_split(monitor) == without_split(self.metric)
-        self.mode = self.mode or (mode if same else None) or usual_direction(without_split(self.metric))
+        self.mode = find_direction(self.metric, self.mode, {monitor: mode} if monitor and mode else {})
         if self.mode is None:
             raise ConfigError(f"whether more or less {self.metric} is better is not known; give --mode max or min")
