@@ -1,5 +1,6 @@
 """Formatting of names and numbers in messages."""
 
+import math
 import re
 import sysconfig
 import traceback
@@ -117,6 +118,21 @@ def format_number(value: float | None) -> str:
 
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def as_number(text: str) -> float | None:
+    """The finite number that a text spells, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def by_number(text: str) -> tuple[bool, float, str]:
+    """A key that sorts numbers by size, before words by the alphabet."""
+    number = as_number(text)
+    return number is None, number or 0.0, text
 
 
 def csv_cell(cell: Any) -> Any:

@@ -21,7 +21,7 @@ from lab.record.files import write_atomically
 from lab.report.claims import Claim, Paper, parse_paper
 from lab.report.collect import ReportedRun, choose_metric, read_reported_run
 from lab.report.lock import lock_differences, locked_arm, locked_packages, read_lock, write_lock
-from lab.report.tables import ReportTable, compute_line, show_number, show_seconds
+from lab.report.tables import ReportTable, compute_line, show_interval, show_seconds
 from lab.statistics.equivalence import ClaimVerdict, Judgement
 from lab.statistics.intervals import standard_deviation
 from lab.sweep.plan import Job, Plan
@@ -168,9 +168,6 @@ def verdict_table(paper: Paper, verdicts: Sequence[tuple[Judgement | None, int]]
         if judgement is None:
             rows.append([claim.name, claim.source, claim.statement, None, None, None, NOT_RUN])
             continue
-        interval = None
-        if judgement.low is not None and judgement.high is not None:
-            interval = f"{show_number(judgement.low)} to {show_number(judgement.high)}"
         more = f" ({judgement.seeds} seeds would decide)" if judgement.seeds else ""
         rows.append(
             [
@@ -178,7 +175,7 @@ def verdict_table(paper: Paper, verdicts: Sequence[tuple[Judgement | None, int]]
                 claim.source,
                 claim.statement,
                 judgement.estimate,
-                interval,
+                show_interval(judgement.interval),
                 seeds,
                 f"{judgement.verdict}{more}",
             ]

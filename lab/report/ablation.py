@@ -16,7 +16,7 @@ from lab.statistics.comparison import compare_paired, holm
 
 DESIGNS = ("leave_one_out", "add_one", "factorial", "path")
 KEYS = ("base", "factors", "design", "seeds", "metric", "mode")
-MOST_CELLS = 256
+MOST_VARIANTS = 256
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def parse_ablation(path: Path, content: Mapping[str, Any]) -> Ablation:
         content.get("metric"),
         content.get("mode"),
     )
-    if len(ablation.variants) > MOST_CELLS:
+    if len(ablation.variants) > MOST_VARIANTS:
         raise ConfigError(
-            f"{path} has {len(ablation.variants)} variants, more than {MOST_CELLS}; design: leave_one_out has fewer"
+            f"{path} has {len(ablation.variants)} variants, more than {MOST_VARIANTS}; design: leave_one_out has fewer"
         )
     return ablation
 

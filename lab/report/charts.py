@@ -13,7 +13,7 @@ import numpy as np
 from lab.report.collect import ReportedRun
 from lab.report.report import Condition, Report
 from lab.report.tables import show_interval, show_number
-from lab.text import printable
+from lab.text import as_number, by_number, printable
 
 WIDTH, LEFT, RIGHT = 720, 70, 20
 MOST_CURVES = 8
@@ -185,14 +185,6 @@ def axis_places(values: Sequence[str | None]) -> dict[str, float]:
     return {text: y_of(size) for size, text in sorted(zip(sized, texts, strict=True))}
 
 
-def as_number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def heat_chart(report: Report) -> str:
     """The mean score by the two keys with the most values, where there are two."""
     if len(report.keys) < 2:
@@ -233,7 +225,7 @@ def heat_chart(report: Report) -> str:
 
 def sorted_values(runs: Sequence[ReportedRun], key: str) -> list[str]:
     texts = {str(run.value(key)) for run in runs}
-    return sorted(texts, key=lambda text: (as_number(text) is None, as_number(text) or 0.0, text))
+    return sorted(texts, key=by_number)
 
 
 def importance_chart(importance: Mapping[str, float] | None) -> str:

@@ -38,19 +38,17 @@ def lock_differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[
             lines.append(f"{arm}: not locked yet")
             continue
         for part in ("config", "files"):
-            then, current = before.get(part, {}), content[part]
-            lines += [
-                f"{arm}: {key}: {show_value(then, key)} then, {show_value(current, key)} now"
-                for key in dict.fromkeys([*then, *current])
-                if then.get(key) != current.get(key)
-            ]
-    then, current = locked.get("packages", {}), now["packages"]
-    lines += [
-        f"package {name}: {show_value(then, name)} then, {show_value(current, name)} now"
-        for name in dict.fromkeys([*then, *current])
-        if then.get(name) != current.get(name)
-    ]
+            lines += [f"{arm}: {line}" for line in changed_values(before.get(part, {}), content[part])]
+    lines += [f"package {line}" for line in changed_values(locked.get("packages", {}), now["packages"])]
     return lines
+
+
+def changed_values(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key}: {show_value(then, key)} then, {show_value(now, key)} now"
+        for key in dict.fromkeys([*then, *now])
+        if then.get(key) != now.get(key)
+    ]
 
 
 def show_value(values: Mapping[str, Any], key: str) -> str:

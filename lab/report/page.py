@@ -33,7 +33,7 @@ from lab.report.tables import (
 )
 from lab.statistics.across_tasks import expected_best
 from lab.statistics.importance import hyper_parameter_importance
-from lab.text import printable
+from lab.text import as_number, printable
 
 MOST_VALUES = 6  # values of a fact that are shown
 
@@ -103,10 +103,8 @@ def figures(report: Report) -> Iterable[str]:
 
 
 def typed(text: str | None) -> str | float:
-    try:
-        return float(text or "")
-    except ValueError:
-        return str(text)
+    number = as_number(text or "")
+    return str(text) if number is None else number
 
 
 def html_table(table: ReportTable, name: str, links: Sequence[str] = (), baseline: str | None = None) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lab.metrics.names import is_overall, split_of
 from lab.report.collect import ReportedRun
 from lab.report.report import Condition, Report, confidence
 from lab.statistics.intervals import ConfidenceInterval
@@ -76,8 +77,8 @@ def summary_row(condition: Condition, report: Report) -> list[Cell]:
 def all_runs_table(report: Report) -> ReportTable:
     """A row for each run, with the keys in which they differ and all overall scores of its metric's kind."""
     keys = list(dict.fromkeys([*report.keys, *report.pair]))
-    names = dict.fromkeys(name for run in report.runs for name in run.scores if name.count("/") == 1)
-    scores = [report.metric, *(name for name in names if name != report.metric and not name.startswith("hardware/"))]
+    names = dict.fromkeys(name for run in report.runs for name in run.scores if is_overall(name))
+    scores = [report.metric, *(name for name in names if name != report.metric and split_of(name) != "hardware")]
     rows = [
         [run.id, run.state, *map(run.value, keys), *map(run.scores.get, scores), round(run.seconds, 2), run.error]
         for run in report.runs

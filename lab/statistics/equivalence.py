@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from lab.statistics.comparison import ALPHA, MOST_SEEDS
-from lab.statistics.intervals import standard_deviation, t_interval, t_limit
+from lab.statistics.intervals import ConfidenceInterval, standard_deviation, t_interval, t_limit
 
 
 class ClaimVerdict(StrEnum):
@@ -23,17 +23,13 @@ class ClaimVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict.  estimate: mean of the scores, or of the differences.  low, high: its 95 % interval, or None.
+    """A verdict.  estimate: mean of the scores, or of the differences.  interval: its 95 % interval, or None.
     seeds: number of seeds that would decide it, where it is not decided and there is such a number."""
 
     verdict: ClaimVerdict
     estimate: float | None
-    low: float | None = None
-    high: float | None = None
+    interval: ConfidenceInterval | None = None
     seeds: int | None = None
-
-
-UNDECIDED = (ClaimVerdict.WITHIN_NOISE, ClaimVerdict.NOT_YET_DECIDABLE)
 
 
 def judge_value(values: Sequence[float], target: float, tolerance: float) -> Judgement:
@@ -63,11 +59,11 @@ def judge_range(values: Sequence[float], low: float, high: float, alpha: float =
         return Judgement(ClaimVerdict.NOT_YET_DECIDABLE, mean, seeds=2)
     inner, outer = t_interval(values, 1 - 2 * alpha), t_interval(values, 1 - ALPHA)
     if low <= inner.low and inner.high <= high:
-        return Judgement(ClaimVerdict.REPRODUCED, mean, outer.low, outer.high)
+        return Judgement(ClaimVerdict.REPRODUCED, mean, outer)
     if outer.high < low or outer.low > high:
-        return Judgement(ClaimVerdict.NOT_REPRODUCED, mean, outer.low, outer.high)
+        return Judgement(ClaimVerdict.NOT_REPRODUCED, mean, outer)
     verdict = ClaimVerdict.WITHIN_NOISE if low <= mean <= high else ClaimVerdict.NOT_YET_DECIDABLE
-    return Judgement(verdict, mean, outer.low, outer.high, seeds_to_decide(values, low, high, alpha))
+    return Judgement(verdict, mean, outer, seeds_to_decide(values, low, high, alpha))
 
 
 def seeds_to_decide(values: Sequence[float], low: float, high: float, alpha: float = ALPHA) -> int | None:
