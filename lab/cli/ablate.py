@@ -1,22 +1,20 @@
 """lab ablate: which parts of a recipe matter. Plans an ablation, does its runs as a sweep, and prints its table."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lab.cli.arguments import command_parser
 from lab.cli.output import align_columns
-from lab.cli.report import FORMATS, format_report, parse_formats, report_lines
-from lab.cli.run_sweep import print_jobs, try_sweep
+from lab.cli.report import FORMATS, parse_formats, report_lines, write_files
+from lab.cli.run_sweep import show_plan
 from lab.cli.train import train_plan
 from lab.config.studies import find_study_files, parse_seeds, read_study_file
-from lab.errors import ConfigError
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner
-from lab.record.files import write_atomically
 from lab.report.ablation import Ablation, main_effects, parse_ablation, scores_by_seed
 from lab.report.collect import choose_metric, read_runs
-from lab.report.report import Report, make_report
+from lab.report.report import make_report
 
 EPILOG = """An ablation is a file in a study's folder, experiments/STUDY/NAME.yaml:
 
@@ -48,8 +46,7 @@ class Ablating:
         jobs = ablation.jobs()
         plan = planner.plan([overrides for _, overrides in jobs])
         if self.plan_only:
-            print_jobs(plan)
-            return try_sweep(plan, planner.launcher_options)
+            return show_plan(plan, planner.launcher_options)
         code = train_plan(planner, plan)
         names = {job.identity.id: variant.name for job, (variant, _) in zip(plan.jobs, jobs, strict=True)}
         directories = list(dict.fromkeys(job.directory for job in plan.jobs if job.directory.is_dir()))
@@ -58,12 +55,7 @@ class Ablating:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "lab ablate",
-        description="Which parts of a recipe matter: runs an ablation and prints its table.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("ablate", "Which parts of a recipe matter: runs an ablation and prints its table.", EPILOG)
     parser.add_argument("name", metavar="STUDY/NAME", help="the ablation's file, experiments/STUDY/NAME.yaml")
     parser.add_argument("overrides", nargs="*", help="overrides of all runs")
     parser.add_argument("--seeds", type=int, help="number of seeds, in place of the file's")
@@ -93,17 +85,5 @@ def print_ablation(asked: Ablating, ablation: Ablation, names: dict[str, str], d
         effects = main_effects(ablation, scores_by_seed(runs, names, metric), mode)
         lines += ["", *align_columns(effects.lines()).splitlines()]
     print("\n".join(lines))
-    write_files(report, asked)
-
-
-def write_files(report: Report, asked: Ablating) -> None:
-    if not asked.formats:
-        return
-    try:
-        asked.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {asked.out}: {error.strerror}") from error
-    for name in asked.formats:
-        path = asked.out / f"ablation.{name}"
-        write_atomically(path, format_report(report, name, asked.name, asked.out, ranked=False).encode())
+    for path in write_files(report, asked.formats, asked.name, asked.out / "ablation", ranked=False):
         print(f"{path} has the table")

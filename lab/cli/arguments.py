@@ -13,6 +13,16 @@ RUN_HELP = "a run's directory, its name, or the first characters of its id, 4 at
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
 
 
+def command_parser(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """The parser of a command whose help ends in examples or a file's format, which keep their lines."""
+    return argparse.ArgumentParser(
+        f"lab {verb}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """The parsed arguments; `outputs` is the folder of runs, which every command takes as `paths.outputs=DIR`."""
     outputs, rest = split_outputs(arguments)

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.cli.arguments import command_parser
 from lab.cli.output import align_columns
 from lab.cli.report import report_lines
-from lab.cli.run_sweep import exit_code, preflight_with_progress, report_stop
-from lab.cli.sweep_progress import LiveView
+from lab.cli.run_sweep import exit_code, preflight_with_progress, report_stop, run_with_view
 from lab.config.outputs import split_outputs
-from lab.config.overrides import override_key, swept_keys
+from lab.config.overrides import override_key
 from lab.config.settings import Policy
 from lab.config.studies import merge_overrides
 from lab.errors import ConfigError
-from lab.execution.outcome import Outcome
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner
 from lab.ledger.listing import find_run
@@ -30,7 +29,7 @@ from lab.sweep.controller import split_pending
 from lab.sweep.decision import DecidingJobs, Question
 from lab.sweep.plan import Plan
 from lab.sweep.pool import make_pool
-from lab.sweep.run_plan import check_same_sweep, record_plan, run_in_pool
+from lab.sweep.run_plan import check_same_sweep, record_plan
 from lab.train.stop import StopSignal
 
 EPILOG = """A and B are overrides as for lab train, in quotes, or runs; what follows is common to both:
@@ -75,23 +74,14 @@ class Deciding:
                     source.take(job, outcomes[job.number])
             record_plan(plan)
             if pending and not source.is_decided:
-                code, more = self.run_pairs(planner, plan, source, policy, stop)
-                outcomes |= more
+                with make_pool([job.composed.resolved for job in pending], planner.launcher_options) as pool:
+                    preflight_with_progress(plan, pending, pool, stop)
+                    result = run_with_view(plan, len(pending), source, pool, policy, stop)
+                code = report_stop(plan, result, stop)
+                outcomes |= result.outcomes
         if code == 0:
             print_decision(source, plan)
         return code or exit_code(outcomes)
-
-    def run_pairs(
-        self, planner: SweepPlanner, plan: Plan, source: DecidingJobs, policy: Policy, stop: StopSignal
-    ) -> tuple[int, dict[int, Outcome]]:
-        """Have the pool do jobs of the source. Gives the exit code of a stop, and the outcomes."""
-        pending, _ = split_pending(plan)
-        with make_pool([job.composed.resolved for job in pending], planner.launcher_options) as pool:
-            preflight_with_progress(plan, pending, pool, stop)
-            keys = swept_keys([job.composed.overrides for job in plan.jobs])
-            with LiveView(len(pending), keys) as view:
-                result = run_in_pool(plan.directory, plan.sources, source, pool, view, policy, stop)
-        return report_stop(plan, result, stop), dict(result.outcomes)
 
 
 def main(arguments: list[str]) -> int:
@@ -114,12 +104,7 @@ def main(arguments: list[str]) -> int:
 
 
 def decide_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "lab decide",
-        description="Is A better than B? Runs pairs of seeds until it is known.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("decide", "Is A better than B? Runs pairs of seeds until it is known.", EPILOG)
     parser.add_argument("a", metavar="A", help="overrides in quotes, or a run")
     parser.add_argument("b", metavar="B", help="overrides in quotes, or a run")
     parser.add_argument("overrides", nargs="*", help="overrides common to both; with --race, quoted ones are arms too")

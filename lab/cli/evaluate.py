@@ -1,11 +1,10 @@
 """lab eval: scores a finished run's weights again."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.cli.arguments import RUN_HELP, parse_arguments, read_run
+from lab.cli.arguments import RUN_HELP, command_parser, parse_arguments, read_run
 from lab.cli.output import align_columns
 from lab.config.override_config import override_config
 from lab.config.overrides import quote_path
@@ -21,12 +20,7 @@ EPILOG = """examples:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "lab eval",
-        description="Score a finished run's weights again, or weights as they are.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval", "Score a finished run's weights again, or weights as they are.", EPILOG)
     parser.add_argument("run", type=Path, help=f"{RUN_HELP}; or a file of weights")
     parser.add_argument("overrides", nargs="*", help="keys to change, such as data.folder=... or hardware=cpu")
     parser.add_argument("--json", action="store_true", help="as JSON")

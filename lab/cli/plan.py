@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lab.cli.run_search import try_search
-from lab.cli.run_sweep import print_jobs, try_sweep
+from lab.cli.run_sweep import show_plan
 from lab.hydra_app.app import HydraApp, run_app
 from lab.hydra_app.planner import SweepPlanner
 
@@ -16,5 +16,4 @@ def plan_arguments(planner: SweepPlanner, arguments: Sequence[str]) -> int:
     if planner.search_node:
         return try_search(planner, arguments)
     plan = planner.plan(planner.expand(arguments))
-    print_jobs(plan)
-    return try_sweep(plan, planner.launcher_options)
+    return show_plan(plan, planner.launcher_options)

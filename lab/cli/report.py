@@ -1,9 +1,10 @@
 """lab report: what runs show, with its uncertainty, read without torch or Hydra."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from lab.cli.arguments import parse_arguments
+from lab.cli.arguments import command_parser, parse_arguments
 from lab.cli.output import align_columns
 from lab.errors import ConfigError
 from lab.ledger.listing import find_run_or_sweep
@@ -39,22 +40,15 @@ def main(arguments: list[str]) -> int:
     )
     lines = checklist(report) if options.checklist else report_lines(report, options.tasks)
     print("\n".join(lines))
-    if formats:
-        options.out.mkdir(parents=True, exist_ok=True)
-        title = ", ".join(path.name for path in directories)
-        for name in formats:
-            path = options.out / f"report.{name}"
-            write_atomically(path, format_report(report, name, title, options.out).encode())
-            print(f"{path} has the report")
+    title = ", ".join(path.name for path in directories)
+    for path in write_files(report, formats, title, options.out / "report"):
+        print(f"{path} has the report")
     return 0
 
 
 def report_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "lab report",
-        description="What runs show: means with confidence intervals, and differences from a baseline.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "report", "What runs show: means with confidence intervals, and differences from a baseline.", EXAMPLES
     )
     parser.add_argument("dir", nargs="*", type=Path, help="sweeps, runs or folders of runs; paths.outputs if left out")
     parser.add_argument("--by", default="", metavar="KEYS", help="keys to compare by; all that differ if left out")
@@ -100,6 +94,20 @@ def report_lines(report: Report, tasks: str | None = None, ranked: bool = True) 
     sections += choice_lines(report)
     sections.append(compute_line(report.runs))
     return [*sections, *(f"note: {note}" for note in report.notes)]
+
+
+def write_files(report: Report, formats: Sequence[str], title: str, base: Path, ranked: bool = True) -> list[Path]:
+    """Write the report in each format. Gives the files: `base` with the format's name as its suffix. Raises ConfigError
+    where the folder cannot be made."""
+    try:
+        if formats:
+            base.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {base.parent}: {error.strerror}") from error
+    paths = [base.with_name(f"{base.name}.{name}") for name in formats]
+    for name, path in zip(formats, paths, strict=True):
+        write_atomically(path, format_report(report, name, title, base.parent, ranked).encode())
+    return paths
 
 
 def format_report(report: Report, name: str, title: str, out: Path, ranked: bool = True) -> str:

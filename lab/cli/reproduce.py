@@ -1,14 +1,14 @@
 """lab reproduce: does a paper's claim hold here? Runs what is missing and gives a verdict for each claim."""
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lab.cli.arguments import command_parser
 from lab.cli.output import align_columns
-from lab.cli.run_sweep import print_jobs, try_sweep
+from lab.cli.run_sweep import show_plan
 from lab.cli.train import train_plan
 from lab.config.overrides import override_key
 from lab.config.studies import find_study_files, merge_overrides, read_study_file
@@ -62,20 +62,17 @@ class Reproducing:
             if seed in claim.seeds
             for arm in claim.arms
         ]
-        jobs: list[Job] = []
-        code = 0
+        jobs: Sequence[Job] = ()
+        changes: list[str] = []
         if wanted:
             plan = planner.plan([merge_overrides(arm, arguments, [f"seed={seed}"]) for _, arm, seed in wanted])
-            jobs = list(plan.jobs)
+            jobs = plan.jobs
             if self.plan_only:
-                print_jobs(plan)
-                return try_sweep(plan, planner.launcher_options)
+                return show_plan(plan, planner.launcher_options)
             changes = self.check_lock(plan, wanted)
             code = train_plan(planner, plan)
             if code in (EXIT_INTERRUPTED, EXIT_STOPPED):
                 return code
-        else:
-            changes = []
         runs = {
             (claim.name, tuple(arm), seed): read_reported_run(job.directory)
             for (claim, arm, seed), job in zip(wanted, jobs, strict=True)
@@ -118,11 +115,8 @@ class Reproducing:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "lab reproduce",
-        description="Does a paper's claim hold here? Runs what is missing and gives a verdict for each claim.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "reproduce", "Does a paper's claim hold here? Runs what is missing and gives a verdict for each claim.", EPILOG
     )
     parser.add_argument("study", help="folder of experiments/ with a paper.yaml")
     parser.add_argument("overrides", nargs="*", help="overrides of all runs, such as hydra.launcher.workers=4")

@@ -18,7 +18,7 @@ from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_STOPPED
 from lab.execution.manifest import hparams_row
 from lab.execution.outcome import Outcome
 from lab.metrics.names import is_overall, split_of
-from lab.sweep.controller import FixedJobs, split_pending
+from lab.sweep.controller import FixedJobs, Source, split_pending
 from lab.sweep.plan import Job, Plan, job_status
 from lab.sweep.pool import Pool, make_pool
 from lab.sweep.run_plan import (
@@ -38,6 +38,12 @@ from lab.train.stop import StopSignal
 
 if TYPE_CHECKING:
     from lab.assembly.preflight_report import PreflightReport
+
+
+def show_plan(plan: Plan, launcher: Mapping[str, Any]) -> int:
+    """Print the jobs of a plan, then as `try_sweep`."""
+    print_jobs(plan)
+    return try_sweep(plan, launcher)
 
 
 def try_sweep(plan: Plan, launcher: Mapping[str, Any]) -> int:
@@ -74,10 +80,7 @@ def train_sweep(plan: Plan, launcher: Mapping[str, Any], *, retry: bool = False,
                 preflight_with_progress(plan, pending, pool, stop)
                 record_plan(plan)
                 if launch is None:
-                    keys = swept_keys([job.composed.overrides for job in plan.jobs])
-                    with LiveView(len(pending), keys) as view:
-                        jobs = FixedJobs(pending)
-                        result = run_in_pool(plan.directory, plan.sources, jobs, pool, view, policy, stop)
+                    result = run_with_view(plan, len(pending), FixedJobs(pending), pool, policy, stop)
             if launch is not None:
                 result = run_with_launcher(plan, pending, launch)
         else:
@@ -86,6 +89,13 @@ def train_sweep(plan: Plan, launcher: Mapping[str, Any], *, retry: bool = False,
     code = report_stop(plan, result, stop)
     print_results(plan, outcomes)
     return code or exit_code(outcomes)
+
+
+def run_with_view(plan: Plan, total: int, source: Source, pool: Pool, policy: Policy, stop: StopSignal) -> SweepResult:
+    """Have the pool do jobs of a plan, `total` at most, and show them.  source: gives the jobs."""
+    keys = swept_keys([job.composed.overrides for job in plan.jobs])
+    with LiveView(total, keys) as view:
+        return run_in_pool(plan.directory, plan.sources, source, pool, view, policy, stop)
 
 
 def preflight_with_progress(plan: Plan, jobs: Sequence[Job], pool: Pool, stop: StopSignal) -> "PreflightReport":
