@@ -28,5 +28,4 @@ def modular_addition(
         examples.take(held_out[num_val:]),
         batch_size=batch_size,
         seed=seed,
-        prepare=lambda batch: batch,
     )

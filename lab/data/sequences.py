@@ -1,7 +1,7 @@
 """Token sequences of different lengths, in batches of similar lengths, padded to the longest."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,6 +111,3 @@ class PaddedSequences:
         positions = (starts[indices][:, None] + places).clamp(max=len(tokens) - 1)
         ids = torch.where(mask, tokens[positions], self.pad)
         return {"input_ids": ids, "attention_mask": mask}, labels[indices]
-
-    def prepare(self, batch: Any) -> Any:
-        return batch

@@ -1,8 +1,6 @@
 """Texts with labels, from a table of one's own."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ from lab.data.order import balanced_indices, split_indices
 from lab.data.sequences import LabelledSequences, PaddedSequences, join_sequences
 from lab.data.text_table import Column, read_rows
 from lab.data.tokenize import encode_texts, make_tokenizer, pad_id
-from lab.text import join_names
+from lab.text import by_number, join_names
 
 
 class TextRows(NamedTuple):
@@ -64,15 +62,20 @@ def text_csv(
     training rows alone.  max_length: tokens after which a text is cut.
     Raises ValueError with file and line for rows that cannot be used.
     """
-    names = class_names(train_file, classes, num_classes, label, header)
     columns = [text, *([second_text] if second_text is not None else []), label]
-    read = partial(read_split, columns=columns, classes=names, header=header)
-    train, val, test = split_rows(read, [train_file, val_file, test_file], val_share, test_share, seed)
+    rows = list(read_rows(Path(train_file), columns, header))
+    names = class_names(train_file, [row[-1] for _, row in rows], classes, num_classes)
+
+    def read(file: str) -> TextRows:
+        return number_labels(file, read_rows(Path(file), columns, header), names)
+
+    train = number_labels(train_file, rows, names)
+    train, val, test = split_rows(
+        train, read(val_file) if val_file else None, read(test_file) if test_file else None, val_share, test_share, seed
+    )
     if train_examples is not None:
         train = train.take(balanced_indices(torch.tensor(train.labels), train_examples, seed))
     made = make_tokenizer(tokenizer, [*train.texts, *(train.pairs or [])], vocab_size, lowercase)
-    if (size := made.get_vocab_size()) > vocab_size:
-        raise ValueError(f"{tokenizer} has {size} tokens; give data.vocab_size={size}")
     splits = [encode_rows(made, rows, max_length) for rows in (train, val, test)]
     return PaddedSequences(
         *splits,
@@ -81,39 +84,32 @@ def text_csv(
         pad=pad_id(made),
         group_by_length=group_by_length,
         classes=names,
-        description=describe_texts(splits, size, max_length),
+        description=describe_texts(splits, made.get_vocab_size(), max_length),
         files={"tokenizer.json": made.to_str().encode()},
     )
 
 
-def class_names(
-    train_file: str, classes: Sequence[str] | None, num_classes: int, label: Column, header: bool
-) -> list[str]:
-    """The names of the classes, from the training file where they are not given. Raises ValueError for another number
-    of them than `num_classes`."""
-    names = list(classes) if classes else find_classes(Path(train_file), label, header)
+def class_names(file: str, labels: Sequence[str], classes: Sequence[str] | None, num_classes: int) -> list[str]:
+    """The names of the classes; where they are not given, the labels that the file has, numbers by size and words by
+    the alphabet. Raises ValueError for another number of them than `num_classes`."""
+    names = list(classes) if classes else sorted(set(labels), key=by_number)
     if len(names) != num_classes:
-        found = f"{len(names)} classes ({join_names(names)})"
-        raise ValueError(f"{train_file} has {found}; give data.num_classes={len(names)}")
+        raise ValueError(f"{file} has {len(names)} classes ({join_names(names)}); give data.num_classes={len(names)}")
     return names
 
 
 def split_rows(
-    read: Callable[[Path], TextRows], files: Sequence[str | None], val_share: float, test_share: float, seed: int
+    train: TextRows, val: TextRows | None, test: TextRows | None, val_share: float, test_share: float, seed: int
 ) -> tuple[TextRows, TextRows, TextRows]:
-    """The rows for training, validation and test.  files: of the three; the last two are drawn from the first where
-    they are None."""
-    train_file, val_file, test_file = files
-    train = read(Path(str(train_file)))
-    if test_file:
-        test = read(Path(test_file))
-    else:
+    """The rows for training, validation and test, of which the last two are drawn from the first where they are
+    None."""
+    if test is None:
         kept, held_out = split_indices(len(train.labels), test_share, seed=0)
         train, test = train.take(kept), train.take(held_out)
-    if val_file:
-        return train, read(Path(val_file)), test
-    kept, held_out = split_indices(len(train.labels), val_share, seed)
-    return train.take(kept), train.take(held_out), test
+    if val is None:
+        kept, held_out = split_indices(len(train.labels), val_share, seed)
+        train, val = train.take(kept), train.take(held_out)
+    return train, val, test
 
 
 def encode_rows(tokenizer: Any, rows: TextRows, max_length: int) -> LabelledSequences:
@@ -130,27 +126,16 @@ def describe_texts(splits: Sequence[LabelledSequences], vocab_size: int, max_len
     )
 
 
-def find_classes(file: Path, label: Column, header: bool) -> list[str]:
-    """The labels in a file, sorted: numbers by size, words by the alphabet."""
-    labels = Counter(row[0] for _, row in read_rows(file, [label], header))
-    return sorted(labels, key=lambda name: (0, float(name), name) if is_number(name) else (1, 0.0, name))
-
-
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def read_split(file: Path, columns: Sequence[Column], classes: Sequence[str], header: bool) -> TextRows:
+def number_labels(file: str, rows: Iterable[tuple[int, list[str]]], classes: Sequence[str]) -> TextRows:
+    """The rows with the numbers of their classes in place of their labels. Raises ValueError with file and line for a
+    label that is no class.  rows: (line, one or two texts and a label)."""
     numbers = {name: number for number, name in enumerate(classes)}
-    texts, pairs, labels = [], [], []
-    for line, (*parts, label) in read_rows(file, columns, header):
+    columns: list[list[str]] = []
+    labels = []
+    for line, (*texts, label) in rows:
         if label not in numbers:
             raise ValueError(f"{file}:{line}: the label {label!r} is none of {join_names(list(classes))}")
-        texts.append(parts[0])
-        pairs += parts[1:]
+        columns.append(texts)
         labels.append(numbers[label])
-    return TextRows(texts, pairs if len(columns) > 2 else None, labels)
+    first, *second = map(list, zip(*columns, strict=True))
+    return TextRows(first, second[0] if second else None, labels)

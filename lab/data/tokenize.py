@@ -15,31 +15,36 @@ def make_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase: 
     """A `tokenizers.Tokenizer`.
 
     kind: `words`, the `vocab_size` most frequent words; `bpe`, subwords by byte-pair encoding (Sennrich et al. 2016,
-    arXiv:1508.07909); or the path of a `tokenizer.json`, for which the rest is not used.
+    arXiv:1508.07909); or the path of a `tokenizer.json`, which is not trained.
     texts: the training texts.  vocab_size: number of tokens at most, the special ones included.
-    Raises ValueError for another kind, ImportError without the library.
+    Raises ValueError for another kind, or for more tokens; ImportError without the library.
     """
     try:
         import tokenizers
     except ModuleNotFoundError as error:
         raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
-    if kind not in KINDS:
-        return read_tokenizer(kind, tokenizers)
+    if kind in KINDS:
+        made = train_tokenizer(kind, texts, vocab_size, lowercase, tokenizers)
+    else:
+        made = read_tokenizer(kind, tokenizers)
+    if (size := made.get_vocab_size()) > vocab_size:
+        raise ValueError(f"{kind} has {size} tokens; give data.vocab_size={size}")
+    return made
+
+
+def train_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase: bool, tokenizers: Any) -> Any:
     if vocab_size <= len(SPECIAL):
         raise ValueError(f"vocab_size={vocab_size} leaves no room for words; 8000 is usual")
     normalizers = [tokenizers.normalizers.NFC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
+    models, trainers = tokenizers.models, tokenizers.trainers
     if kind == "words":
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({}, unk_token=UNKNOWN))
-        trainer = tokenizers.trainers.WordLevelTrainer(
-            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
-        )
+        model, make_trainer = models.WordLevel({}, unk_token=UNKNOWN), trainers.WordLevelTrainer
     else:
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=UNKNOWN))
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
-        )
+        model, make_trainer = models.BPE(unk_token=UNKNOWN), trainers.BpeTrainer
+    tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.Sequence(normalizers)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    trainer = make_trainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{FIRST} $A {LAST}",
