@@ -136,14 +136,18 @@ def test_steps_that_no_line_tells_of_are_counted_as_lost(tmp_path):
     assert f"lost {save_every} steps at least, going on from step {save_every}" in notes.notes[0]
 
 
-def test_lines_that_were_lost_are_noticed_and_the_run_is_no_longer_exact(tmp_path):
-    run, record = make(steps=70), Record(tmp_path, writer=TensorBoard)
+def train_to_a_checkpoint(directory):
+    run, record = make(steps=70), Record(directory, writer=TensorBoard)
     for step in train(run, record.restore(run)):
         record.step(run, step)
         if step.n == 40:
             record.save(run, step)
             break
     record.close()
+
+
+def test_lines_that_were_lost_are_noticed_and_the_run_is_no_longer_exact(tmp_path):
+    train_to_a_checkpoint(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text("".join(lines[:1] + lines[2:]))
@@ -154,13 +158,7 @@ def test_lines_that_were_lost_are_noticed_and_the_run_is_no_longer_exact(tmp_pat
 
 
 def test_events_that_were_lost_are_written_again(tmp_path):
-    run, record = make(steps=70), Record(tmp_path, writer=TensorBoard)
-    for step in train(run, record.restore(run)):
-        record.step(run, step)
-        if step.n == 40:
-            record.save(run, step)
-            break
-    record.close()
+    train_to_a_checkpoint(tmp_path)
     before = scalars(tmp_path)["train/loss"]
     (events,) = tmp_path.glob("events.*")
     events.write_bytes(events.read_bytes()[: events.stat().st_size // 2])

@@ -48,11 +48,10 @@ class MetricsFiles:
     def open_at(self, step: int) -> None:
         """Drop all lines and events of later steps, open the writer of events, and write those of the lines that it
         lacks, such as after its file was cut."""
-        truncate_metrics(self.path, step)
+        kept = truncate_metrics(self.path, step)
         truncate_events(self.directory, step)
         written = logged_scalars(self.directory) if step else set()
         self.writer = self.open_writer(self.directory)
-        kept = list(read_json_lines(self.path))
         self.counts = Counter(line["step"] for line in kept)
         for line in kept:
             values = {name: value for name, value in line.items() if is_metric(name)}
@@ -102,12 +101,13 @@ class NoMetricsFiles:
         pass
 
 
-def truncate_metrics(path: Path, step: int) -> None:
+def truncate_metrics(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop the lines of later steps, lines with scores on the test set, which a resumed run writes again, and all from
-    a torn or damaged line on."""
+    a torn or damaged line on. Gives the lines that stay."""
     os.close(open_to_append(path))
     lines = list(read_json_lines(path))
     kept = [line for line in lines if line["step"] <= step and not any(split_of(name) == "test" for name in line)]
     text = "".join(json.dumps(line) + "\n" for line in kept).encode()
     if text != path.read_bytes():
         write_atomically(path, text)
+    return kept

@@ -47,8 +47,8 @@ class DecidingJobs:
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.lost: dict[int, tuple[int, int]] = {}
         self.is_race = len(question.arms) > 2
-        self.race = Race(len(question.arms), len(question.seeds))
-        self.test = SequentialTest(len(question.seeds), question.margin)
+        most = len(question.seeds)
+        self.test = Race(len(question.arms), most) if self.is_race else SequentialTest(most, question.margin)
         self.decision, self.pairs = Decision.UNDECIDED, 0
         self.metric, self.mode = question.metric, question.mode
 
@@ -79,8 +79,8 @@ class DecidingJobs:
             self.choose_metric(monitor.get("name"), monitor.get("mode"), list(outcome.results))
         if self.is_decided:
             return
-        if self.is_race:
-            self.lost |= {arm: loss for arm, loss in self.race.losers(self.columns()).items() if arm not in self.lost}
+        if isinstance(self.test, Race):
+            self.lost |= {arm: loss for arm, loss in self.test.losers(self.columns()).items() if arm not in self.lost}
         else:
             self.decision, self.pairs = self.test.decide(self.differences())
 
