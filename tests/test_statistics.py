@@ -189,6 +189,11 @@ def test_a_race_drops_the_arms_that_are_worse():
     scores = [seeds + shift + 0.3 * rng.normal(size=20) for shift in (0, 2, 1.9)]
     lost = Race(3, 20).losers(scores)
     assert set(lost) == {0}
+    # a pair of arms is compared on the seeds that both have: gaps of a third arm change nothing
+    gaps = [scores[0], scores[1], np.where(np.arange(20) % 3 == 0, np.nan, scores[2])]
+    assert Race(3, 20).losers(gaps)[0] == lost[0]
+    shifted = [scores[0], np.concatenate([[np.nan] * 4, scores[1][4:]]), scores[2]]
+    assert Race(3, 20).losers(shifted)[0][0] in (1, 2)
 
 
 @pytest.mark.parametrize(("truth", "allowed"), [(0.9, 0.03), (0.8, 1.0)])

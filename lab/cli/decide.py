@@ -182,7 +182,9 @@ def race_lines(source: DecidingJobs) -> list[str]:
     rows = [["arm", "pairs", "result"]]
     for place, (arm, scores) in enumerate(zip(arms, source.columns(), strict=True)):
         lost = source.lost.get(place)
-        rows.append([arm, str(len(scores)), f"dropped: {arms[lost[0]]} is better" if lost else "left"])
+        rows.append(
+            [arm, str(int(np.isfinite(scores).sum())), f"dropped: {arms[lost[0]]} is better" if lost else "left"]
+        )
     left = [arm for place, arm in enumerate(arms) if place not in source.lost]
     answer = f"BEST: {left[0]}" if len(left) == 1 else f"UNDECIDED between {' | '.join(left)}"
     return [*align_columns(rows).splitlines(), answer]

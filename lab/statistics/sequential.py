@@ -110,14 +110,18 @@ class Race:
     def losers(self, scores: Sequence[Sequence[float]]) -> dict[int, tuple[int, int]]:
         """For each arm that is worse than another: that other arm, and the number of pairs it took.
 
-        scores: of each arm, one for each seed, higher is better; the arms' seeds are the same, but an arm that was
-        dropped has fewer.
+        scores: of each arm, one for each seed, higher is better; NaN where an arm has none. A pair of arms is compared
+            on the seeds that both have.
         """
         lost: dict[int, tuple[int, int]] = {}
         for arm, own in enumerate(scores):
             for other, theirs in enumerate(scores):
-                shared = min(len(own), len(theirs))
-                differences = np.subtract(theirs[:shared], own[:shared])
-                if other != arm and (look := self.test.first_rejection(differences)) is not None:
+                look = None if other == arm else self.test.first_rejection(np.array(paired_differences(theirs, own)))
+                if look is not None:
                     lost[arm] = min(lost.get(arm, (other, look)), (other, look), key=lambda loss: loss[1])
         return lost
+
+
+def paired_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """First minus second at each place at which neither is NaN; the longer one's further places are left out."""
+    return [a - b for a, b in zip(first, second, strict=False) if not math.isnan(a) and not math.isnan(b)]

@@ -1,5 +1,7 @@
 """Pairs of runs until it is known which arm is better: the source of a sweep that ends itself."""
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from lab.execution.outcome import Outcome
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.directions import find_direction
 from lab.metrics.names import on_test
-from lab.statistics.sequential import Decision, Race, SequentialTest
+from lab.statistics.sequential import Decision, Race, SequentialTest, paired_differences
 from lab.sweep.controller import Group
 from lab.sweep.plan import Job
 from lab.text import suggest
@@ -33,7 +35,7 @@ class DecidingJobs:
     """Gives the jobs seed by seed until the question is decided.
 
     Seeds count in their order: a pair counts when those before it have ended, whichever ended first. A seed of which a
-    run failed or diverged is left out for the arms that lack it.
+    run failed or diverged is left out of every comparison with that run's arm.
 
     lost: for each dropped arm, the arm that beat it and the number of pairs it took.
     """
@@ -86,27 +88,22 @@ class DecidingJobs:
 
     def differences(self) -> list[float]:
         """The first arm's score minus the second's, higher is better, of the seeds that count so far."""
-        return [first - second for first, second in zip(*self.columns(), strict=True)]
+        return paired_differences(*self.columns())
 
     def columns(self) -> list[list[float]]:
-        """The scores of each arm by seed, higher is better, up to the first seed that has not ended in a living arm."""
+        """The scores of each arm by seed, higher is better, up to the first seed that has not ended in a living arm;
+        NaN where a run is missing or did not end well."""
         living = [arm for arm in range(len(self.question.arms)) if arm not in self.lost]
-        columns: list[list[float]] = [[] for _ in self.question.arms]
-        for seed in range(len(self.question.seeds)):
-            if any((arm, seed) not in self.outcomes for arm in living):
-                break
-            scores = [self.score(arm, seed) for arm in range(len(self.question.arms))]
-            if any(scores[arm] is None for arm in living):
-                continue
-            for column, score in zip(columns, scores, strict=True):
-                if score is not None:
-                    column.append(score)
-        return columns
+        seeds = itertools.takewhile(
+            lambda seed: all((arm, seed) in self.outcomes for arm in living), range(len(self.question.seeds))
+        )
+        counted = list(seeds)
+        return [[self.score(arm, seed) for seed in counted] for arm in range(len(self.question.arms))]
 
-    def score(self, arm: int, seed: int) -> float | None:
+    def score(self, arm: int, seed: int) -> float:
         outcome = self.outcomes.get((arm, seed))
         if outcome is None or outcome.state != "done" or self.metric is None:
-            return None
+            return math.nan
         if self.metric not in outcome.results:
             raise ConfigError(f"no {self.metric} in {outcome.directory}; {suggest(self.metric, outcome.results)}")
         return outcome.results[self.metric] * (1 if self.mode == "max" else -1)
