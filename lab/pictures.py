@@ -81,3 +81,20 @@ def encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def draw_attention(weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """A picture of attention weights from 0 to 1: a row for each target token, a column for each source token."""
+    cell = 22
+    left, top = (12 + max(int(measure_text(name)) for name in [" ", *names]) for names in (rows, columns))
+    picture = Image.new("RGB", (left + len(columns) * cell + 12, top + len(rows) * cell + 12), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, values in enumerate(weights):
+        draw.text((left - 6, top + row * cell + cell / 2), rows[row], fill="black", anchor="rm")
+        for column, value in enumerate(values):
+            corner = (left + column * cell, top + row * cell)
+            shade = tuple(round(255 + value * (dark - 255)) for dark in (8, 48, 107))
+            draw.rectangle([*corner, corner[0] + cell - 1, corner[1] + cell - 1], fill=shade)
+    for column, name in enumerate(columns):
+        picture.paste(draw_upright(name), (left + column * cell + 4, top - 6 - int(measure_text(name))))
+    return picture

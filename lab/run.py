@@ -48,6 +48,7 @@ class Task(Protocol):
     num_examples(batch) -> int and slice_examples(batch, start, stop) -> batch: size and slices of a batch that is not a
         nest of tensors whose first dimension is the number of examples. These two and `size` must take batches both
         before and after the data set's `prepare`.
+    bind(data) -> None: called once with the run's data set, to take from it what is no batch, such as a tokenizer.
     pictures(batch) -> dict: images of a training batch as the model sees it, or functions that draw them, by name.
     """
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lab.augment.word_dropout import word_dropout
-from lab.data.sequences import PaddedSequences, join_sequences
+from lab.data.sequences import LabelledSequences, PaddedSequences, join_sequences
 from lab.data.text_csv import text_csv
 from lab.data.text_table import read_rows
 from lab.models.text import LSTMClassifier, TextCNN, TextTransformer
@@ -53,7 +53,7 @@ def test_a_saved_tokenizer_gives_the_same_tokens(tmp_path):
     first = make(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes(first.files["tokenizer.json"])
     again = make(tmp_path, tokenizer=str(tmp_path / "tokenizer.json"))
-    assert torch.equal(first.splits["train"].tokens, again.splits["train"].tokens)
+    assert torch.equal(first.splits["train"].sequences.tokens, again.splits["train"].sequences.tokens)
 
 
 def test_json_lines_and_tsv_without_a_header(tmp_path):
@@ -93,12 +93,13 @@ def test_an_unknown_label_is_named(tmp_path):
 
 def sequences(count=103, seed=0):
     lengths = torch.randint(1, 30, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return join_sequences([[10 + place] * length for place, length in enumerate(lengths)], list(range(count)))
+    joined = join_sequences([10 + place] * length for place, length in enumerate(lengths))
+    return LabelledSequences(joined, torch.arange(count))
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_an_epoch_is_every_example_once_and_a_position_is_enough_to_resume(grouped):
-    empty = join_sequences([], [])
+    empty = LabelledSequences(join_sequences([]), torch.zeros(0))
     data = PaddedSequences(sequences(), empty, empty, batch_size=10, seed=3, group_by_length=grouped)
     stream = data.batches()
     whole = [next(stream) for _ in range(25)]
@@ -115,7 +116,7 @@ def test_an_epoch_is_every_example_once_and_a_position_is_enough_to_resume(group
 
 
 def test_grouping_by_length_saves_padding():
-    empty = join_sequences([], [])
+    empty = LabelledSequences(join_sequences([]), torch.zeros(0))
     waste = []
     for grouped in (False, True):
         data = PaddedSequences(sequences(2000), empty, empty, batch_size=20, seed=0, group_by_length=grouped)

@@ -58,6 +58,9 @@ def build(config: Mapping[str, Any]) -> Run:
     optimizer, schedule = build_optimizer(config, settings, parameters, cadence, model)
     augment = unwrap_partial(instantiate(config, "augment"))
     task: Task = instantiate(config, "task")
+    if bind := getattr(task, "bind", None):
+        with blame("task"):
+            bind(data)
     with blame(""):
         return Run(
             model,

@@ -86,7 +86,17 @@ GROUPS = index_by_name(
         "data",
         package="lab.data",
         methods=("batches", "val", "test"),
-        facts=("shape", "num_classes", "classes", "num_features", "vocab_size", "max_length"),
+        facts=(
+            "shape",
+            "num_classes",
+            "classes",
+            "num_features",
+            "vocab_size",
+            "max_length",
+            "target_vocab_size",
+            "joint",
+            "languages",
+        ),
     ),
     Group(
         "augment",

@@ -6,13 +6,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def show_progress(items: Iterable[Item], total: int) -> Iterator[Item]:
+def show_progress(items: Iterable[Item], total: int, text: str = "reading images") -> Iterator[Item]:
     """Yield the items, with a progress bar on standard error where that is a terminal.
 
-    total: number of items.
+    total: number of items.  text: what is done.
     """
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    yield from track(items, "reading images", total, console=console, transient=True, disable=not console.is_terminal)
+    yield from track(items, text, total, console=console, transient=True, disable=not console.is_terminal)

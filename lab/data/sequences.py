@@ -1,8 +1,10 @@
 """Token sequences of different lengths, in batches of similar lengths, padded to the longest."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,32 +16,105 @@ POOL = 50  # batches among which examples are sorted by their lengths
 SequenceBatch = tuple[dict[str, Tensor], Tensor]
 
 
-class LabelledSequences(NamedTuple):
-    """tokens: (T,) int64, the tokens of all examples one after the other.  starts: (N + 1,) where each begins.
-    labels: (N,)."""
+class Sequences(NamedTuple):
+    """tokens: (T,) int32, the tokens of all sequences one after the other.  starts: (N + 1,) where each begins."""
 
     tokens: Tensor
     starts: Tensor
-    labels: Tensor
 
     @property
     def lengths(self) -> Tensor:
         return self.starts.diff()
 
+    def take(self, indices: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+        """The sequences at `indices` (B,), padded to the longest of them, (B, L) int64; and the mask, (B, L), which is
+        false on the padding."""
+        indices = indices.to(self.tokens.device)
+        starts, lengths = self.starts[indices], self.lengths[indices]
+        places = torch.arange(int(lengths.max()), device=self.tokens.device)
+        mask = places < lengths[:, None]
+        positions = (starts[:, None] + places).clamp(max=len(self.tokens) - 1)
+        return torch.where(mask, self.tokens[positions].long(), pad), mask
 
-def join_sequences(sequences: Sequence[Sequence[int]], labels: Sequence[int]) -> LabelledSequences:
-    lengths = torch.tensor([0, *map(len, sequences)])
-    tokens = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.int64)
-    return LabelledSequences(tokens, lengths.cumsum(0), torch.tensor(labels, dtype=torch.int64))
+    def to(self, device: str) -> "Sequences":
+        return Sequences(*(part.to(device) for part in self))
 
 
-class PaddedSequences:
-    """Training, validation and test sequences, batched by position.
+class LabelledSequences(NamedTuple):
+    """labels: (N,) int64 numbers of classes, or float32 numbers to predict."""
+
+    sequences: Sequences
+    labels: Tensor
+
+
+def join_sequences(sequences: Iterable[Sequence[int]]) -> Sequences:
+    """The sequences one after the other; each is held only until it is copied."""
+    parts, lengths = [np.empty(0, np.int32)], [0]
+    for sequence in sequences:
+        parts.append(np.asarray(sequence, np.int32))
+        lengths.append(len(sequence))
+    return Sequences(torch.from_numpy(np.concatenate(parts)), torch.tensor(lengths).cumsum(0))
+
+
+class GroupedByLength(ABC):
+    """Training, validation and test examples, batched by position.
+
+    group_by_length: whether a batch has examples of similar lengths: in each epoch, the shuffled examples of 50
+        batches are sorted by length, cut into batches, and the batches shuffled.
+    """
+
+    def __init__(self, sizes: dict[str, int], batch_size: int, seed: int, group_by_length: bool):
+        """sizes: number of examples of each split."""
+        if not sizes["train"]:
+            raise ValueError("no training examples")
+        self.batch_size, self.seed, self.group_by_length = batch_size, seed, group_by_length
+        self.val_examples = sizes["val"]
+        self.steps_per_epoch = order.count_steps(sizes["train"], batch_size)
+
+    @abstractmethod
+    def take(self, split: str, indices: Tensor) -> Any:
+        """The batch of the examples at `indices` (B,)."""
+
+    @abstractmethod
+    def sort_keys(self, split: str) -> Tensor:
+        """The number (N,) by which the examples of a split are sorted, on the CPU."""
+
+    def batches(self, after: int = 0) -> Iterator[Any]:
+        epoch, first = divmod(after, self.steps_per_epoch)
+        while True:
+            for indices in self.epoch_batches(epoch)[first:]:
+                yield self.take("train", indices)
+            epoch, first = epoch + 1, 0
+
+    def epoch_batches(self, epoch: int) -> list[Tensor]:
+        """The indices (B,) of each batch of an epoch, a function of the seed and the epoch."""
+        keys = self.sort_keys("train")
+        generator = make_generator(self.seed, "order", epoch)
+        shuffled = torch.randperm(len(keys), generator=generator)
+        if not self.group_by_length:
+            return list(shuffled.split(self.batch_size)[: self.steps_per_epoch])
+        pools = shuffled[: self.steps_per_epoch * self.batch_size].split(POOL * self.batch_size)
+        ordered = [pool[keys[pool].argsort(stable=True)] for pool in pools]
+        batches = [batch for pool in ordered for batch in pool.split(self.batch_size)]
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+
+    def val(self) -> Iterator[Any]:
+        return self.batches_by_length("val")
+
+    def test(self) -> Iterator[Any]:
+        return self.batches_by_length("test")
+
+    def batches_by_length(self, split: str) -> Iterator[Any]:
+        for indices in self.sort_keys(split).argsort(stable=True).split(self.batch_size):
+            if len(indices):
+                yield self.take(split, indices)
+
+
+class PaddedSequences(GroupedByLength):
+    """Sequences with labels.
 
     A batch is ({"input_ids": (B, L) int64, "attention_mask": (B, L) bool}, labels (B,)): L is the length of the longest
     of its sequences, and the mask is false on the padding.
-    group_by_length: whether a batch has sequences of similar lengths: in each epoch, the shuffled examples of 50
-        batches are sorted by length, cut into batches, and the batches shuffled.
     files: files that a run keeps in its directory, by name, such as the tokenizer.
     """
 
@@ -57,57 +132,22 @@ class PaddedSequences:
         description: str = "",
         files: dict[str, bytes] | None = None,
     ):
-        if not len(train.labels):
-            raise ValueError("no training examples")
         self.splits = {"train": train, "val": val, "test": test}
-        self.batch_size, self.seed, self.pad, self.group_by_length = batch_size, seed, pad, group_by_length
-        self.val_examples, self.classes, self.description = len(val.labels), classes, description
-        self.files = files or {}
-        self.steps_per_epoch = order.count_steps(len(train.labels), batch_size)
+        sizes = {name: len(split.labels) for name, split in self.splits.items()}
+        super().__init__(sizes, batch_size, seed, group_by_length)
+        self.pad, self.classes, self.description, self.files = pad, classes, description, files or {}
 
     def to(self, device: str) -> None:
         """Move all sequences to `device`, so that no batch has to be transferred."""
         self.splits = {
-            name: LabelledSequences(*(part.to(device) for part in split)) for name, split in self.splits.items()
+            name: LabelledSequences(split.sequences.to(device), split.labels.to(device))
+            for name, split in self.splits.items()
         }
 
-    def batches(self, after: int = 0) -> Iterator[SequenceBatch]:
-        epoch, first = divmod(after, self.steps_per_epoch)
-        while True:
-            for indices in self.epoch_batches(epoch)[first:]:
-                yield self.take("train", indices)
-            epoch, first = epoch + 1, 0
-
-    def epoch_batches(self, epoch: int) -> list[Tensor]:
-        """The indices (B,) of each batch of an epoch, a function of the seed and the epoch."""
-        lengths = self.splits["train"].lengths.cpu()
-        generator = make_generator(self.seed, "order", epoch)
-        shuffled = torch.randperm(len(lengths), generator=generator)
-        if not self.group_by_length:
-            return list(shuffled.split(self.batch_size)[: self.steps_per_epoch])
-        pools = shuffled[: self.steps_per_epoch * self.batch_size].split(POOL * self.batch_size)
-        ordered = [pool[lengths[pool].argsort(stable=True)] for pool in pools]
-        batches = [batch for pool in ordered for batch in pool.split(self.batch_size)]
-        return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
-
-    def val(self) -> Iterator[SequenceBatch]:
-        return self.batches_by_length("val")
-
-    def test(self) -> Iterator[SequenceBatch]:
-        return self.batches_by_length("test")
-
-    def batches_by_length(self, split: str) -> Iterator[SequenceBatch]:
-        for indices in self.splits[split].lengths.argsort(stable=True).split(self.batch_size):
-            if len(indices):
-                yield self.take(split, indices)
+    def sort_keys(self, split: str) -> Tensor:
+        return self.splits[split].sequences.lengths.cpu()
 
     def take(self, split: str, indices: Tensor) -> SequenceBatch:
-        """The examples at `indices` (B,), padded to the longest of them."""
-        tokens, starts, labels = self.splits[split]
-        indices = indices.to(tokens.device)
-        lengths = self.splits[split].lengths[indices]
-        places = torch.arange(int(lengths.max()), device=tokens.device)
-        mask = places < lengths[:, None]
-        positions = (starts[indices][:, None] + places).clamp(max=len(tokens) - 1)
-        ids = torch.where(mask, tokens[positions], self.pad)
-        return {"input_ids": ids, "attention_mask": mask}, labels[indices]
+        sequences, labels = self.splits[split]
+        ids, mask = sequences.take(indices, self.pad)
+        return {"input_ids": ids, "attention_mask": mask}, labels[indices.to(labels.device)]

@@ -113,13 +113,14 @@ def split_rows(
 
 
 def encode_rows(tokenizer: Any, rows: TextRows, max_length: int) -> LabelledSequences:
-    return join_sequences(encode_texts(tokenizer, rows.texts, rows.pairs, max_length), rows.labels)
+    sequences = join_sequences(encode_texts(tokenizer, rows.texts, rows.pairs, max_length))
+    return LabelledSequences(sequences, torch.tensor(rows.labels))
 
 
 def describe_texts(splits: Sequence[LabelledSequences], vocab_size: int, max_length: int) -> str:
     """What is shown when a run starts."""
     counts = ", ".join(f"{len(split.labels):,}" for split in splits)
-    cut = sum(int((split.lengths >= max_length).sum()) for split in splits)
+    cut = sum(int((split.sequences.lengths >= max_length).sum()) for split in splits)
     return (
         f"texts for training, validation and test: {counts}; {vocab_size:,} tokens in the vocabulary; {cut} texts are "
         f"cut at {max_length} tokens"

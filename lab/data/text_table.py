@@ -1,7 +1,9 @@
 """Texts with labels from tables: CSV, TSV and JSON lines."""
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,16 +34,17 @@ def read_rows(path: Path, columns: Sequence[Column], header: bool = True) -> Ite
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file. Raises ValueError with file and line for bytes that are not UTF-8."""
+    """The lines of a text file, or of a gzip of one (`.gz`). Raises ValueError with file and line for bytes that are
+    not UTF-8."""
     try:
-        with open(path, "rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise ValueError(f"{path}:{number} is not UTF-8: {error.reason}") from error
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, EOFError, zlib.error) as error:  # gzip raises the last two for a damaged file
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_csv_rows(path: Path, header: bool) -> Iterator[tuple[int, dict[Column, str]]]:

@@ -1,21 +1,24 @@
 """Tokenizers for text: trained on the training texts alone, or read from a file, by the library `tokenizers`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.data.progress import show_progress
 from lab.text import suggest
 
 PAD, UNKNOWN, FIRST, LAST = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = (PAD, UNKNOWN, FIRST, LAST)  # their ids are 0 to 3
-KINDS = ("words", "bpe")
+CHUNK = 10_000  # texts that are encoded at once
+KINDS = ("words", "bpe", "byte_bpe")
 
 
-def make_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase: bool) -> Any:
+def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> Any:
     """A `tokenizers.Tokenizer`.
 
     kind: `words`, the `vocab_size` most frequent words; `bpe`, subwords by byte-pair encoding (Sennrich et al. 2016,
-    arXiv:1508.07909); or the path of a `tokenizer.json`, which is not trained.
+    arXiv:1508.07909); `byte_bpe`, the same over bytes (Radford et al. 2019, sec. 2.2), from whose tokens the text comes
+    back as it was; or the path of a `tokenizer.json`, which is not trained.
     texts: the training texts.  vocab_size: number of tokens at most, the special ones included.
     Raises ValueError for another kind, or for more tokens; ImportError without the library.
     """
@@ -32,7 +35,7 @@ def make_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase: 
     return made
 
 
-def train_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase: bool, tokenizers: Any) -> Any:
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, tokenizers: Any) -> Any:
     if vocab_size <= len(SPECIAL):
         raise ValueError(f"vocab_size={vocab_size} leaves no room for words; 8000 is usual")
     normalizers = [tokenizers.normalizers.NFC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
@@ -43,9 +46,14 @@ def train_tokenizer(kind: str, texts: Sequence[str], vocab_size: int, lowercase:
         model, make_trainer = models.BPE(unk_token=UNKNOWN), trainers.BpeTrainer
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.Sequence(normalizers)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    trainer = make_trainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    options: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": list(SPECIAL), "show_progress": False}
+    if kind == "byte_bpe":
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        options["initial_alphabet"] = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    else:
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(texts, make_trainer(**options))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{FIRST} $A {LAST}",
         pair=f"{FIRST} $A {LAST} $B {LAST}",
@@ -72,9 +80,32 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> list[list[int]]:
-    """The ids of each text, or pair of texts, cut to `max_length` tokens."""
+def token_id(tokenizer: Any, token: str, key: str) -> int:
+    """The id of a token that the config names. Raises ValueError where the tokenizer has none of that name."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+        raise ValueError(f"{key}: the tokenizer has no token {token!r}; its first are {' '.join(vocabulary[:12])}")
+    return number
+
+
+def encode_texts(
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    max_length: int | None = None,
+    special: bool = True,
+) -> Iterator[list[int]]:
+    """The ids of each text, or pair of texts, cut to `max_length` tokens; with a progress bar where it takes long.
+
+    special: whether the tokenizer adds its first and last tokens.
+    """
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    inputs = list(zip(texts, pairs, strict=True)) if pairs is not None else list(texts)
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(inputs)]
+    tokenizer.no_truncation() if max_length is None else tokenizer.enable_truncation(max_length)
+    places = show_progress(range(0, len(texts), CHUNK), -(-len(texts) // CHUNK), "tokenizing")
+    for place in places:
+        chunk: Sequence[Any] = texts[place : place + CHUNK]
+        if pairs is not None:
+            chunk = list(zip(chunk, pairs[place : place + CHUNK], strict=True))
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=special):
+            yield encoding.ids

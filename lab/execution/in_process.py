@@ -14,6 +14,7 @@ from lab.execution.manifest import build_manifest, hparams_row, write_config
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
+from lab.metrics.scores import scores_alone
 from lab.record.files import lock_directory, slugify, write_atomically
 from lab.text import error_message, join_names
 from lab.train.stop import StopSignal
@@ -68,7 +69,7 @@ def train_and_record(
         with recording(directory, manifest, options.stop, log) as finish:
             results = train_with_oom_retry(run, trial, composed, directory, options)
             finish(results)
-        return Outcome(directory, "done", results)
+        return Outcome(directory, "done", scores_alone(results))
     except KeyboardInterrupt:
         raise
     except Stopped as stopped:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import Refused
 from lab.ledger.saved_run import SavedRun
+from lab.metrics.scores import scores_alone
 from lab.record.console import Console
 from lab.record.environment import describe_environment
 from lab.record.files import lock_directory
@@ -44,7 +45,7 @@ def fit_in_directory(
             finally:
                 record.close()
             finish(results)
-    return results
+    return scores_alone(results)
 
 
 def check_same_run(saved: SavedRun, parts: Mapping[str, Any]) -> None:

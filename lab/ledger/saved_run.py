@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from lab.errors import ConfigError, DamagedRun
+from lab.metrics.scores import scores_alone
 from lab.record.files import check_size, read_json, read_json_lines
 from lab.record.status import changed_files, read_status
 from lab.yaml_aliases import load_yaml
@@ -49,7 +50,8 @@ class SavedRun:
 
     @cached_property
     def results(self) -> dict[str, float]:
-        return self._read_mapping("results.json")
+        """The final scores."""
+        return scores_alone(self._read_mapping("results.json"))
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -161,7 +163,8 @@ class SavedRun:
 
     def _check_fields(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
         """The content, whose fields have the types that a run writes. A field that is absent or null is none."""
-        kinds = dict.fromkeys(content, int | float) if name == "results.json" else FIELDS.get(name, {})
+        is_results = name == "results.json"
+        kinds = dict.fromkeys(scores_alone(content), int | float) if is_results else FIELDS.get(name, {})
         for key, kind in kinds.items():
             value = content.get(key)
             if value is not None and not isinstance(value, kind):

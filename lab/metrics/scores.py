@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from lab.metrics.directions import usual_direction
 from lab.metrics.names import add_split, split_of, without_split
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODES = ("max", "min")
+SIGNATURE = "_signature"  # ends the name of a text in the results that says how a score is computed
 # an image, or a function that draws it when it is shown; the function must be picklable, such as a functools.partial
 Picture = Union["Image", "Callable[[], Image]"]
 
@@ -25,12 +26,18 @@ class Evaluation(Mapping[str, float]):
     pictures: images, or functions that draw them, by name.
     monitor: full name of the score that chooses the best weights if the config names none; None for the first score on
         val.
+    signatures: how a score is computed, by its name, for scores that differ in it between libraries, such as BLEU.
+    texts: Markdown to read beside the scores, by name, such as sample translations.
+    files: contents of files, by name, such as all translations; those of the test set are kept with the run.
     """
 
     scores: Mapping[str, float]
     directions: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     monitor: str | None = None
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := {name: mode for name, mode in self.directions.items() if mode not in MODES}:
@@ -52,15 +59,25 @@ class Evaluation(Mapping[str, float]):
             {**self.directions, **other.directions},
             {**self.pictures, **other.pictures},
             self.monitor or other.monitor,
+            {**self.signatures, **other.signatures},
+            {**self.texts, **other.texts},
+            {**self.files, **other.files},
         )
 
     def with_split(self, split: str) -> "Evaluation":
         """The same evaluation under full names, `split/name`."""
+
+        def named(parts: Mapping[str, Any]) -> dict[str, Any]:
+            return {add_split(name, split): part for name, part in parts.items()}
+
         return replace(
             self,
-            scores={add_split(name, split): float(value) for name, value in self.scores.items()},
-            directions={add_split(name, split): mode for name, mode in self.directions.items()},
-            pictures={add_split(name, split): picture for name, picture in self.pictures.items()},
+            scores={name: float(value) for name, value in named(self.scores).items()},
+            directions=named(self.directions),
+            pictures=named(self.pictures),
+            signatures=named(self.signatures),
+            texts=named(self.texts),
+            files={f"{split}_{name}": content for name, content in self.files.items()},
         )
 
     def direction(self, name: str) -> str | None:
@@ -71,6 +88,16 @@ class Evaluation(Mapping[str, float]):
 
     def is_finite(self) -> bool:
         return all(math.isfinite(value) for value in self.scores.values())
+
+
+def signature_texts(evaluation: Evaluation) -> dict[str, str]:
+    """The signatures as entries of a run's results."""
+    return {name + SIGNATURE: text for name, text in evaluation.signatures.items()}
+
+
+def scores_alone(results: Mapping[str, Any]) -> dict[str, float]:
+    """The results without their signatures."""
+    return {name: score for name, score in results.items() if not name.endswith(SIGNATURE)}
 
 
 @dataclass(frozen=True)

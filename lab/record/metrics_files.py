@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 from lab.metrics.names import is_metric, split_of
 from lab.metrics.scores import Picture
 from lab.pictures import encode_png
-from lab.record.files import open_to_append, read_json_lines, write_atomically
+from lab.record.files import open_to_append, read_json_lines, slugify, write_atomically
 from lab.record.tensorboard import NoTensorBoard, logged_scalars, truncate_events
 
 
@@ -19,6 +19,7 @@ class Writer(Protocol):
 
     def scalars(self, step: int, values: dict[str, float], /) -> None: ...
     def image(self, step: int, tag: str, png: bytes, size: tuple[int, int], /) -> None: ...
+    def text(self, step: int, tag: str, markdown: str, /) -> None: ...
     def hparams(self, trial: str, values: dict[str, Any], /) -> None: ...
     def close(self) -> None: ...
 
@@ -71,6 +72,12 @@ class MetricsFiles:
         image = picture() if callable(picture) else picture
         self.writer.image(n, tag, encode_png(image), image.size)
 
+    def write_text(self, n: int, tag: str, markdown: str) -> None:
+        self.writer.text(n, tag, markdown)
+
+    def write_file(self, name: str, content: bytes) -> None:
+        write_atomically(self.directory / slugify(name), content)
+
     def close(self) -> None:
         self.writer.close()
         if self.lines:
@@ -95,6 +102,12 @@ class NoMetricsFiles:
         pass
 
     def write_picture(self, n: int, tag: str, picture: Picture) -> None:
+        pass
+
+    def write_text(self, n: int, tag: str, markdown: str) -> None:
+        pass
+
+    def write_file(self, name: str, content: bytes) -> None:
         pass
 
     def close(self) -> None:

@@ -110,9 +110,16 @@ class Record:
             raise Diverged(f"{name} is {scores[name]} after step {n}")
         epoch = run.cadence.epoch(n)
         self.metrics.write(n, epoch, dict(scores))
+        is_shown = is_first_in_tenth(run.cadence, n)
         for name, picture in scores.pictures.items():
-            if split_of(name) == "test" or is_first_in_tenth(run.cadence, n):
+            if split_of(name) == "test" or is_shown:
                 self.metrics.write_picture(n, name, picture)
+        for name, text in scores.texts.items():
+            if split_of(name) == "test" or is_shown:
+                self.metrics.write_text(n, name, text)
+        for name, content in scores.files.items():
+            if name.startswith("test_"):
+                self.metrics.write_file(name, content)
         self.console.line(n, epoch, self.headline(run, scores))
         if run.monitor.watches(scores):
             self.checkpointer.keep_scores(run, n, scores)

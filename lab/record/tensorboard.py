@@ -33,6 +33,11 @@ class TensorBoard:
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         self.add(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
+        self.add(step, as_proto(text_pb(tag, markdown)))
+
     def hparams(self, trial: str, values: dict[str, Any]) -> None:
         """Write the row of this run in the HPARAMS table, named `trial`. Its metrics are the scalars."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -72,6 +77,9 @@ class NoTensorBoard:
         pass
 
     def image(self, step: int, tag: str, png: bytes, size: tuple[int, int]) -> None:
+        pass
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
         pass
 
     def hparams(self, trial: str, values: dict[str, Any]) -> None:

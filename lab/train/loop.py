@@ -1,13 +1,13 @@
 """The loop: `train` yields steps, `execute` consumes them."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
 from lab.distributed import collectives
 from lab.errors import Stopped
-from lab.metrics.scores import Evaluation
+from lab.metrics.scores import Evaluation, signature_texts
 from lab.run import Run, Step
 from lab.train.batches import training_batches
 from lab.train.micro_batches import choose_backward
@@ -63,13 +63,13 @@ class Recorder(Protocol):
         ...
 
 
-def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopCheck = never_stop) -> dict[str, float]:
+def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopCheck = never_stop) -> dict[str, Any]:
     """Train to the end, scoring on the validation set along the way and on the test set once, with the final weights.
 
     stop: function called after every step; if it returns a reason to stop, the state is saved and Stopped is raised.
     Returns the scores of the final weights as `split/name`, on val and test. If there is a validation set, also the
     scores on as many training examples as it has, `train/name`, and train minus val, `gap/name`. `hardware/name` are
-    the speed and memory of a step on this machine.
+    the speed and memory of a step on this machine. `name_signature` is a text, how the score `name` is computed.
     """
     after = record.restore(run)
     meter = ThroughputMeter(run.hardware)
@@ -94,7 +94,7 @@ def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopChec
     test = evaluate(run, "test", stop, model)
     gap = generalization_gap(run, val, model, stop)
     record.scores(run, n, test | gap)
-    return {**val, **test, **gap, **costs}
+    return {**val, **test, **gap, **costs, **signature_texts(val | test | gap)}
 
 
 def is_due(n: int, every: int, steps: int) -> bool:

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import repeat
+from typing import Any
 
 from lab.run import Batch, Data
+
+WHOLE = ("part", "plain", "val_examples")  # optional members of a data set that are about its whole training set
 
 
 class SingleBatch:
@@ -13,8 +16,13 @@ class SingleBatch:
 
     def __init__(self, data: Data):
         self.batch = next(iter(data.batches(0)))
-        if prepare := getattr(data, "prepare", None):
-            self.prepare = prepare
+        self.data = data
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the data set has, such as its `prepare` or its tokenizer."""
+        if name in WHOLE or name == "data":
+            raise AttributeError(name)
+        return getattr(self.data, name)
 
     def batches(self, after: int = 0) -> Iterator[Batch]:
         return repeat(self.batch)
