@@ -114,9 +114,10 @@ def parallel_text(
     target_vocab_size: int = 8000,
     max_length: int = 128,
     lowercase: bool = False,
-    first_token: str = FIRST,
-    last_token: str = LAST,
+    bos: str = FIRST,
+    eos: str = LAST,
     group_by_length: bool = True,
+    download: bool = False,
 ) -> ParallelText:
     """Translation pairs from text files, plain or gzip (`.gz`), a sentence a line.
 
@@ -128,7 +129,7 @@ def parallel_text(
     joint: whether both languages have one vocabulary. Else `target_tokenizer` (None: as `tokenizer`) and
         `target_vocab_size` are those of the target.
     max_length: tokens after which a sentence is cut.
-    first_token, last_token: special tokens with which a target begins and ends.
+    bos, eos: special tokens with which a target begins and ends.
     Raises ValueError with file and line for what cannot be read, and for files of different lengths.
     """
     train = read_pairs(source_file, target_file)
@@ -151,14 +152,14 @@ def parallel_text(
         train = train.take(torch.arange(min(train_examples, len(train.sources))))
     splits["train"] = train
     if joint:
-        source_tokens = make_tokenizer(tokenizer, [*train.sources, *train.targets], vocab_size, lowercase)
+        source_tokens = make_tokenizer(tokenizer, [*train.sources, *train.targets], vocab_size, lowercase, download)
         target_tokens = source_tokens
     else:
-        source_tokens = make_tokenizer(tokenizer, train.sources, vocab_size, lowercase)
-        target_tokens = make_tokenizer(target_tokenizer or tokenizer, train.targets, target_vocab_size, lowercase)
-    ids = [
-        token_id(target_tokens, token, key) for token, key in ((first_token, "first_token"), (last_token, "last_token"))
-    ]
+        source_tokens = make_tokenizer(tokenizer, train.sources, vocab_size, lowercase, download)
+        target_tokens = make_tokenizer(
+            target_tokenizer or tokenizer, train.targets, target_vocab_size, lowercase, download
+        )
+    ids = [token_id(target_tokens, token, key) for token, key in ((bos, "bos"), (eos, "eos"))]
     sentences = [pair for name in ("val", "test") for pair in zip(*splits[name], strict=True)]
     counts = {"train": 0, "val": translate_val, "test": None}
     encoded, begin = {}, {"train": 0, "val": 0, "test": len(splits["val"].sources)}

@@ -48,6 +48,7 @@ def text_csv(
     max_length: int = 128,
     lowercase: bool = True,
     group_by_length: bool = True,
+    download: bool = False,
 ) -> PaddedSequences:
     """Texts as token ids, in padded batches (`lab.data.sequences.PaddedSequences`).
 
@@ -75,7 +76,7 @@ def text_csv(
     )
     if train_examples is not None:
         train = train.take(balanced_indices(torch.tensor(train.labels), train_examples, seed))
-    made = make_tokenizer(tokenizer, [*train.texts, *(train.pairs or [])], vocab_size, lowercase)
+    made = make_tokenizer(tokenizer, [*train.texts, *(train.pairs or [])], vocab_size, lowercase, download)
     splits = [encode_rows(made, rows, max_length) for rows in (train, val, test)]
     return PaddedSequences(
         *splits,

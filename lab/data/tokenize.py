@@ -13,13 +13,14 @@ CHUNK = 10_000  # texts that are encoded at once
 KINDS = ("words", "bpe", "byte_bpe")
 
 
-def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> Any:
+def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, download: bool = False) -> Any:
     """A `tokenizers.Tokenizer`.
 
     kind: `words`, the `vocab_size` most frequent words; `bpe`, subwords by byte-pair encoding (Sennrich et al. 2016,
     arXiv:1508.07909); `byte_bpe`, the same over bytes (Radford et al. 2019, sec. 2.2), from whose tokens the text comes
-    back as it was; or the path of a `tokenizer.json`, which is not trained.
+    back as it was; or, not trained, the path of a `tokenizer.json` or of its folder, or a repository of the hub.
     texts: the training texts.  vocab_size: number of tokens at most, the special ones included.
+    download: whether to fetch files that the hub's cache lacks.
     Raises ValueError for another kind, or for more tokens; ImportError without the library.
     """
     try:
@@ -29,7 +30,7 @@ def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: 
     if kind in KINDS:
         made = train_tokenizer(kind, texts, vocab_size, lowercase, tokenizers)
     else:
-        made = read_tokenizer(kind, tokenizers)
+        made = read_tokenizer(kind, tokenizers, download)
     if (size := made.get_vocab_size()) > vocab_size:
         raise ValueError(f"{kind} has {size} tokens; give data.vocab_size={size}")
     return made
@@ -62,8 +63,12 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
     return tokenizer
 
 
-def read_tokenizer(path: str, tokenizers: Any) -> Any:
+def read_tokenizer(path: str, tokenizers: Any, download: bool) -> Any:
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file() and path.count("/") == 1 and not path.endswith(".json"):
+        from lab.models.hub import hub_files
+
+        file = hub_files(path, ["tokenizer.json"], download)[0]
     if not file.is_file():
         raise ValueError(f"tokenizer={path!r} is no kind and no tokenizer.json; {suggest(path, KINDS)}")
     try:

@@ -15,10 +15,19 @@ from lab.models.state_files import State, read_weights, unwrap_state
 from lab.models.weights import check_outside_heads, find_source_head, is_counted
 from lab.text import suggest
 
+HEADS = {
+    "image_classification": "AutoModelForImageClassification",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "causal": "AutoModelForCausalLM",
+}
+LANGUAGE_HEADS = ("seq2seq", "causal")
+FITTED = ("vocab_size", "pad_token_id")  # keys of a configuration that the data decides
+
 
 class Logits(nn.Module):
     """Wraps a transformers model: from images (B, C, H, W), or a dict of input_ids (B, T), attention_mask and so on, to
-    logits (B, num_classes).
+    logits, (B, num_classes) or (B, T, V).
 
     options: keyword arguments of each call of the model.
     """
@@ -32,18 +41,38 @@ class Logits(nn.Module):
         return self.model(**by_name, **self.options).logits
 
 
+class Seq2SeqLogits(Logits):
+    """An encoder and decoder, which encodes a sentence once when it decodes token by token (`lab.models.decoding`)."""
+
+    def start(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        encoder: Any = self.model.get_encoder()  # type: ignore[operator]
+        encoded = encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        prefix = inputs["input_ids"].new_empty((len(encoded), 0))
+        return {"encoder_outputs": (encoded,), "attention_mask": inputs["attention_mask"], "decoder_input_ids": prefix}
+
+    def advance(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        state = {**state, "decoder_input_ids": torch.cat([state["decoder_input_ids"], tokens[:, None]], 1)}
+        return self.model(**state, use_cache=False).logits[:, -1], state
+
+
 def huggingface_model(
     name: str,
-    num_classes: int,
+    num_classes: int | None,
     shape: list[int] | None,
     weights: str | None = None,
     config: dict | None = None,
     download: bool = False,
+    head: str | None = None,
+    vocab_size: int | None = None,
+    max_length: int | None = None,
 ) -> nn.Module:
-    """The model of that name for image classification or, without a `shape`, for sequence classification.
+    """The model of that name, with a head.
 
     name: model type of transformers (`vit`), folder with a config.json, or repository of the hub.
-    shape: (C, H, W) of the images; None for tokens.
+    head: `image_classification`, `sequence_classification`, `seq2seq` or `causal`; None: one of the first two, by
+        whether there is a `shape`.
+    num_classes: number of outputs of a classification head.  shape: (C, H, W) of the images; None for tokens.
+    vocab_size: number of tokens of a random start.  max_length: the longest sequence of the data.
     weights: folder, repository or file; `DEFAULT` for the weights of `name`; None for a random start.
     config: keys of the model's configuration to change, with their values.
     download: whether to fetch files that the hub's cache lacks.
@@ -57,18 +86,36 @@ def huggingface_model(
     transformers.utils.logging.disable_progress_bar()
     source = name if weights == "DEFAULT" else weights
     files = None if weights is None else find_weight_files(weights, str(source), download)
-    configuration = make_configuration(name, shape, bool(files), {**(config or {})}, download)
-    configuration.num_labels = num_classes
-    auto_class: Any = (
-        transformers.AutoModelForImageClassification if shape else transformers.AutoModelForSequenceClassification
-    )
+    head = head or ("image_classification" if shape else "sequence_classification")
+    if head not in HEADS:
+        raise ValueError(f"head={head} is no head; {suggest(head, HEADS)}")
+    changes = {**({} if vocab_size is None or files else {"vocab_size": vocab_size, "pad_token_id": 0})}
+    configuration = make_configuration(name, shape, bool(files), {**changes, **(config or {})}, download)
+    if head not in LANGUAGE_HEADS:
+        configuration.num_labels = num_classes
+    check_tokens(configuration, name, vocab_size, max_length)
+    auto_class: Any = getattr(transformers, HEADS[head])
+    wrapper = Seq2SeqLogits if head == "seq2seq" else Logits
+    options = {"use_cache": False} if head in LANGUAGE_HEADS else {}
     if files is None:
         inner = auto_class.from_config(configuration, dtype=torch.float32, trust_remote_code=False)
-        return Logits(inner, **image_size_options(inner, shape))
+        return wrapper(inner, **options, **image_size_options(inner, shape))
     inner, origin = load_pretrained(auto_class, configuration, files, str(source))
-    model = Logits(inner, **image_size_options(inner, shape))
+    model = wrapper(inner, **options, **image_size_options(inner, shape))
     set_origin(model, origin)
     return model
+
+
+def check_tokens(configuration: Any, name: str, vocab_size: int | None, max_length: int | None) -> None:
+    """Raises ValueError where the data has more tokens, or longer sequences, than the model."""
+    known, positions = (getattr(configuration, key, None) for key in ("vocab_size", "max_position_embeddings"))
+    if vocab_size is not None and known is not None and known < vocab_size:
+        raise ValueError(f"{name} knows {known} tokens, the data has {vocab_size}; give its own: data.tokenizer={name}")
+    if max_length is not None and positions is not None and positions < max_length:
+        raise ValueError(
+            f"{name} has {positions} positions, the data's texts up to {max_length} tokens; give "
+            f"data.max_length={positions}"
+        )
 
 
 def make_configuration(
@@ -87,6 +134,7 @@ def make_configuration(
             )
         folder = folder or hub_files(name, ["config.json"], download)[0].parent
         known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    changes = {key: value for key, value in changes.items() if key not in FITTED or hasattr(known, key)}
     if unknown := [key for key in changes if not hasattr(known, key)]:
         nearest = suggest(unknown[0], [key for key in vars(known) if not key.startswith("_")])
         raise ValueError(f"the configuration of {name} has no key {unknown[0]!r}; {nearest}")
