@@ -49,7 +49,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
     tokenizer.normalizer = tokenizers.normalizers.Sequence(normalizers)
     options: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": list(SPECIAL), "show_progress": False}
     if kind == "byte_bpe":
-        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = tokenizers.decoders.ByteLevel()
         options["initial_alphabet"] = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     else:
