@@ -13,14 +13,21 @@ CHUNK = 10_000  # texts that are encoded at once
 KINDS = ("words", "bpe", "byte_bpe")
 
 
-def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, download: bool = False) -> Any:
+def make_tokenizer(
+    kind: str,
+    texts: Iterable[str],
+    vocab_size: int,
+    lowercase: bool,
+    download: bool = False,
+    special_tokens: Sequence[str] = (),
+) -> Any:
     """A `tokenizers.Tokenizer`.
 
     kind: `words`, the `vocab_size` most frequent words; `bpe`, subwords by byte-pair encoding (Sennrich et al. 2016,
     arXiv:1508.07909); `byte_bpe`, the same over bytes (Radford et al. 2019, sec. 2.2), from whose tokens the text comes
     back as it was; or, not trained, the path of a `tokenizer.json` or of its folder, or a repository of the hub.
     texts: the training texts.  vocab_size: number of tokens at most, the special ones included.
-    download: whether to fetch files that the hub's cache lacks.
+    download: whether to fetch files that the hub's cache lacks.  special_tokens: further ones of a trained vocabulary.
     Raises ValueError for another kind, or for more tokens; ImportError without the library.
     """
     try:
@@ -28,7 +35,8 @@ def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: 
     except ModuleNotFoundError as error:
         raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
     if kind in KINDS:
-        made = train_tokenizer(kind, texts, vocab_size, lowercase, tokenizers)
+        special = [*SPECIAL, *special_tokens]
+        made = train_tokenizer(kind, texts, vocab_size, lowercase, special, tokenizers)
     else:
         made = read_tokenizer(kind, tokenizers, download)
     if (size := made.get_vocab_size()) > vocab_size:
@@ -36,8 +44,10 @@ def make_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: 
     return made
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, tokenizers: Any) -> Any:
-    if vocab_size <= len(SPECIAL):
+def train_tokenizer(
+    kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, special: Sequence[str], tokenizers: Any
+) -> Any:
+    if vocab_size <= len(special):
         raise ValueError(f"vocab_size={vocab_size} leaves no room for words; 8000 is usual")
     normalizers = [tokenizers.normalizers.NFC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
     models, trainers = tokenizers.models, tokenizers.trainers
@@ -47,7 +57,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase:
         model, make_trainer = models.BPE(unk_token=UNKNOWN), trainers.BpeTrainer
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.Sequence(normalizers)
-    options: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": list(SPECIAL), "show_progress": False}
+    options: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": list(special), "show_progress": False}
     if kind == "byte_bpe":
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = tokenizers.decoders.ByteLevel()

@@ -55,6 +55,17 @@ class Seq2SeqLogits(Logits):
         return self.model(**state, use_cache=False).logits[:, -1], state
 
 
+class CausalLogits(Logits):
+    """A decoder alone, which passes the whole text for each token that it decodes (`lab.models.decoding`)."""
+
+    def start(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"input_ids": inputs["input_ids"]}
+
+    def advance(self, tokens: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        state = {"input_ids": torch.cat([state["input_ids"], tokens[:, None]], 1)}
+        return self.model(**state, use_cache=False).logits[:, -1], state
+
+
 def huggingface_model(
     name: str,
     num_classes: int | None,
@@ -95,7 +106,7 @@ def huggingface_model(
         configuration.num_labels = num_classes
     check_tokens(configuration, name, vocab_size, max_length)
     auto_class: Any = getattr(transformers, HEADS[head])
-    wrapper = Seq2SeqLogits if head == "seq2seq" else Logits
+    wrapper = {"seq2seq": Seq2SeqLogits, "causal": CausalLogits}.get(head, Logits)
     options = {"use_cache": False} if head in LANGUAGE_HEADS else {}
     if files is None:
         inner = auto_class.from_config(configuration, dtype=torch.float32, trust_remote_code=False)
