@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lab.library import compose as compose
     from lab.library import fit as fit
     from lab.library import load as load
+    from lab.library import predict as predict
     from lab.library import runs as runs
     from lab.metrics.scores import Evaluation as Evaluation
     from lab.record.console import Console as Console
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "lab.assembly.build": ("build",),
-    "lab.library": ("compose", "fit", "load", "runs"),
+    "lab.library": ("compose", "fit", "load", "predict", "runs"),
     "lab.run": ("Run", "Step", "cadence"),
     "lab.hardware": ("Hardware",),
     "lab.record.record": ("Record",),

@@ -68,7 +68,24 @@ def load(run: Path | str) -> "nn.Module":
     Raises ConfigError where there is no such run, or the run is not done, changed since it was sealed, or was trained
     by a script without a config.
     """
-    from lab.assembly.final_model import load_finished_run
+    from lab.assembly.predictor import load_finished_model
+
+    return load_finished_model(find_saved_run(run))
+
+
+def predict(run: Path | str, inputs: Sequence[str]) -> list[dict[str, Any]]:
+    """What a finished run says of new inputs, as `lab predict` does: texts, or files of images.
+
+    lab.predict("outputs/runs/train/...", ["a fine film"])[0]["label"]
+    run: as `load` takes it.  Raises ConfigError as `load`, and for inputs that cannot be read.
+    """
+    from lab.assembly.predictor import load_predictor
+
+    predictor = load_predictor(find_saved_run(run))
+    return list(predictor.predict(predictor.expand(inputs)))
+
+
+def find_saved_run(run: Path | str) -> "SavedRun":
     from lab.config.outputs import split_outputs
     from lab.errors import ConfigError
     from lab.ledger.listing import find_run
@@ -78,5 +95,4 @@ def load(run: Path | str) -> "nn.Module":
     directory = find_run(Path(run), outputs)
     if directory is None:
         raise ConfigError(f"no run {run}; lab ls lists those of {outputs}")
-    _, model = load_finished_run(SavedRun(directory))
-    return model.eval()
+    return SavedRun(directory)

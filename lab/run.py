@@ -28,7 +28,7 @@ class Data(Protocol):
     plain(after): as `batches`, without the data set's own augmentation.
     val_examples: int, number of validation examples; without it `val` is read through to count them.
     description: str, line that is shown when a run starts.
-    files: dict of bytes by name, small files that a run keeps in its directory, such as a tokenizer.
+    reader: how a finished run reads new inputs (`lab.data.readers.Reader`); its files are kept in the run's directory.
     """
 
     def batches(self, after: int, /) -> Iterator[Batch]:
@@ -49,6 +49,7 @@ class Task(Protocol):
         nest of tensors whose first dimension is the number of examples. These two and `size` must take batches both
         before and after the data set's `prepare`.
     bind(data) -> None: called once with the run's data set, to take from it what is no batch, such as a tokenizer.
+    predict(model, inputs) -> list of dicts: answers to what the data's reader has read, such as labels.
     pictures(batch) -> dict: images of a training batch as the model sees it, or functions that draw them, by name.
     """
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,9 @@ from lab.augment.word_dropout import word_dropout
 from lab.data.sequences import LabelledSequences, PaddedSequences, join_sequences
 from lab.data.text_csv import text_csv
 from lab.data.text_table import read_rows
+from lab.metrics.regression import score_regression
 from lab.models.text import LSTMClassifier, TextCNN, TextTransformer
+from lab.tasks.regression import Regression
 
 ROWS = [("a fine film", "good"), ("a dull, long film", "bad"), ("not bad at all", "good"), ("so bad", "bad")] * 10
 
@@ -39,19 +42,21 @@ def test_a_table_becomes_padded_batches(tmp_path, kind):
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape
     assert len(labels) == 4
     assert bool((inputs["input_ids"][~inputs["attention_mask"]] == 0).all())
-    assert json.loads(data.files["tokenizer.json"])["model"]["type"] == {"words": "WordLevel", "bpe": "BPE"}[kind]
+    assert (
+        json.loads(data.reader.files["tokenizer.json"])["model"]["type"] == {"words": "WordLevel", "bpe": "BPE"}[kind]
+    )
 
 
 def test_the_vocabulary_is_that_of_the_training_rows(tmp_path):
     write_csv(tmp_path / "v.csv", [("a zebra", "good")])
     data = make(tmp_path, tokenizer="words", val_file=str(tmp_path / "v.csv"), test_share=0.0)
-    assert "zebra" not in json.loads(data.files["tokenizer.json"])["model"]["vocab"]
-    assert "film" in json.loads(data.files["tokenizer.json"])["model"]["vocab"]
+    assert "zebra" not in json.loads(data.reader.files["tokenizer.json"])["model"]["vocab"]
+    assert "film" in json.loads(data.reader.files["tokenizer.json"])["model"]["vocab"]
 
 
 def test_a_saved_tokenizer_gives_the_same_tokens(tmp_path):
     first = make(tmp_path)
-    (tmp_path / "tokenizer.json").write_bytes(first.files["tokenizer.json"])
+    (tmp_path / "tokenizer.json").write_bytes(first.reader.files["tokenizer.json"])
     again = make(tmp_path, tokenizer=str(tmp_path / "tokenizer.json"))
     assert torch.equal(first.splits["train"].sequences.tokens, again.splits["train"].sequences.tokens)
 
@@ -85,7 +90,7 @@ def test_what_cannot_be_read_names_its_file_and_line(tmp_path, name, content, me
 
 def test_an_unknown_label_is_named(tmp_path):
     write_csv(tmp_path / "test.csv", [("fine", "good"), ("fine", "great")])
-    with pytest.raises(ValueError, match=r"test\.csv:3: the label 'great' is none of bad, good"):
+    with pytest.raises(ValueError, match=r"test\.csv:3: the label 'great' is not one of bad, good"):
         make(tmp_path, test_file=str(tmp_path / "test.csv"))
     with pytest.raises(ValueError, match="is no kind and no tokenizer"):
         make(tmp_path, tokenizer="bpee")
@@ -178,6 +183,41 @@ def test_texts_train_sweep_and_are_scored_again(lab, tmp_path, model):
     assert ranked.code == 0, ranked.err
     checked = lab("check", "-m", *small, f"model={model}", "steps=6", "finetune_strategy=full,linear_probe,lora")
     assert checked.code == 0, checked.err
+
+
+def test_labels_that_are_numbers_are_predicted(tmp_path):
+    write_csv(tmp_path / "n.csv", [("a fine film", 4.5), ("a dull film", 1), ("so bad", 0.5)] * 10)
+    data = make(tmp_path, train_file=str(tmp_path / "n.csv"), numeric=True, num_classes=1)
+    inputs, targets = next(data.batches())
+    assert targets.dtype == torch.float32
+    assert set(targets.tolist()) <= {4.5, 1.0, 0.5}
+    task = Regression()
+    model = lambda inputs: inputs["input_ids"].sum(1, keepdim=True).float()  # noqa: E731
+    assert task.loss(model, (inputs, targets)).item() == pytest.approx(
+        float(((model(inputs)[:, 0] - targets) ** 2).mean())
+    )
+    write_csv(tmp_path / "n.csv", [("a fine film", 4.5), ("a dull film", "nan")] * 10)
+    with pytest.raises(ValueError, match=r"n\.csv:3: the label 'nan' is not a number"):
+        make(tmp_path, train_file=str(tmp_path / "n.csv"), numeric=True, num_classes=1)
+
+
+def test_scores_of_numbers_are_those_of_scipy_and_scikit_learn():
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+    draw = np.random.default_rng(0)
+    targets = draw.normal(size=50).round(1)  # with ties
+    predictions = targets + draw.normal(size=50)
+    assert score_regression(predictions, targets) == pytest.approx(
+        {
+            "rmse": root_mean_squared_error(targets, predictions),
+            "mae": mean_absolute_error(targets, predictions),
+            "r2": r2_score(targets, predictions),
+            "pearson": pearsonr(predictions, targets)[0],
+            "spearman": spearmanr(predictions, targets)[0],
+        }
+    )
+    assert score_regression(np.ones(3), np.ones(3))["pearson"] == 0
 
 
 @pytest.mark.slow

@@ -38,8 +38,11 @@ WHOLE_WEIGHT_HOOKS = (
 )  # of a regularizer that needs them whole
 
 
-def build(config: Mapping[str, Any]) -> Run:
-    """The run of a checked config. Raises ConfigError where a part cannot be made."""
+def build(config: Mapping[str, Any], data: Data | None = None) -> Run:
+    """The run of a checked config. Raises ConfigError where a part cannot be made.
+
+    data: data set to use in place of the config's, such as a reader of new inputs.
+    """
     settings = read_settings(config)
     with blame(""):
         monitor = Monitor(settings.monitor, settings.mode)
@@ -47,7 +50,7 @@ def build(config: Mapping[str, Any]) -> Run:
     hardware: Hardware = instantiate(config, "hardware")
     with blame("hardware"):
         hardware.setup()
-    data = build_data(config, settings, hardware)
+    data = build_data(config, settings, hardware) if data is None else data
     with blame(""):
         cadence = build_cadence(settings, data)
     model, groups = build_model(config, settings, hardware)

@@ -34,20 +34,25 @@ def load_finished_run(saved: SavedRun, config: Mapping[str, Any] | None = None) 
     config: config to build the run from; None: the run's own. Raises ConfigError where the run is not done, changed
     since it was sealed, or was not started by lab train.
     """
+    config = check_can_build(saved, config or saved.config)
+    run = build(config)
+    dry_run(run)  # before the weights are loaded, as some regularizers create the model to score on the first call
+    return run, load_final_model(run, saved)
+
+
+def check_can_build(saved: SavedRun, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config. Raises ConfigError as `load_finished_run`."""
     saved.check_done()
     if changed := saved.changed_files(checkpoints=True):
         raise ConfigError(f"{saved.directory} is not as it was sealed: {', '.join(changed)} changed")
-    config = config or saved.config
-    if not config:
+    if not saved.config:
         raise ConfigError(
             f"{saved.directory} was trained by a script, without a config to build its model from; score it in that "
             "script: lab.evaluate(run)"
         )
     check_code_outside(config, saved.directory)
     check_config(config, saved.unresolved_config)
-    run = build(config)
-    dry_run(run)  # before the weights are loaded, as some regularizers create the model to score on the first call
-    return run, load_final_model(run, saved)
+    return config
 
 
 def load_final_model(run: Run, saved: SavedRun) -> torch.nn.Module:

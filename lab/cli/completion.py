@@ -17,7 +17,7 @@ OVERRIDES_AFTER = {
     "reproduce": 1,
     "decide": 2,
 }
-RUN_VERBS = ("show", "diff", "resume", "retry", "eval", "adapter", "rerun", "report", "ls")
+RUN_VERBS = ("show", "diff", "resume", "retry", "eval", "predict", "adapter", "rerun", "report", "ls")
 SWEEP_VERBS = ("show", "resume", "retry", "report", "ls")
 STUDY_VERBS = {"ablate": "factors", "reproduce": "claims"}  # the key of their files
 FLAGS = {
@@ -26,6 +26,7 @@ FLAGS = {
     "resume": ("--workers", "--anyway"),
     "retry": ("--workers", "--anyway"),
     "eval": ("--json",),
+    "predict": ("--file", "--json"),
     "ls": ("--json",),
     "show": ("--json",),
     "diff": ("--json",),

@@ -1,5 +1,6 @@
 """Decoding of image files into tensors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,3 +48,18 @@ def is_16_bit_gray(image: Image.Image) -> bool:
     """Whether an image is gray with values up to 65,535. Pillow scales PGM files of more than 8 bits to that range, and
     gives them the mode of 32 bits."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+class CenterCrop:
+    """Resizes an image until it covers (H, W), then crops its center to (C, H, W)."""
+
+    def __init__(self, shape: Sequence[int]):
+        self.channels, self.height, self.width = shape
+
+    def __call__(self, image: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional as F
+
+        factor = max(self.height / image.shape[1], self.width / image.shape[2])
+        size = [max(self.height, round(image.shape[1] * factor)), max(self.width, round(image.shape[2] * factor))]
+        image = F.center_crop(F.resize(image, size), [self.height, self.width])
+        return F.rgb_to_grayscale(image) if self.channels == 1 else image

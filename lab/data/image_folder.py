@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lab.data.decode import decode_image
+from lab.data.decode import CenterCrop, decode_image
 from lab.data.image_files import class_folders, count_images, find_images
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import balanced_indices, split_indices
@@ -130,21 +130,6 @@ class ImageFolder(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
         return self.transform(decode_image(path)), label
-
-
-class CenterCrop:
-    """Resizes an image until it covers (H, W), then crops its center to (C, H, W)."""
-
-    def __init__(self, shape: list[int]):
-        self.channels, self.height, self.width = shape
-
-    def __call__(self, image: Tensor) -> Tensor:
-        from torchvision.transforms.v2 import functional as F
-
-        factor = max(self.height / image.shape[1], self.width / image.shape[2])
-        size = [max(self.height, round(image.shape[1] * factor)), max(self.width, round(image.shape[2] * factor))]
-        image = F.center_crop(F.resize(image, size), [self.height, self.width])
-        return F.rgb_to_grayscale(image) if self.channels == 1 else image
 
 
 class RandomCrop:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lab.data import order
+from lab.data.readers import image_reader
 from lab.data.standardize import scale_images
 
 # the most examples, and the most numbers in their inputs, of a scoring batch that is larger than a training batch
@@ -70,6 +71,7 @@ class InMemory:
         self.val_examples = len(val.labels)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
         self.description = description
+        self.reader = image_reader(prepare, train.inputs)
         self.steps_per_epoch = order.count_steps(len(train.labels), batch_size)
 
     def to(self, device: str) -> None:

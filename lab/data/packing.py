@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.data import order
+from lab.data.readers import PromptReader
 from lab.metrics.tokens import IGNORED
 
 PACKINGS = ("best_fit", "concat")
@@ -114,7 +115,7 @@ class PackedText:
         self.val_examples = len(splits["val"].tokens)
         self.steps_per_epoch = order.count_steps(len(splits["train"].tokens), batch_size)
         self.has_documents = bool((splits["train"].positions[:, 1:] == 0).any())
-        self.files = {"tokenizer.json": tokenizer.to_str().encode()}
+        self.reader = PromptReader(tokenizer, bos, eos)
 
     def to(self, device: str) -> None:
         """Move all blocks to `device`, so that no batch has to be transferred."""

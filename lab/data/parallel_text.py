@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.data.order import split_indices
+from lab.data.readers import TranslationReader
 from lab.data.sequences import GroupedByLength, Sequences, join_sequences
 from lab.data.text_table import read_lines
 from lab.data.tokenize import FIRST, LAST, encode_texts, make_tokenizer, pad_id, token_id
@@ -50,9 +51,7 @@ class ParallelText(GroupedByLength):
         self,
         splits: Mapping[str, EncodedPairs],
         sentences: Sequence[tuple[str, str]],
-        tokenizers: tuple[Any, Any],
-        first: int,
-        last: int,
+        reader: TranslationReader,
         *,
         batch_size: int,
         seed: int,
@@ -63,10 +62,9 @@ class ParallelText(GroupedByLength):
         super().__init__(
             {name: len(split.sentences) for name, split in splits.items()}, batch_size, seed, group_by_length
         )
-        self.source_tokenizer, self.target_tokenizer = tokenizers
-        self.first, self.last, self.pad, self.description = first, last, pad_id(self.target_tokenizer), description
-        self.files = {"source_tokenizer.json": self.source_tokenizer.to_str().encode()}
-        self.files["target_tokenizer.json"] = self.target_tokenizer.to_str().encode()
+        self.source_tokenizer, self.target_tokenizer = reader.source_tokenizer, reader.target_tokenizer
+        self.first, self.last, self.pad = reader.first, reader.last, reader.pad
+        self.reader, self.description = reader, description
 
     def to(self, device: str) -> None:
         """Move all sequences to `device`, so that no batch has to be transferred."""
@@ -85,12 +83,6 @@ class ParallelText(GroupedByLength):
         labels, is_label = targets.take(indices, 0)
         labels = labels.masked_fill(~is_label, IGNORED)
         return {"input_ids": ids, "attention_mask": mask}, labels, sentences[indices.to(sentences.device)]
-
-    def encode_sources(self, texts: Sequence[str], max_length: int) -> dict[str, Tensor]:
-        """The model's inputs for texts of the source language."""
-        sequences = join_sequences(encode_texts(self.source_tokenizer, texts, max_length=max_length))
-        ids, mask = sequences.take(torch.arange(len(texts)), pad_id(self.source_tokenizer))
-        return {"input_ids": ids, "attention_mask": mask}
 
 
 def parallel_text(
@@ -132,52 +124,68 @@ def parallel_text(
     bos, eos: special tokens with which a target begins and ends.
     Raises ValueError with file and line for what cannot be read, and for files of different lengths.
     """
-    train = read_pairs(source_file, target_file)
-    held_out = {
-        "val": (val_source_file, val_target_file),
-        "test": (test_source_file, test_target_file),
-    }
+    given = {"val": (val_source_file, val_target_file), "test": (test_source_file, test_target_file)}
+    splits = split_pairs(read_pairs(source_file, target_file), given, {"val": val_share, "test": test_share}, seed)
+    if train_examples is not None:
+        splits["train"] = splits["train"].take(torch.arange(min(train_examples, len(splits["train"].sources))))
+    languages = (tokenizer, vocab_size), (target_tokenizer or tokenizer, target_vocab_size)
+    source_tokens, target_tokens = make_tokenizers(splits["train"], languages, joint, lowercase, download)
+    first, last = (token_id(target_tokens, token, key) for token, key in ((bos, "bos"), (eos, "eos")))
+    reader = TranslationReader(source_tokens, target_tokens, first, last, max_length)
+    counts = {"train": 0, "val": translate_val, "test": None}
+    begins = {"train": 0, "val": 0, "test": len(splits["val"].sources)}
+    encoded = {name: encode_pairs(reader, splits[name], begins[name], counts[name]) for name in splits}
+    return ParallelText(
+        encoded,
+        [pair for name in ("val", "test") for pair in zip(*splits[name], strict=True)],
+        reader,
+        batch_size=batch_size,
+        seed=seed,
+        group_by_length=group_by_length,
+        description=describe_pairs(encoded, target_tokens.get_vocab_size(), max_length),
+    )
+
+
+def make_tokenizers(
+    train: Pairs, languages: Sequence[tuple[str, int]], joint: bool, lowercase: bool, download: bool
+) -> tuple[Any, Any]:
+    """The tokenizers of source and target.  languages: kind and size of each vocabulary; of a joint one, the first."""
+    texts = [[*train.sources, *train.targets]] if joint else train
+    made = [
+        make_tokenizer(kind, part, size, lowercase, download)
+        for part, (kind, size) in zip(texts, languages, strict=False)
+    ]
+    return made[0], made[-1]
+
+
+def split_pairs(
+    train: Pairs, given: Mapping[str, tuple[str | None, str | None]], shares: Mapping[str, float], seed: int
+) -> dict[str, Pairs]:
+    """The pairs of each split; those of a split without files are drawn from the training pairs.
+
+    given: the files of a split.  shares: share of the training pairs to draw.
+    """
     splits: dict[str, Pairs] = {}
-    for name, share, split_seed in (("test", test_share, 0), ("val", val_share, seed)):
-        source, target = held_out[name]
+    for name, split_seed in (("test", 0), ("val", seed)):
+        source, target = given[name]
         if bool(source) != bool(target):
             raise ValueError(f"data.{name}_source_file and data.{name}_target_file go together; give both or neither")
         if source and target:
             splits[name] = read_pairs(source, target)
         else:
-            kept, drawn = split_indices(len(train.sources), share, split_seed)
+            kept, drawn = split_indices(len(train.sources), shares[name], split_seed)
             train, splits[name] = train.take(kept), train.take(drawn)
-    train = train.take(torch.tensor([place for place, pair in enumerate(zip(*train, strict=True)) if all(pair)]))
-    if train_examples is not None:
-        train = train.take(torch.arange(min(train_examples, len(train.sources))))
-    splits["train"] = train
-    if joint:
-        source_tokens = make_tokenizer(tokenizer, [*train.sources, *train.targets], vocab_size, lowercase, download)
-        target_tokens = source_tokens
-    else:
-        source_tokens = make_tokenizer(tokenizer, train.sources, vocab_size, lowercase, download)
-        target_tokens = make_tokenizer(
-            target_tokenizer or tokenizer, train.targets, target_vocab_size, lowercase, download
-        )
-    ids = [token_id(target_tokens, token, key) for token, key in ((bos, "bos"), (eos, "eos"))]
-    sentences = [pair for name in ("val", "test") for pair in zip(*splits[name], strict=True)]
-    counts = {"train": 0, "val": translate_val, "test": None}
-    encoded, begin = {}, {"train": 0, "val": 0, "test": len(splits["val"].sources)}
-    for name, pairs in splits.items():
-        encoded[name] = EncodedPairs(
-            join_sequences(encode_texts(source_tokens, pairs.sources, max_length=max_length)),
-            join_sequences(encode_targets(target_tokens, pairs.targets, max_length, ids[1])),
-            number_sentences(len(pairs.sources), begin[name], counts[name]),
-        )
-    return ParallelText(
-        encoded,
-        sentences,
-        (source_tokens, target_tokens),
-        *ids,
-        batch_size=batch_size,
-        seed=seed,
-        group_by_length=group_by_length,
-        description=describe_pairs(encoded, target_tokens.get_vocab_size(), max_length),
+    whole = [place for place, pair in enumerate(zip(*train, strict=True)) if all(pair)]
+    return {"train": train.take(torch.tensor(whole, dtype=torch.int64)), **splits}
+
+
+def encode_pairs(reader: TranslationReader, pairs: Pairs, begin: int, chosen: int | None) -> EncodedPairs:
+    """begin, chosen: as `number_sentences` takes them."""
+    targets = encode_targets(reader.target_tokenizer, pairs.targets, reader.max_length, reader.last)
+    return EncodedPairs(
+        join_sequences(encode_texts(reader.source_tokenizer, pairs.sources, max_length=reader.max_length)),
+        join_sequences(targets),
+        number_sentences(len(pairs.sources), begin, chosen),
     )
 
 

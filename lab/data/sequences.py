@@ -115,7 +115,7 @@ class PaddedSequences(GroupedByLength):
 
     A batch is ({"input_ids": (B, L) int64, "attention_mask": (B, L) bool}, labels (B,)): L is the length of the longest
     of its sequences, and the mask is false on the padding.
-    files: files that a run keeps in its directory, by name, such as the tokenizer.
+    reader: how new texts are read, `lab.data.readers.TextReader`.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class PaddedSequences(GroupedByLength):
         group_by_length: bool = True,
         classes: Sequence[str] | None = None,
         description: str = "",
-        files: dict[str, bytes] | None = None,
+        reader: Any = None,
     ):
         self.splits = {"train": train, "val": val, "test": test}
         sizes = {name: len(split.labels) for name, split in self.splits.items()}
         super().__init__(sizes, batch_size, seed, group_by_length)
-        self.pad, self.classes, self.description, self.files = pad, classes, description, files or {}
+        self.pad, self.classes, self.description, self.reader = pad, classes, description, reader
 
     def to(self, device: str) -> None:
         """Move all sequences to `device`, so that no batch has to be transferred."""

@@ -27,6 +27,7 @@ class Standardize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        self.mean, self.std = list(mean), list(std)
         # (x / 255 - mean) / std as one multiplication and one addition
         self.scale = 1 / (255 * torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
         self.shift = -torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1) * 255 * self.scale

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lab.data import order
 from lab.data.loader_process import enter_loader_worker
+from lab.data.readers import Reader, image_reader
 from lab.data.standardize import scale_images
 from lab.distributed.collectives import local_slice
 from lab.seeding import stream_seed, temporary_seed
@@ -58,6 +59,10 @@ class Streamed:
         self.description = description
         self.workers = workers
         self.steps_per_epoch = order.count_steps(len(train), batch_size)
+
+    @property
+    def reader(self) -> Reader | None:
+        return image_reader(self.prepare, first_input(self.splits["plain"]))
 
     def batches(self, after: int = 0) -> Iterator[list[Tensor]]:
         return self.load("train", self.batch_keys(after))
@@ -118,3 +123,12 @@ class SeededExamples(Dataset):
         epoch, index = key
         with temporary_seed(stream_seed(self.seed, "augment", epoch, index)):
             return self.examples[index]
+
+
+def first_input(examples: Indexable) -> Tensor | None:
+    """The input of the first example; None where it cannot be read, which is said when it is trained on."""
+    try:
+        first = examples[0][0]
+    except Exception:  # a user's data set may raise anything
+        return None
+    return first if isinstance(first, Tensor) else None

@@ -1,5 +1,6 @@
 """Texts with labels, from a table of one's own."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lab.data.order import balanced_indices, split_indices
+from lab.data.readers import TextReader
 from lab.data.sequences import LabelledSequences, PaddedSequences, join_sequences
 from lab.data.text_table import Column, read_rows
 from lab.data.tokenize import encode_texts, make_tokenizer, pad_id
@@ -15,11 +17,11 @@ from lab.text import by_number, join_names
 
 class TextRows(NamedTuple):
     """texts, pairs: first and second text of each row; pairs is None where there is one text.  labels: numbers of the
-    classes."""
+    classes, or numbers to predict."""
 
     texts: list[str]
     pairs: list[str] | None
-    labels: list[int]
+    labels: list[int] | list[float]
 
     def take(self, indices: torch.Tensor) -> "TextRows":
         chosen = indices.tolist()
@@ -48,6 +50,7 @@ def text_csv(
     max_length: int = 128,
     lowercase: bool = True,
     group_by_length: bool = True,
+    numeric: bool = False,
     download: bool = False,
 ) -> PaddedSequences:
     """Texts as token ids, in padded batches (`lab.data.sequences.PaddedSequences`).
@@ -56,6 +59,7 @@ def text_csv(
     `val_share` of the training rows are drawn from the seed; without a test_file, `test_share` of them, the same for
     every seed.
     text, second_text, label: columns, by name, or by place in a table without a header.
+    numeric: whether the labels are numbers to predict, for task=regression; then `num_classes` is 1.
     num_classes: number of classes.  classes: their names in the order of their numbers; None: the labels that the
     training file has, sorted, numbers by size.
     train_examples: number of training rows, balanced over the classes; None: all.
@@ -64,20 +68,16 @@ def text_csv(
     Raises ValueError with file and line for rows that cannot be used.
     """
     columns = [text, *([second_text] if second_text is not None else []), label]
-    rows = list(read_rows(Path(train_file), columns, header))
-    names = class_names(train_file, [row[-1] for _, row in rows], classes, num_classes)
-
-    def read(file: str) -> TextRows:
-        return number_labels(file, read_rows(Path(file), columns, header), names)
-
-    train = number_labels(train_file, rows, names)
-    train, val, test = split_rows(
-        train, read(val_file) if val_file else None, read(test_file) if test_file else None, val_share, test_share, seed
-    )
+    files = (train_file, val_file, test_file)
+    if numeric and num_classes != 1:
+        raise ValueError("a label that is a number is one output of the model; give data.num_classes=1")
+    read, names = read_labelled(files, columns, header, classes, None if numeric else num_classes)
+    train, val, test = split_rows(read[0], read[1], read[2], val_share, test_share, seed)
     if train_examples is not None:
-        train = train.take(balanced_indices(torch.tensor(train.labels), train_examples, seed))
+        groups = torch.zeros(len(train.labels), dtype=torch.int64) if numeric else torch.tensor(train.labels)
+        train = train.take(balanced_indices(groups, train_examples, seed))
     made = make_tokenizer(tokenizer, [*train.texts, *(train.pairs or [])], vocab_size, lowercase, download)
-    splits = [encode_rows(made, rows, max_length) for rows in (train, val, test)]
+    splits = [encode_rows(made, rows, max_length, numeric) for rows in (train, val, test)]
     return PaddedSequences(
         *splits,
         batch_size=batch_size,
@@ -86,8 +86,24 @@ def text_csv(
         group_by_length=group_by_length,
         classes=names,
         description=describe_texts(splits, made.get_vocab_size(), max_length),
-        files={"tokenizer.json": made.to_str().encode()},
+        reader=TextReader(made, max_length, second_text is not None),
     )
+
+
+def read_labelled(
+    files: Sequence[str | None],
+    columns: Sequence[Column],
+    header: bool,
+    classes: Sequence[str] | None,
+    num_classes: int | None,
+) -> tuple[list[Any], list[str] | None]:
+    """The rows of each file, None where there is none, and the names of the classes; for num_classes=None, labels are
+    numbers to predict."""
+    rows = [list(read_rows(Path(file), columns, header)) if file else [] for file in files]
+    first = str(files[0])
+    names = None if num_classes is None else class_names(first, [row[-1] for _, row in rows[0]], classes, num_classes)
+    read = [number_labels(file, part, names) if file else None for file, part in zip(files, rows, strict=True)]
+    return read, names
 
 
 def class_names(file: str, labels: Sequence[str], classes: Sequence[str] | None, num_classes: int) -> list[str]:
@@ -113,9 +129,9 @@ def split_rows(
     return train, val, test
 
 
-def encode_rows(tokenizer: Any, rows: TextRows, max_length: int) -> LabelledSequences:
+def encode_rows(tokenizer: Any, rows: TextRows, max_length: int, numeric: bool) -> LabelledSequences:
     sequences = join_sequences(encode_texts(tokenizer, rows.texts, rows.pairs, max_length))
-    return LabelledSequences(sequences, torch.tensor(rows.labels))
+    return LabelledSequences(sequences, torch.tensor(rows.labels, dtype=torch.float32 if numeric else torch.int64))
 
 
 def describe_texts(splits: Sequence[LabelledSequences], vocab_size: int, max_length: int) -> str:
@@ -128,16 +144,30 @@ def describe_texts(splits: Sequence[LabelledSequences], vocab_size: int, max_len
     )
 
 
-def number_labels(file: str, rows: Iterable[tuple[int, list[str]]], classes: Sequence[str]) -> TextRows:
-    """The rows with the numbers of their classes in place of their labels. Raises ValueError with file and line for a
-    label that is no class.  rows: (line, one or two texts and a label)."""
-    numbers = {name: number for number, name in enumerate(classes)}
+def number_labels(file: str, rows: Iterable[tuple[int, list[str]]], classes: Sequence[str] | None) -> TextRows:
+    """The rows with numbers in place of their labels: of the classes, or those that the labels are. Raises ValueError
+    with file and line for a label that is no class, or no number.
+
+    rows: (line, one or two texts and a label).  classes: None for labels that are numbers to predict.
+    """
+    numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
     columns: list[list[str]] = []
-    labels = []
+    labels: list[Any] = []
     for line, (*texts, label) in rows:
-        if label not in numbers:
-            raise ValueError(f"{file}:{line}: the label {label!r} is none of {join_names(list(classes))}")
+        number = finite_number(label) if numbers is None else numbers.get(label)
+        if number is None:
+            expected = "a number" if classes is None else f"one of {join_names(list(classes))}"
+            raise ValueError(f"{file}:{line}: the label {label!r} is not {expected}")
         columns.append(texts)
-        labels.append(numbers[label])
+        labels.append(number)
     first, *second = map(list, zip(*columns, strict=True))
     return TextRows(first, second[0] if second else None, labels)
+
+
+def finite_number(text: str) -> float | None:
+    """The number that a text is; None where it is none, or not finite."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -127,8 +127,10 @@ def train_run(
     def introduce(record: Record) -> None:
         record.writer.hparams(directory.name[-8:], hparams_row(composed))
         record.draw_batch(run, trial.batch)
-        for name, content in getattr(run.data, "files", {}).items():
-            write_atomically(directory / slugify(name), content)
+        for folder, part in (("", getattr(run.data, "reader", None)), ("model", run.model)):
+            for name, content in getattr(part, "files", {}).items():
+                (directory / folder).mkdir(exist_ok=True)
+                write_atomically(directory / folder / slugify(name), content)
 
     with (options.progress or Console)(run.cadence.steps) as console:
         if not options.progress:

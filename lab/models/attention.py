@@ -76,7 +76,7 @@ class Attention(nn.Module):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Self-attention, attention to a memory if `crosses`, and a feed-forward network, each with a shortcut and a
     normalisation.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.models.attention import Block
+from lab.models.attention import TransformerBlock
 from lab.models.text import small_embedding
 from lab.models.weights import load_weights
 
@@ -47,7 +47,8 @@ class GPT(nn.Module):
         self.positions = small_embedding(max_length, width) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(width, heads, hidden or 4 * width, dropout, rotary=positions == "rotary") for _ in range(layers)
+            TransformerBlock(width, heads, hidden or 4 * width, dropout, rotary=positions == "rotary")
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, vocab_size, bias=False)

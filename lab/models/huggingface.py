@@ -35,6 +35,9 @@ class Logits(nn.Module):
     def __init__(self, model: nn.Module, **options: Any):
         super().__init__()
         self.model, self.options = model, options
+        # kept with a run, which can be built from it where the folder or the hub is out of reach
+        configuration: Any = getattr(model, "config", None)
+        self.files = {"config.json": configuration.to_json_string().encode()} if configuration else {}
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         by_name = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lab.models.attention import Block, key_mask, sinusoids
+from lab.models.attention import TransformerBlock, key_mask, sinusoids
 from lab.models.text import small_embedding
 from lab.models.weights import load_weights
 
@@ -166,7 +166,8 @@ class TransformerSeq2Seq(nn.Module):
 
         def stack(crosses: bool) -> nn.ModuleList:
             return nn.ModuleList(
-                Block(width, heads, hidden, dropout, crosses=crosses, norm_first=norm_first) for _ in range(layers)
+                TransformerBlock(width, heads, hidden, dropout, crosses=crosses, norm_first=norm_first)
+                for _ in range(layers)
             )
 
         self.encoder, self.decoder = stack(crosses=False), stack(crosses=True)
@@ -221,8 +222,8 @@ class TransformerSeq2Seq(nn.Module):
             hook.remove()
         return last.weights(seen[0], state["memory"][-1][0], state["mask"])
 
-    def blocks(self) -> list[Block]:
-        return [cast(Block, block) for block in self.decoder]
+    def blocks(self) -> list[TransformerBlock]:
+        return [cast(TransformerBlock, block) for block in self.decoder]
 
     def embed(self, embedding: nn.Embedding, tokens: Tensor, start: int) -> Tensor:
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)

@@ -72,7 +72,7 @@ class MetricsFiles:
         image = picture() if callable(picture) else picture
         self.writer.image(n, tag, encode_png(image), image.size)
 
-    def write_text(self, n: int, tag: str, markdown: str) -> None:
+    def write_markdown(self, n: int, tag: str, markdown: str) -> None:
         self.writer.text(n, tag, markdown)
 
     def write_file(self, name: str, content: bytes) -> None:
@@ -104,7 +104,7 @@ class NoMetricsFiles:
     def write_picture(self, n: int, tag: str, picture: Picture) -> None:
         pass
 
-    def write_text(self, n: int, tag: str, markdown: str) -> None:
+    def write_markdown(self, n: int, tag: str, markdown: str) -> None:
         pass
 
     def write_file(self, name: str, content: bytes) -> None:

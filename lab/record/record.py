@@ -116,7 +116,7 @@ class Record:
                 self.metrics.write_picture(n, name, picture)
         for name, text in scores.texts.items():
             if split_of(name) == "test" or is_shown:
-                self.metrics.write_text(n, name, text)
+                self.metrics.write_markdown(n, name, text)
         for name, content in scores.files.items():
             if name.startswith("test_"):
                 self.metrics.write_file(name, content)

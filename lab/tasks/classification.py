@@ -57,6 +57,18 @@ class Classification:
             scores, pictures={"confusion": partial(draw_confusion_matrix, counts.confusion_matrix(), self.classes)}
         )
 
+    def predict(self, model: Classifier, inputs: Any) -> list[dict[str, Any]]:
+        """The `label` of each example, its `probability`, and the `probabilities` of all classes."""
+        rows = model(inputs).float().softmax(1).cpu()
+        return [
+            {
+                "label": self.classes[int(row.argmax())],
+                "probability": float(row.max()),
+                "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
+            }
+            for row in rows
+        ]
+
     def pictures(self, batch: LabelledBatch) -> dict[str, Picture]:
         """`inputs`, a grid of the batch's images as the model sees them; empty where the inputs are no images."""
         inputs, _ = batch

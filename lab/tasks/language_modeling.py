@@ -2,19 +2,26 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.data.packing import PackedText
 from lab.metrics.scores import Evaluation
 from lab.metrics.tokens import IGNORED, TokenCounts
 from lab.models.decoding import sample
 from lab.seeding import make_generator
 
 LanguageModel = Callable[[Any], Tensor]
+
+
+class CorpusData(Protocol):
+    """What the task takes from its data set.  bos, eos: tokens that begin and end a document, or None."""
+
+    tokenizer: Any
+    bos: int | None
+    eos: int | None
 
 
 class LanguageModeling:
@@ -36,7 +43,7 @@ class LanguageModeling:
     ):
         self.samples, self.sample_length, self.prompts = samples, sample_length, list(prompts) or [""]
         self.temperature, self.top_p = temperature, top_p
-        self.data: PackedText | None = None
+        self.data: CorpusData | None = None
 
     def bind(self, data: Any) -> None:
         """Take the tokenizer from the data set."""
@@ -103,9 +110,9 @@ class LanguageModeling:
         )
         return tokenizer.decode(found)
 
-    def predict(self, model: LanguageModel, texts: Sequence[str], max_length: int) -> list[dict[str, Any]]:
-        """`continuation` of each text, of at most `max_length` tokens."""
-        return [{"continuation": self.continue_text(model, text, max_length)} for text in texts]
+    def predict(self, model: LanguageModel, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """`continuation` of each text, of at most `sample_length` tokens; the same each time."""
+        return [{"continuation": self.continue_text(model, text, self.sample_length)} for text in texts]
 
 
 def split_labels(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lab.data.parallel_text import ParallelText, TranslationBatch
 from lab.metrics.scores import Evaluation, Picture
 from lab.metrics.tokens import IGNORED, TokenCounts
 from lab.metrics.translation import score_translations
@@ -18,6 +17,21 @@ from lab.pictures import draw_attention
 SAMPLES = 8  # translations that are shown
 
 Translator = Callable[[Any], Tensor]
+TranslationBatch = tuple[dict[str, Tensor], Tensor, Tensor]
+
+
+class TranslationData(Protocol):
+    """What the task takes from its data set.
+
+    first, last, pad: special tokens of the target.  sentences: source and reference of those that are translated.
+    """
+
+    source_tokenizer: Any
+    target_tokenizer: Any
+    first: int
+    last: int
+    pad: int
+    sentences: Sequence[tuple[str, str]]
 
 
 class Translation:
@@ -39,7 +53,7 @@ class Translation:
             raise ValueError(f"beam={beam} and max_ratio={max_ratio} are positive numbers")
         self.label_smoothing, self.beam = label_smoothing, beam
         self.length_penalty, self.max_ratio = length_penalty, max_ratio
-        self.data: ParallelText | None = None
+        self.data: TranslationData | None = None
 
     def bind(self, data: Any) -> None:
         """Take the tokenizers and the reference translations from the data set."""
@@ -48,7 +62,7 @@ class Translation:
         self.data = data
 
     @property
-    def bound(self) -> ParallelText:
+    def bound(self) -> TranslationData:
         if self.data is None:
             raise ValueError("the task has no data set to take its tokenizers from; call task.bind(data)")
         return self.data
@@ -120,9 +134,8 @@ class Translation:
         )
         return [text.strip() for text in data.target_tokenizer.decode_batch(found)]
 
-    def predict(self, model: Translator, texts: Sequence[str], max_length: int) -> list[dict[str, Any]]:
-        """`translation` of each text."""
-        inputs = self.bound.encode_sources(texts, max_length)
+    def predict(self, model: Translator, inputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """`translation` of each text.  inputs: as in a batch."""
         return [{"translation": text} for text in self.translate(model, inputs)]
 
     def attention_picture(self, model: Any, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Picture]:

@@ -1,0 +1,198 @@
+"""How a finished run reads new inputs: what of its data set is kept in its directory, without the examples.
+
+A data set's `reader` is kept as reader.json and the files that it names. It stands in for the data set where a run is
+built to predict.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.data.decode import CenterCrop, decode_image
+from lab.data.sequences import join_sequences
+from lab.data.standardize import Standardize
+from lab.data.tokenize import encode_texts, pad_id, read_tokenizer
+
+READER_FILE = "reader.json"
+
+
+class Reader:
+    """A data set without examples.  files: names and contents that a run keeps."""
+
+    kind = ""
+    takes_files = False  # whether an input is the path of a file, else it is a text
+    steps_per_epoch = 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `load`, as JSON holds them."""
+        return {}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {READER_FILE: json.dumps({"kind": self.kind, **self.options}).encode()}
+
+    def read(self, inputs: Sequence[str]) -> Any:
+        """What the task's `predict` takes for these inputs. Raises ValueError for one that cannot be read."""
+        raise NotImplementedError
+
+    def batches(self, after: int = 0) -> Iterator[Any]:
+        return iter(())
+
+    def val(self) -> Iterator[Any]:
+        return iter(())
+
+    def test(self) -> Iterator[Any]:
+        return iter(())
+
+
+class ImageReader(Reader):
+    """Image files, resized until they cover (H, W) and cropped at the center, then standardised: (B, C, H, W) float32.
+
+    shape: (C, H, W).  mean, std: as `lab.data.standardize.Standardize` takes them.
+    """
+
+    kind, takes_files = "images", True
+
+    def __init__(self, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]):
+        self.shape, self.mean, self.std = list(shape), list(mean), list(std)
+        self.crop, self.prepare = CenterCrop(self.shape), Standardize(mean, std)
+
+    @classmethod
+    def load(cls, directory: Path, **options: Any) -> "ImageReader":
+        return cls(**options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"shape": self.shape, "mean": self.mean, "std": self.std}
+
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        images = torch.stack([self.crop(decode_image(Path(path))) for path in inputs])
+        return self.prepare((images, None))[0]
+
+
+class TextReader(Reader):
+    """Texts, or pairs of texts with a tab between them, as {"input_ids", "attention_mask"}, each (B, L)."""
+
+    kind = "texts"
+
+    def __init__(self, tokenizer: Any, max_length: int, is_pair: bool):
+        self.tokenizer, self.max_length, self.is_pair = tokenizer, max_length, is_pair
+
+    @classmethod
+    def load(cls, directory: Path, **options: Any) -> "TextReader":
+        return cls(load_tokenizer(directory / "tokenizer.json"), **options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"max_length": self.max_length, "is_pair": self.is_pair}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {**super().files, "tokenizer.json": self.tokenizer.to_str().encode()}
+
+    def read(self, inputs: Sequence[str]) -> dict[str, Tensor]:
+        texts, pairs = list(inputs), None
+        if self.is_pair:
+            split = [text.partition("\t") for text in inputs]
+            if alone := [first for first, tab, _ in split if not tab]:
+                raise ValueError(f"{alone[0][:40]!r} is one text; this run takes two, with a tab between them")
+            texts, pairs = [first for first, _, _ in split], [second for _, _, second in split]
+        return pad_texts(self.tokenizer, texts, pairs, self.max_length)
+
+
+class TranslationReader(Reader):
+    """Sentences to translate, as {"input_ids", "attention_mask"}, each (B, S).
+
+    first, last, pad: special tokens of the target.
+    """
+
+    kind = "translation"
+
+    def __init__(self, source_tokenizer: Any, target_tokenizer: Any, first: int, last: int, max_length: int):
+        self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
+        self.first, self.last, self.max_length = first, last, max_length
+        self.pad = pad_id(target_tokenizer)
+        self.sentences: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def load(cls, directory: Path, **options: Any) -> "TranslationReader":
+        names = ("source_tokenizer.json", "target_tokenizer.json")
+        return cls(*(load_tokenizer(directory / name) for name in names), **options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"first": self.first, "last": self.last, "max_length": self.max_length}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        tokenizers = {"source": self.source_tokenizer, "target": self.target_tokenizer}
+        kept = {f"{name}_tokenizer.json": tokenizer.to_str().encode() for name, tokenizer in tokenizers.items()}
+        return {**super().files, **kept}
+
+    def read(self, inputs: Sequence[str]) -> dict[str, Tensor]:
+        return pad_texts(self.source_tokenizer, inputs, None, self.max_length)
+
+
+class PromptReader(Reader):
+    """Beginnings of texts, which are taken as they are.  bos, eos: tokens that begin and end a document, or None."""
+
+    kind = "prompts"
+
+    def __init__(self, tokenizer: Any, bos: int | None, eos: int | None):
+        self.tokenizer, self.bos, self.eos = tokenizer, bos, eos
+
+    @classmethod
+    def load(cls, directory: Path, **options: Any) -> "PromptReader":
+        return cls(load_tokenizer(directory / "tokenizer.json"), **options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"bos": self.bos, "eos": self.eos}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {**super().files, "tokenizer.json": self.tokenizer.to_str().encode()}
+
+    def read(self, inputs: Sequence[str]) -> list[str]:
+        return list(inputs)
+
+
+READERS = {reader.kind: reader for reader in (ImageReader, TextReader, TranslationReader, PromptReader)}
+
+
+def load_reader(directory: Path, content: dict[str, Any]) -> Reader:
+    """The reader that a run keeps.  content: that of reader.json. Raises ValueError for one that is damaged."""
+    options = {name: value for name, value in content.items() if name != "kind"}
+    if content.get("kind") not in READERS:
+        raise ValueError(f"{directory / READER_FILE} has no kind of inputs that is known here: {content.get('kind')!r}")
+    try:
+        return READERS[content["kind"]].load(directory, **options)
+    except TypeError as error:
+        raise ValueError(f"{directory / READER_FILE} is not as a run writes it: {error}") from error
+
+
+def load_tokenizer(path: Path) -> Any:
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
+    return read_tokenizer(str(path), tokenizers, download=False)
+
+
+def pad_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, Tensor]:
+    sequences = join_sequences(encode_texts(tokenizer, texts, pairs, max_length))
+    ids, mask = sequences.take(torch.arange(len(texts)), pad_id(tokenizer))
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def image_reader(prepare: Any, inputs: Tensor | None) -> Reader | None:
+    """The reader of a data set of images, from its preparation and one or more of its images (..., C, H, W); None for
+    other data."""
+    if not isinstance(prepare, Standardize) or inputs is None or inputs.dtype != torch.uint8 or inputs.dim() < 3:
+        return None
+    return ImageReader(inputs.shape[-3:], prepare.mean, prepare.std)
