@@ -214,3 +214,32 @@ def test_a_thousand_runs_make_a_page_of_five_megabytes_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert time.perf_counter() - start < 60  # 10 s on a quiet machine
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+def test_kept_translations_are_compared_sentence_by_sentence(tmp_path):
+    from lab.report.sentences import compare_translations
+
+    words = ["a", "man", "in", "a", "red", "hat", "walks", "over", "the", "old", "bridge", "with", "two", "dogs"]
+    draw = np.random.default_rng(0)
+    references = [" ".join(draw.permutation(words)[:9]) for _ in range(120)]
+    for name, kept in (("good", 8), ("same", 8), ("bad", 5)):
+        for seed in (0, 1):
+            run = write_run(tmp_path / "runs", {"model": name}, seed, {"bleu": kept})
+            rows = [
+                {"source": "x", "reference": text, "translation": " ".join(text.split()[:kept] + ["x"] * (9 - kept))}
+                for text in references
+            ]
+            (run / "test_translations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs, _ = read_runs([tmp_path / "runs"])
+    report = make_report(runs, "test/bleu", "max", baseline="model=good")
+    lines = [note for note in report.notes if "paired bootstrap over 120 sentences" in note]
+    assert len(lines) == 4
+    assert all(line.endswith("p = 0.001") for line in lines if line.startswith("model=bad"))
+    assert all("+0.00" in line for line in lines if line.startswith("model=same"))
+    by_name = {(run.value("model"), run.value("seed")): run for run in runs}
+    difference, p, count = compare_translations("bleu", by_name["good", "0"], by_name["bad", "0"])
+    assert difference < -10
+    assert (p, count) == (pytest.approx(0.001, abs=1e-4), 120)
+    (by_name["bad", "0"].directory / "test_translations.jsonl").write_text("no json")
+    assert compare_translations("bleu", by_name["good", "0"], by_name["bad", "0"]) is None
+    assert not [note for note in make_report(runs, "val/bleu", "max").notes if "bootstrap" in note]

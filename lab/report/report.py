@@ -10,6 +10,7 @@ import numpy as np
 from lab.errors import ConfigError
 from lab.metrics.names import with_split
 from lab.report.collect import ReportedRun, differing_keys
+from lab.report.sentences import bootstrap_notes
 from lab.statistics.comparison import (
     Comparison,
     adjust,
@@ -57,6 +58,10 @@ class Condition:
     @cached_property
     def interval(self) -> ConfidenceInterval | None:
         return mean_interval(self.numbers)
+
+    def by_point(self, pair: Sequence[str]) -> dict[Point, ReportedRun]:
+        """The runs that are done, by the values of the pair keys."""
+        return {tuple(run.value(key) for key in pair): run for run in self.runs if run.state == "done"}
 
     @property
     def not_done(self) -> dict[str, int]:
@@ -139,6 +144,9 @@ def make_report(
         conditions = [replace(one, comparison=two) for one, two in zip(conditions, compared, strict=True)]
         chosen = next(one for one in conditions if one.label == chosen.label)
     remarks = [*notes, *describe_limits(conditions, chosen, metric, pair), *mixed_recipes(conditions, pair_keys)]
+    if chosen is not None:
+        others = {one.label: one.by_point(pair_keys) for one in conditions if one is not chosen}
+        remarks += bootstrap_notes(metric, chosen.by_point(pair_keys), others)
     return Report(metric, mode, pair_keys, keys, conditions, chosen, remarks)
 
 
