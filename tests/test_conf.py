@@ -30,6 +30,7 @@ SMALLER = {
     "conf/model/torchvision": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
     "conf/model/timm": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
     "conf/model/huggingface": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
+    "conf/model/airbench": ["data=synthetic", "data.num_examples=64", "data.batch_size=8"],
     "conf/model/resnet20": ["data=synthetic", "data.num_examples=64"],
     "conf/model/resnet56": ["data=synthetic", "data.num_examples=64"],
     "conf/augment/randaugment": ["data=synthetic", "data.num_examples=64"],

@@ -114,3 +114,28 @@ def test_a_misspelt_torchvision_model_names_the_nearest():
         torchvision_model("resnet500", 10, [3, 32, 32])
     with pytest.raises(ValueError, match="IMAGENET1K_V1"):
         torchvision_model("resnet18", 10, [3, 32, 32], weights="IMAGENET")
+
+
+def test_the_first_layer_of_airbench_whitens_patches_and_is_not_trained():
+    from lab.models.airbench import AirbenchNet
+
+    torch.manual_seed(0)
+    images = torch.randn(32, 3, 16, 16).cumsum(3) * 0.3  # neighbouring pixels are alike
+    model = AirbenchNet([3, 16, 16], 10, widths=(8, 8, 8))
+    assert not model.is_whitening
+    model(images)
+    filters = model.whitening.clone()
+    patches = torch.nn.functional.unfold(images, 2).transpose(1, 2).reshape(-1, 12)
+    whitened = patches @ filters[:12].flatten(1).T
+    covariance = whitened.T @ whitened / len(whitened)
+    torch.testing.assert_close(covariance, torch.eye(12), atol=0.05, rtol=0)
+    torch.testing.assert_close(filters[12:], -filters[:12])
+    model(images + 1)
+    assert torch.equal(model.whitening, filters)
+    model.eval()
+    alone = AirbenchNet([3, 16, 16], 10, widths=(8, 8, 8), test_augmentation=False)
+    alone.load_state_dict(model.state_dict())
+    moved = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    views = [images, images, moved[:, :, :16, :16], moved[:, :, 2:, 2:]]
+    logits = [alone.eval()(view) + alone(view.flip(3)) for view in views]
+    torch.testing.assert_close(model(images), sum(logits) / 8)

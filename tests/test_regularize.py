@@ -329,3 +329,24 @@ def test_the_parts_of_a_chain_are_checked_as_it_is(lab, part, said):
 def test_every_regularizer_is_swept_with_every_augmentation(lab):
     ended = lab("train", "-m", "regularize=glob(*)", "augment=glob(*,exclude=word_dropout)", "model=mlp", "steps=2")
     assert ended.code == 0, ended.err
+
+
+def test_lookahead_draws_the_weights_back_to_the_slow_ones():
+    from lab.regularize.lookahead import Lookahead
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    lookahead = Lookahead(model, steps=5, every=2, decay=0.75)
+    seen = []
+    for _ in range(5):
+        with torch.no_grad():
+            model.weight += 1
+        lookahead.step(model)
+        seen.append(model.weight.item())
+    # 1, then 0.25 * 2 = 0.5; 1.5, then 0.75 * 0.5 + 0.25 * 2.5 = 1; the last step returns to the slow weights
+    assert seen == [1.0, 0.5, 1.5, 1.0, 1.0]
+    other = Lookahead(model, steps=5, every=2, decay=0.75)
+    other.load_state_dict(lookahead.state_dict())
+    assert other.taken == 5
+    with pytest.raises(ValueError, match="decay=1"):
+        Lookahead(model, steps=5, decay=1)

@@ -52,7 +52,10 @@ def compare_translations(name: str, first: ReportedRun, second: ReportedRun) -> 
     references = [row["reference"] for row in ours]
     if not ours or references != [row["reference"] for row in theirs]:
         return None
-    systems = [("first", [row["translation"] for row in ours]), ("second", [row["translation"] for row in theirs])]
+    systems: list[tuple[str, Sequence[str]]] = [
+        ("first", [row["translation"] for row in ours]),
+        ("second", [row["translation"] for row in theirs]),
+    ]
     test: Any = PairedTest(systems, {name: getattr(metrics, METRICS[name])()}, [references], "bs")
     _, columns = test()
     baseline, other = next(results for column, results in columns.items() if column != "System")
