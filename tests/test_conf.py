@@ -12,6 +12,8 @@ from lab.library import compose
 from lab.report.ablation import parse_ablation
 from lab.report.claims import parse_paper
 from tests.conftest import ROOT
+from tests.test_language import make_chat, make_corpus
+from tests.test_translation import write_pairs
 
 CONFIGS = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix()
@@ -21,9 +23,59 @@ CONFIGS = sorted(
 )
 TEXT_FILE = ["data.train_file=texts.csv", "data.num_classes=2", "data.vocab_size=60", "data.batch_size=8"]
 TEXT = ["data=text_csv", *TEXT_FILE]
+NUMBERS_FILE = ["data.train_file=numbers.csv", "data.num_classes=1", "data.vocab_size=60", "data.batch_size=8"]
+PAIR_FILES = ["data.source_file=a.de", "data.target_file=a.en.gz", "data.vocab_size=300", "data.batch_size=8"]
+PAIRS = ["data=parallel_text", *PAIR_FILES, "task=translation"]
+SMALL_MODEL = ["model.width=16", "model.hidden=16"]
+CORPUS_FILE = ["data.train_file=corpus.txt", "data.documents=line", "data.vocab_size=300", "data.batch_size=4"]
+CORPUS = ["data=text_corpus", *CORPUS_FILE, "task=language_modeling"]
+CHAT_FILE = [
+    "data.train_file=chats.jsonl",
+    "data.val_share=0.2",
+    "data.test_share=0.2",
+    "data.vocab_size=300",
+    "data.max_length=64",
+    "data.batch_size=2",
+]
 # small data for what would be slow on a CPU, and what does not go with images; everything else runs on its own defaults
 SMALLER = {
     **{f"conf/model/{name}": TEXT for name in ("lstm", "cnn_text", "transformer")},
+    **{f"conf/model/seq2seq_{name}": [*PAIRS, *SMALL_MODEL] for name in ("rnn", "transformer")},
+    "conf/model/gpt": [*CORPUS, *SMALL_MODEL],
+    "conf/task/translation": [*PAIRS[:-1], "model=seq2seq_rnn", *SMALL_MODEL],
+    "conf/task/language_modeling": [*CORPUS[:-1], "model=gpt", *SMALL_MODEL],
+    "conf/task/regression": ["data=text_csv", "data.numeric=true", *NUMBERS_FILE, "model=cnn_text"],
+    "conf/data/parallel_text": [*PAIR_FILES, "task=translation", "model=seq2seq_rnn", *SMALL_MODEL],
+    "conf/data/multi30k": [
+        "data.train_examples=64",
+        "data.vocab_size=300",
+        "data.batch_size=8",
+        "data.translate_val=2",
+        "task=translation",
+        "task.beam=1",
+        "task.max_ratio=0.1",
+        "model=seq2seq_rnn",
+        *SMALL_MODEL,
+    ],
+    "conf/data/text_corpus": [*CORPUS_FILE, "task=language_modeling", "model=gpt", *SMALL_MODEL],
+    "conf/data/chat": [*CHAT_FILE, "task=language_modeling", "model=gpt", *SMALL_MODEL],
+    "experiments/multi30k/rnn": ["data.train_examples=64", "data.batch_size=8", "task.beam=1", "task.max_ratio=0.1"],
+    "experiments/multi30k/transformer": [
+        "data.train_examples=64",
+        "data.batch_size=8",
+        "task.beam=1",
+        "task.max_ratio=0.1",
+        "model.layers=1",
+    ],
+    "experiments/lm/multi30k": ["data.train_examples=200", "model.layers=1", "task.samples=1", "task.sample_length=4"],
+    "experiments/cifar10/airbench94": ["data.batch_size=16", "model.widths=[8,8,8]"],
+    "experiments/sst2/minilm": [
+        "data.tokenizer=words",
+        "data.train_examples=64",
+        "model.name=bert",
+        "weights=null",
+        "model.config={hidden_size:16,num_hidden_layers:1,num_attention_heads:2}",
+    ],
     "conf/augment/word_dropout": [*TEXT, "model=cnn_text"],
     "conf/data/text_csv": [*TEXT_FILE, "model=cnn_text"],
     "conf/data/sst2": ["model=cnn_text", "data.train_examples=64"],
@@ -43,6 +95,7 @@ SLOW = {
     *("conf/data/bccd_cells", "conf/model/huggingface", "conf/model/resnet56"),
     *("experiments/cifar10/resnet20", "experiments/few_shot/cells"),
 }
+REAL_DATA = tuple(f"conf/data/{name}" for name in ("cifar10", "bccd_cells", "sst2", "multi30k"))
 # groups whose options all go with the defaults: each is one sweep
 SWEPT = ("augment", "finetune_strategy", "optimizer", "regularize", "schedule")
 
@@ -71,12 +124,20 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         if not available:
             assert lab("train", f"hardware={option}").code == 2
             pytest.skip("this machine has no such device; that it says so was checked")
-    if folder == "experiments" or config in ("conf/data/cifar10", "conf/data/bccd_cells", "conf/data/sst2"):
+    if folder == "experiments" or config in REAL_DATA:
         limit = ["data.limit=300"] if "cifar10" in config else []
         overrides = [f"paths.data={request.getfixturevalue('real_data')}", *limit, *overrides]
     if TEXT_FILE[0] in overrides:
         rows = [("a fine film", "good"), ("a dull film", "bad")] * 20
         (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    if NUMBERS_FILE[0] in overrides:
+        (tmp_path / "numbers.csv").write_text("text,label\n" + "a fine film,4.5\na dull film,1\n" * 20)
+    if PAIR_FILES[0] in overrides:
+        write_pairs(tmp_path)
+    if CORPUS_FILE[0] in overrides:
+        make_corpus(tmp_path)
+    if CHAT_FILE[0] in overrides:
+        make_chat(tmp_path)
     if config == "conf/data/image_folder":
         pictures(tmp_path / "pictures")
     if folder == "experiments":
@@ -116,7 +177,8 @@ def test_every_option_of_a_group_takes_two_real_steps(lab, tmp_path, group):
 def assert_two_steps(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2], run
-    assert "test/accuracy" in json.loads((run / "results.json").read_text()), run
+    names = {name.split("/")[1] for name in json.loads((run / "results.json").read_text()) if name.startswith("test/")}
+    assert names & {"accuracy", "bleu", "perplexity", "rmse"}, run
 
 
 def pictures(root: Path) -> None:

@@ -25,6 +25,9 @@ class AirbenchNet(nn.Module):
         one pixel (sec. 3.5).
     """
 
+    whitening: Tensor
+    is_whitening: Tensor
+
     def __init__(
         self,
         shape: Sequence[int],
