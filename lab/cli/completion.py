@@ -17,7 +17,7 @@ OVERRIDES_AFTER = {
     "reproduce": 1,
     "decide": 2,
 }
-RUN_VERBS = ("show", "diff", "resume", "retry", "eval", "predict", "adapter", "rerun", "report", "ls")
+RUN_VERBS = ("show", "diff", "resume", "retry", "eval", "predict", "export", "adapter", "rerun", "report", "ls")
 SWEEP_VERBS = ("show", "resume", "retry", "report", "ls")
 STUDY_VERBS = {"ablate": "factors", "reproduce": "claims"}  # the key of their files
 FLAGS = {

@@ -18,6 +18,7 @@ VERBS = {
     "retry": ("lab.cli.resume", "retry", "do the failed runs of a sweep again: lab retry SWEEP"),
     "eval": ("lab.cli.evaluate", "main", "score a run's weights again, or a file's: lab eval RUN [overrides]"),
     "predict": ("lab.cli.predict", "main", "what a run says of new inputs: lab predict RUN 'a fine film' | FILE.jpg"),
+    "export": ("lab.cli.export", "main", "a run's model as a folder that transformers loads: lab export RUN FOLDER"),
     "adapter": ("lab.cli.adapter", "main", "a run's LoRA or DoRA in peft's format: lab adapter RUN FOLDER"),
     "ls": ("lab.cli.ls", "main", "list runs: lab ls [DIR or SWEEP] [--json]"),
     "show": ("lab.cli.show", "main", "everything about a run, or the jobs of a sweep: lab show RUN"),

@@ -20,6 +20,7 @@ LIBRARIES = (
     "timm.layers",
     "timm.loss",
     "timm.optim",
+    "bitsandbytes.optim",
     "optuna.samplers",
     "optuna.pruners",
 )
