@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from lab.data.chat import CHATML, chat
-from lab.data.packing import best_fit, pack
+from lab.data.packing import Documents, best_fit, pack
+from lab.data.sequences import join_sequences
 from lab.data.text_corpus import text_corpus
 from lab.metrics.tokens import IGNORED
 from lab.models.decoding import draw_tokens, sample
 from lab.models.gpt import GPT
 from lab.tasks.language_modeling import LanguageModeling
-from lab.train.micro_batches import split_batch, weighted_loss
+from lab.train.micro_batches import local_shard, split_batch, weighted_loss
 
 SENTENCES = [
     f"the {color} {animal} runs over hill number {place}"
@@ -106,6 +107,39 @@ def test_the_loss_of_packed_documents_is_that_of_single_ones(tmp_path, name):
     assert task.loss(model, batch).item() == pytest.approx(total / count, abs=1e-12)
 
 
+def test_the_parts_of_two_ranks_add_up_to_the_whole_gradient(tmp_path):
+    data, task, model = make_corpus(tmp_path), LanguageModeling(), make_model("rotary")
+    batch = data.take("train", torch.arange(5))
+    batch["labels"][1, 3:] = IGNORED
+    task.loss(model, batch).backward()
+    whole = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    for rank in range(2):
+        shard = local_shard(task, batch, rank, 2)
+        (weighted_loss(task, model, shard.data, shard.weight) / 2).backward()
+    for parameter, gradient in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-9)
+
+
+def test_many_texts_are_tokenized_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.data.tokenize.WORTH_CHARACTERS", 1)
+    first = make_corpus(tmp_path)
+    files = sorted((tmp_path / ".tokens").iterdir())
+    assert len(files) == 3
+
+    def fail(*arguments, **options):
+        raise AssertionError("tokenized again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.data.tokenize.encode_texts", fail)
+        again = make_corpus(tmp_path)
+    assert torch.equal(first.splits["train"].tokens, again.splits["train"].tokens)
+    files[0].write_bytes(b"damaged")
+    assert torch.equal(make_corpus(tmp_path).splits["val"].tokens, first.splits["val"].tokens)
+    make_corpus(tmp_path, bos=None)
+    assert len(list((tmp_path / ".tokens").iterdir())) == 6
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_micro_batches_of_unequal_token_counts_add_up_to_the_whole_gradient(tmp_path, size):
     data, task, model = make_corpus(tmp_path), LanguageModeling(), make_model("rotary")
@@ -125,7 +159,8 @@ def test_concatenation_is_one_text_without_padding(tmp_path):
     batch = next(data.batches())
     assert set(batch) == {"input_ids", "labels"}
     assert bool((batch["labels"][:, :-1] == batch["input_ids"][:, 1:]).all())
-    blocks = pack([([1, 2, 3], None), ([4, 5], [False, True])], 2, "concat", 0)
+    documents = Documents(join_sequences([[1, 2, 3], [4, 5]]), torch.tensor([True, True, True, False, True]))
+    blocks = pack(documents, 2, "concat", 0)
     assert blocks.tokens.tolist() == [[1, 2], [3, 4]]
     assert blocks.learned.tolist() == [[True, True], [True, False]]
 

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from lab.data.order import split_indices
-from lab.data.packing import Document, PackedText
+from lab.data.packing import Documents, PackedText
 from lab.data.progress import show_progress
+from lab.data.sequences import join_sequences
 from lab.data.text_corpus import pack_splits
 from lab.data.text_table import read_lines
 from lab.data.tokenize import LAST, make_tokenizer, token_id
@@ -152,22 +155,24 @@ def has_texts(row: dict[str, Any], *keys: str) -> bool:
 
 def encode_conversations(
     tokenizer: Any, rows: Sequence[Conversation], template: str, learn: str, eos: str
-) -> list[Document]:
+) -> Documents:
     try:
         from transformers import PreTrainedTokenizerFast
     except ModuleNotFoundError as error:
         raise ImportError("chat templates need transformers: pip install 'lab[huggingface]'") from error
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template)
     last = token_id(tokenizer, eos, "eos")
-    documents = []
+    documents: list[list[int]] = []
+    marks: list[bool] = []
     for row in show_progress(rows, len(rows), "tokenizing"):
         tokens, learned = encode_messages(fast, row) if row.messages else encode_pair(tokenizer, row, last)
         if learn == "all":
             learned = [True] * len(tokens)
         if not any(learned):
             raise ValueError(f"{row.place}: the assistant says nothing that could be learned")
-        documents.append((tokens, learned))
-    return documents
+        documents.append(tokens)
+        marks += learned
+    return Documents(join_sequences(documents), torch.tensor(marks, dtype=torch.bool))
 
 
 def encode_messages(tokenizer: Any, row: Conversation) -> tuple[list[int], list[bool]]:

@@ -1,6 +1,7 @@
 """Documents of tokens, packed into blocks of one length."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,17 @@ from torch import Tensor
 
 from lab.data import order
 from lab.data.readers import PromptReader
+from lab.data.sequences import Sequences
 from lab.metrics.tokens import IGNORED
 
 PACKINGS = ("best_fit", "concat")
-Document = tuple[Sequence[int], Sequence[bool] | None]  # its tokens, and which of them are learned; None: all
+
+
+class Documents(NamedTuple):
+    """sequences: the tokens of each document.  learned: (T,) bool, tokens whose prediction counts; None: all."""
+
+    sequences: Sequences
+    learned: Tensor | None = None
 
 
 class Blocks(NamedTuple):
@@ -24,7 +32,7 @@ class Blocks(NamedTuple):
     learned: Tensor
 
 
-def pack(documents: Sequence[Document], length: int, packing: str, pad: int) -> Blocks:
+def pack(documents: Documents, length: int, packing: str, pad: int) -> Blocks:
     """Blocks of `length` tokens.
 
     packing: `best_fit`, each document whole in the fullest block that has room for it, the longest first (best-fit
@@ -33,35 +41,33 @@ def pack(documents: Sequence[Document], length: int, packing: str, pad: int) -> 
     """
     if packing not in PACKINGS:
         raise ValueError(f"packing={packing} is none of {', '.join(PACKINGS)}")
+    every = documents.sequences.tokens.numpy()
+    learned = np.ones(len(every), bool) if documents.learned is None else documents.learned.numpy()
     if packing == "concat":
-        tokens = np.concatenate([np.asarray(tokens, np.int32) for tokens, _ in documents] or [np.empty(0, np.int32)])
-        learned = np.concatenate([learned_tokens(document) for document in documents] or [np.empty(0, bool)])
-        count = len(tokens) // length
-        places = np.tile(np.arange(length, dtype=np.int32), (count, 1))
-        parts = [part[: count * length].reshape(count, length) for part in (tokens, learned)]
-        return Blocks(torch.from_numpy(parts[0]), torch.from_numpy(places), torch.from_numpy(parts[1]))
+        count = len(every) // length
+        tokens, counted = (part[: count * length].reshape(count, length) for part in (every, learned))
+        return as_blocks(tokens, counted, np.tile(np.arange(length, dtype=np.int32), (count, 1)))
+    borders = documents.sequences.starts.tolist()
     pieces = [
-        (tokens[start : start + length], None if learned is None else learned[start : start + length])
-        for tokens, learned in documents
-        for start in range(0, len(tokens), length)
+        (start, min(start + length, end)) for begin, end in pairwise(borders) for start in range(begin, end, length)
     ]
-    bins = best_fit([len(tokens) for tokens, _ in pieces], length)
-    tokens = np.full((len(bins), length), pad, np.int32)
-    positions, learned = np.zeros((len(bins), length), np.int32), np.zeros((len(bins), length), bool)
+    bins = best_fit([end - start for start, end in pieces], length)
+    tokens, counted = np.full((len(bins), length), pad, np.int32), np.zeros((len(bins), length), bool)
+    positions = np.zeros((len(bins), length), np.int32)
     for row, members in enumerate(bins):
         begin = 0
         for member in members:
-            end = begin + len(pieces[member][0])
-            tokens[row, begin:end], learned[row, begin:end] = pieces[member][0], learned_tokens(pieces[member])
-            positions[row, begin:end] = np.arange(end - begin)
-            begin = end
+            piece = slice(*pieces[member])
+            place = slice(begin, begin + piece.stop - piece.start)
+            tokens[row, place], counted[row, place] = every[piece], learned[piece]
+            positions[row, place] = np.arange(piece.stop - piece.start)
+            begin = place.stop
         positions[row, begin:] = np.arange(length - begin)
-    return Blocks(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(learned))
+    return as_blocks(tokens, counted, positions)
 
 
-def learned_tokens(document: Document) -> np.ndarray:
-    tokens, learned = document
-    return np.ones(len(tokens), bool) if learned is None else np.asarray(learned, bool)
+def as_blocks(tokens: np.ndarray, learned: np.ndarray, positions: np.ndarray) -> Blocks:
+    return Blocks(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (tokens, positions, learned)))
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

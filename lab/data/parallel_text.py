@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lab.data.order import split_indices
 from lab.data.readers import TranslationReader
-from lab.data.sequences import GroupedByLength, Sequences, join_sequences
+from lab.data.sequences import GroupedByLength, Sequences
 from lab.data.text_table import read_lines
-from lab.data.tokenize import FIRST, LAST, encode_texts, make_tokenizer, pad_id, token_id
+from lab.data.tokenize import FIRST, LAST, make_tokenizer, pad_id, token_id, tokenize
 from lab.metrics.tokens import IGNORED
 
 TranslationBatch = tuple[dict[str, Tensor], Tensor, Tensor]
@@ -132,9 +132,10 @@ def parallel_text(
     source_tokens, target_tokens = make_tokenizers(splits["train"], languages, joint, lowercase, download)
     first, last = (token_id(target_tokens, token, key) for token, key in ((bos, "bos"), (eos, "eos")))
     reader = TranslationReader(source_tokens, target_tokens, first, last, max_length)
+    near = Path(source_file).parent
     counts = {"train": 0, "val": translate_val, "test": None}
     begins = {"train": 0, "val": 0, "test": len(splits["val"].sources)}
-    encoded = {name: encode_pairs(reader, splits[name], begins[name], counts[name]) for name in splits}
+    encoded = {name: encode_pairs(reader, splits[name], near, begins[name], counts[name]) for name in splits}
     return ParallelText(
         encoded,
         [pair for name in ("val", "test") for pair in zip(*splits[name], strict=True)],
@@ -179,12 +180,13 @@ def split_pairs(
     return {"train": train.take(torch.tensor(whole, dtype=torch.int64)), **splits}
 
 
-def encode_pairs(reader: TranslationReader, pairs: Pairs, begin: int, chosen: int | None) -> EncodedPairs:
+def encode_pairs(reader: TranslationReader, pairs: Pairs, near: Path, begin: int, chosen: int | None) -> EncodedPairs:
     """begin, chosen: as `number_sentences` takes them."""
-    targets = encode_targets(reader.target_tokenizer, pairs.targets, reader.max_length, reader.last)
+    length, last = reader.max_length, [reader.last]
+    targets = tokenize(reader.target_tokenizer, pairs.targets, near, max_length=length - 1, special=False, after=last)
     return EncodedPairs(
-        join_sequences(encode_texts(reader.source_tokenizer, pairs.sources, max_length=reader.max_length)),
-        join_sequences(targets),
+        tokenize(reader.source_tokenizer, pairs.sources, near, max_length=length),
+        targets,
         number_sentences(len(pairs.sources), begin, chosen),
     )
 
@@ -207,12 +209,6 @@ def read_sentences(path: Path) -> Iterator[str]:
     """The lines of a text file, or a gzip of one, without the white space around them."""
     for line in read_lines(path):
         yield line.strip()
-
-
-def encode_targets(tokenizer: Any, texts: Sequence[str], max_length: int, last: int) -> Iterator[list[int]]:
-    """The ids of each text and the last token; without a first token."""
-    for ids in encode_texts(tokenizer, texts, max_length=max_length - 1, special=False):
-        yield [*ids, last]
 
 
 def number_sentences(count: int, begin: int, chosen: int | None) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lab.data.order import split_indices
-from lab.data.packing import Blocks, Document, PackedText, describe_blocks, pack
+from lab.data.packing import Blocks, Documents, PackedText, describe_blocks, pack
 from lab.data.text_table import read_lines, read_rows
-from lab.data.tokenize import FIRST, LAST, encode_texts, make_tokenizer, pad_id, token_id
+from lab.data.tokenize import FIRST, LAST, make_tokenizer, pad_id, token_id, tokenize
 from lab.text import suggest
 
 DOCUMENTS = ("line", "paragraph", "file")
@@ -59,7 +59,7 @@ def text_corpus(
     texts["train"] = texts["train"][:train_examples]
     made = make_tokenizer(tokenizer, texts["train"], vocab_size, lowercase, download)
     return pack_splits(
-        {name: encode_documents(made, part, bos, eos) for name, part in texts.items()},
+        {name: encode_documents(made, part, Path(train_file).parent, bos, eos) for name, part in texts.items()},
         made,
         batch_size=batch_size,
         seed=seed,
@@ -71,7 +71,7 @@ def text_corpus(
 
 
 def pack_splits(
-    documents: dict[str, list[Document]],
+    documents: dict[str, Documents],
     tokenizer: Any,
     *,
     batch_size: int,
@@ -97,9 +97,8 @@ def pack_splits(
     )
 
 
-def padding_share(documents: Sequence[Document], blocks: Blocks) -> float:
-    used = sum(len(tokens) for tokens, _ in documents)
-    return max(0.0, 1 - used / max(1, blocks.tokens.numel()))
+def padding_share(documents: Documents, blocks: Blocks) -> float:
+    return max(0.0, 1 - len(documents.sequences.tokens) / max(1, blocks.tokens.numel()))
 
 
 def read_documents(path: Path, documents: str, column: str) -> Iterator[str]:
@@ -134,11 +133,11 @@ def paragraphs(lines: Iterator[str]) -> Iterator[str]:
     yield "".join(gathered)
 
 
-def encode_documents(tokenizer: Any, texts: Sequence[str], bos: str | None, eos: str | None) -> list[Document]:
+def encode_documents(tokenizer: Any, texts: Sequence[str], near: Path, bos: str | None, eos: str | None) -> Documents:
     """The tokens of each text, between its first and last token."""
-    begin = [] if bos is None else [token_id(tokenizer, bos, "bos")]
-    end = [] if eos is None else [token_id(tokenizer, eos, "eos")]
-    return [([*begin, *ids, *end], None) for ids in encode_texts(tokenizer, texts, special=False)]
+    before = [] if bos is None else [token_id(tokenizer, bos, "bos")]
+    after = [] if eos is None else [token_id(tokenizer, eos, "eos")]
+    return Documents(tokenize(tokenizer, texts, near, special=False, before=before, after=after))
 
 
 def count_bytes(tokenizer: Any) -> Tensor | None:

@@ -9,9 +9,9 @@ import torch
 
 from lab.data.order import balanced_indices, split_indices
 from lab.data.readers import TextReader
-from lab.data.sequences import LabelledSequences, PaddedSequences, join_sequences
+from lab.data.sequences import LabelledSequences, PaddedSequences
 from lab.data.text_table import Column, read_rows
-from lab.data.tokenize import encode_texts, make_tokenizer, pad_id
+from lab.data.tokenize import make_tokenizer, pad_id, tokenize
 from lab.text import by_number, join_names
 
 
@@ -77,7 +77,8 @@ def text_csv(
         groups = torch.zeros(len(train.labels), dtype=torch.int64) if numeric else torch.tensor(train.labels)
         train = train.take(balanced_indices(groups, train_examples, seed))
     made = make_tokenizer(tokenizer, [*train.texts, *(train.pairs or [])], vocab_size, lowercase, download)
-    splits = [encode_rows(made, rows, max_length, numeric) for rows in (train, val, test)]
+    near = Path(train_file).parent
+    splits = [encode_rows(made, rows, near, max_length, numeric) for rows in (train, val, test)]
     return PaddedSequences(
         *splits,
         batch_size=batch_size,
@@ -129,8 +130,8 @@ def split_rows(
     return train, val, test
 
 
-def encode_rows(tokenizer: Any, rows: TextRows, max_length: int, numeric: bool) -> LabelledSequences:
-    sequences = join_sequences(encode_texts(tokenizer, rows.texts, rows.pairs, max_length))
+def encode_rows(tokenizer: Any, rows: TextRows, near: Path, max_length: int, numeric: bool) -> LabelledSequences:
+    sequences = tokenize(tokenizer, rows.texts, near, pairs=rows.pairs, max_length=max_length)
     return LabelledSequences(sequences, torch.tensor(rows.labels, dtype=torch.float32 if numeric else torch.int64))
 
 

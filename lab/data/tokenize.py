@@ -1,10 +1,13 @@
 """Tokenizers for text: trained on the training texts alone, or read from a file, by the library `tokenizers`."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lab.data.progress import show_progress
+from lab.data.sequences import Sequences, join_sequences
+from lab.data.token_cache import WORTH_CHARACTERS, cached_tokens
 from lab.text import suggest
 
 PAD, UNKNOWN, FIRST, LAST = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
@@ -124,3 +127,29 @@ def encode_texts(
             chunk = list(zip(chunk, pairs[place : place + CHUNK], strict=True))
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=special):
             yield encoding.ids
+
+
+def tokenize(
+    tokenizer: Any,
+    texts: Sequence[str],
+    near: Path,
+    *,
+    pairs: Sequence[str] | None = None,
+    max_length: int | None = None,
+    special: bool = True,
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+) -> Sequences:
+    """The tokens of each text; those of many texts are kept in the folder `near`, and read from there the next time.
+
+    pairs, max_length, special: as `encode_texts` takes them.  before, after: tokens put around each text.
+    """
+
+    def make() -> Sequences:
+        encoded = encode_texts(tokenizer, texts, pairs, max_length, special)
+        return join_sequences([*before, *ids, *after] if before or after else ids for ids in encoded)
+
+    if sum(map(len, texts)) < WORTH_CHARACTERS:
+        return make()
+    options = repr((len(texts), max_length, special, list(before), list(after), pairs is not None))
+    return cached_tokens(near, chain([tokenizer.to_str(), options], texts, pairs or ()), make)

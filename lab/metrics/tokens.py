@@ -30,7 +30,7 @@ class TokenCounts:
         tokens = int(self.tokens)
         if not tokens:
             return {}
-        cross_entropy = float(self.cross_entropy) / tokens
+        cross_entropy = float(torch.as_tensor(self.cross_entropy).detach()) / tokens
         perplexity = math.exp(min(cross_entropy, 700.0))
         return {
             "cross_entropy": cross_entropy,
