@@ -91,6 +91,8 @@ class LanguageModeling:
         tokenizer, device = self.data.tokenizer, next(model.parameters()).device
         tokens = [] if self.data.bos is None else [self.data.bos]
         tokens += tokenizer.encode(prompt, add_special_tokens=False).ids
+        if not tokens and self.data.eos is not None:
+            tokens = [self.data.eos]  # a text begins where another ends
         if not tokens:
             raise ValueError("an empty prompt needs data.bos, a token with which a text begins")
         room = getattr(model, "max_length", None)
