@@ -13,6 +13,10 @@ from lab.distributed.collectives import get_rank, get_world_size
 from lab.models.blocks import block_names
 from lab.nest import map_tensors
 
+# further methods of models that compute with their own parameters (`lab.models.decoding`); forward may not call them, as
+# the parameters are resharded after each
+FORWARD_METHODS = ("start", "advance", "attention_weights")
+
 
 def is_sharded(model: Any) -> bool:
     from torch.distributed.fsdp import FSDPModule
@@ -26,7 +30,7 @@ def shard_model(model: nn.Module, groups: Sequence[Mapping[str, Any]], device: s
     Parameters that two blocks share are gathered with the whole model instead of a block.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     names = {id(p): name for name, p in model.named_parameters()}
     mesh = init_device_mesh(device.split(":")[0], (get_world_size(),))
@@ -36,6 +40,9 @@ def shard_model(model: nn.Module, groups: Sequence[Mapping[str, Any]], device: s
         if block is not model and all(owners.count(id(p)) == 1 for p in block.parameters()):
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for name in FORWARD_METHODS:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
     shards = dict(model.named_parameters())
     return [{**group, "params": [shards[names[id(p)]] for p in group["params"]]} for group in groups]
 

@@ -110,13 +110,13 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         is_causal: bool = False,
         positions: Tensor | None = None,
-        memory: KeysValues | None = None,
+        memory: Tensor | KeysValues | None = None,
         memory_mask: Tensor | None = None,
         past: KeysValues | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """The states (B, T, width), and the keys and values of all positions so far.
+    ) -> tuple[Tensor, KeysValues, KeysValues | None]:
+        """The states (B, T, width), the keys and values of all positions so far, and those of the memory.
 
-        past: keys and values of the positions before x.
+        past: keys and values of the positions before x.  memory: states (B, S, width), or their keys and values.
         """
         y = self.before(x, self.attention_norm)
         present = self.attention.keys_values(y, positions)
@@ -124,10 +124,12 @@ class TransformerBlock(nn.Module):
             present = torch.cat([past[0], present[0]], 2), torch.cat([past[1], present[1]], 2)
         x = self.after(x, self.attention(y, present, mask, is_causal, positions), self.attention_norm)
         if self.cross is not None and self.cross_norm is not None and memory is not None:
+            memory = self.cross.keys_values(memory) if isinstance(memory, Tensor) else memory
             y = self.before(x, self.cross_norm)
             x = self.after(x, self.cross(y, memory, memory_mask), self.cross_norm)
         y = self.before(x, self.feed_forward_norm)
-        return self.after(x, self.feed_forward(y), self.feed_forward_norm), present
+        x = self.after(x, self.feed_forward(y), self.feed_forward_norm)
+        return x, present, None if isinstance(memory, Tensor) else memory
 
     def before(self, x: Tensor, norm: nn.Module) -> Tensor:
         return norm(x) if self.norm_first else x

@@ -78,7 +78,7 @@ class GPT(nn.Module):
             x = x + self.positions(places)
         x, present = self.dropout(x), []
         for block, before in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
-            x, keys_values = block(x, mask, is_causal=mask is None and not begin, positions=places, past=before)
+            x, keys_values, _ = block(x, mask, is_causal=mask is None and not begin, positions=places, past=before)
             present.append(keys_values)
         return self.output(self.norm(x)), present
 

@@ -63,7 +63,9 @@ class RecurrentSeq2Seq(nn.Module):
         self.query = nn.Linear(hidden, hidden) if self.is_additive else None
         self.score = nn.Linear(hidden, 1, bias=False) if self.is_additive else None
         self.readout = nn.Linear(3 * hidden, width)
-        self.output_bias = nn.Parameter(torch.zeros(target_vocab_size))
+        self.output = nn.Linear(width, target_vocab_size)
+        nn.init.zeros_(self.output.bias)
+        self.output.weight = self.target_embedding.weight
         if weights:
             load_weights(self, weights)
 
@@ -76,7 +78,7 @@ class RecurrentSeq2Seq(nn.Module):
 
     def decode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The logits (B, T, V), and the attention weights (B, T, S)."""
-        state = self.start(inputs)
+        state = self.encode(inputs)
         embedded = self.dropout(self.target_embedding(inputs["decoder_input_ids"]))
         if not self.is_additive:
             states, weights, _ = self.run(embedded, state)
@@ -90,6 +92,10 @@ class RecurrentSeq2Seq(nn.Module):
         return self.logits(*states), torch.cat([weights for _, weights in steps], 1)
 
     def start(self, inputs: Inputs) -> State:
+        return self.encode(inputs)
+
+    def encode(self, inputs: Inputs) -> State:
+        """The encoder's states, and what the decoder begins with."""
         mask = inputs["attention_mask"].bool()
         embedded = self.dropout(self.embedding(inputs["input_ids"]))
         packed = pack_padded_sequence(embedded, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
@@ -133,7 +139,7 @@ class RecurrentSeq2Seq(nn.Module):
 
     def logits(self, outputs: Tensor, context: Tensor) -> Tensor:
         read = torch.tanh(self.readout(torch.cat([outputs, context], -1)))
-        return self.dropout(read) @ self.target_embedding.weight.T + self.output_bias
+        return self.output(self.dropout(read))
 
 
 class TransformerSeq2Seq(nn.Module):
@@ -180,50 +186,49 @@ class TransformerSeq2Seq(nn.Module):
             load_weights(self, weights)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        state = self.start(inputs)
-        tokens = inputs["decoder_input_ids"]
-        x = self.embed(self.target_embedding, tokens, 0)
-        for block, memory in zip(self.decoder, state["memory"], strict=True):
-            x, _ = block(x, is_causal=True, memory=memory, memory_mask=state["mask"])
-        return self.output(self.decoder_norm(x))
+        return self.decode(inputs, self.encode(inputs))
 
     def encode(self, inputs: Inputs) -> Tensor:
         """The encoder's states, (B, S, width)."""
         mask = key_mask(inputs)
         x = self.embed(self.embedding, inputs["input_ids"], 0)
         for block in self.encoder:
-            x, _ = block(x, mask)
+            x, *_ = block(x, mask)
         return self.encoder_norm(x)
 
+    def decode(self, inputs: Inputs, memory: Tensor) -> Tensor:
+        x = self.embed(self.target_embedding, inputs["decoder_input_ids"], 0)
+        for block in self.decoder:
+            x, *_ = block(x, is_causal=True, memory=memory, memory_mask=key_mask(inputs))
+        return self.output(self.decoder_norm(x))
+
     def start(self, inputs: Inputs) -> State:
-        encoded = self.encode(inputs)
-        memory = [block.cross.keys_values(encoded) for block in self.blocks() if block.cross]
-        return {"memory": memory, "mask": key_mask(inputs), "past": None}
+        return {"memory": [self.encode(inputs)] * len(self.decoder), "mask": key_mask(inputs), "past": None}
 
     def advance(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         past: list[Any] = state["past"] or [None] * len(self.decoder)
         x = self.embed(self.target_embedding, tokens[:, None], past[0][0].shape[2] if state["past"] else 0)
-        present = []
+        present, memories = [], []
         for block, memory, before in zip(self.decoder, state["memory"], past, strict=True):
-            x, keys_values = block(x, memory=memory, memory_mask=state["mask"], past=before)
+            x, keys_values, memory = block(x, memory=memory, memory_mask=state["mask"], past=before)
             present.append(keys_values)
-        return self.output(self.decoder_norm(x))[:, 0], {**state, "past": present}
+            memories.append(memory)
+        return self.output(self.decoder_norm(x))[:, 0], {**state, "past": present, "memory": memories}
 
     def attention_weights(self, inputs: Inputs) -> Tensor:
         """How much each target position looks at each source position in the last block, (B, T, S), the mean over the
         heads."""
-        state, seen = self.start(inputs), []
-        last = self.blocks()[-1].cross
+        memory, seen = self.encode(inputs), list[Tensor]()
+        last = cast(TransformerBlock, self.decoder[-1]).cross
         assert last is not None
-        hook = last.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+        hook = last.register_forward_pre_hook(
+            lambda module, arguments: seen.append(last.weights(arguments[0], arguments[1][0], key_mask(inputs)))
+        )
         try:
-            self.forward(inputs)
+            self.decode(inputs, memory)
         finally:
             hook.remove()
-        return last.weights(seen[0], state["memory"][-1][0], state["mask"])
-
-    def blocks(self) -> list[TransformerBlock]:
-        return [cast(TransformerBlock, block) for block in self.decoder]
+        return seen[0]
 
     def embed(self, embedding: nn.Embedding, tokens: Tensor, start: int) -> Tensor:
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
