@@ -266,3 +266,21 @@ def test_translations_train_are_scored_again_and_resume(lab, tmp_path, model):
     assert checked.code == 0, checked.err
     shown = lab("show", "run")
     assert shown.code == 0, shown.err
+    resumed = lab("check", "--resume", *SMALL, *model, "steps=4", "task.beam=1")
+    assert resumed.code == 0, resumed.out + resumed.err
+
+
+@pytest.mark.slow
+def test_a_sharded_model_trains_and_translates_as_a_whole_one(lab, tmp_path):
+    write_pairs(tmp_path)
+    small = ["model=seq2seq_transformer", "model.width=16", "model.hidden=16", "model.layers=1", "model.dropout=0.0"]
+    sharded = ["hardware=fsdp", "hardware.device=cpu", "hardware.processes=2"]
+    losses, results = [], []
+    for name, hardware in (("one", []), ("two", sharded)):
+        done = lab("train", *SMALL, *small, *hardware, "steps=3", "log_every=1", f"hydra.run.dir={name}")
+        assert done.code == 0, done.err
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["train/loss"] for line in lines if "train/loss" in line])
+        results.append(json.loads((tmp_path / name / "results.json").read_text()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert results[1]["test/chrf"] == pytest.approx(results[0]["test/chrf"])

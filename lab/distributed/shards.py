@@ -13,8 +13,8 @@ from lab.distributed.collectives import get_rank, get_world_size
 from lab.models.blocks import block_names
 from lab.nest import map_tensors
 
-# further methods of models that compute with their own parameters (`lab.models.decoding`); forward may not call them, as
-# the parameters are resharded after each
+# further methods of models that compute with their own parameters (`lab.models.decoding`).
+# forward may not call them, as each reshards the parameters at its end
 FORWARD_METHODS = ("start", "advance", "attention_weights")
 
 
