@@ -41,6 +41,7 @@ CHAT_FILE = [
 SMALLER = {
     **{f"conf/model/{name}": TEXT for name in ("lstm", "cnn_text", "transformer")},
     **{f"conf/model/seq2seq_{name}": [*PAIRS, *SMALL_MODEL] for name in ("rnn", "transformer")},
+    "conf/finetune_strategy/qlora": ["model=mlp", "model.hidden=[64,64]"],
     "conf/model/gpt": [*CORPUS, *SMALL_MODEL],
     "conf/task/translation": [*PAIRS[:-1], "model=seq2seq_rnn", *SMALL_MODEL],
     "conf/task/language_modeling": [*CORPUS[:-1], "model=gpt", *SMALL_MODEL],

@@ -9,6 +9,7 @@ from lab.models.export import save_huggingface
 from lab.models.gpt import GPT
 from lab.models.huggingface import huggingface_model
 from lab.models.quantized import QuantizedLinear, merge_quantized
+from lab.models.text import TextTransformer
 from tests.test_language import SMALL, TINY, make_corpus
 
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -58,6 +59,20 @@ def test_a_quantised_layer_is_near_the_plain_one_and_equals_its_merge(shape):
     again = QuantizedLinear(nn.Linear(*shape), rank=2, alpha=4.0)
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again(x), layer(x))
+
+
+def test_code_that_reads_the_weight_gets_the_changed_one():
+    """torch's TransformerEncoderLayer passes weights to one kernel in evaluation."""
+    torch.manual_seed(0)
+    model = TextTransformer(50, 3, max_length=20, width=32, heads=2).eval()
+    qlora(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".up"):
+            nn.init.normal_(parameter, std=0.1)
+    inputs = {"input_ids": torch.randint(4, 50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.bool)}
+    with torch.no_grad():
+        fast = model(inputs)
+    torch.testing.assert_close(fast, model(inputs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["full", "lora", "dora", "qlora"])

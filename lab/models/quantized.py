@@ -61,11 +61,16 @@ class QuantizedLinear(nn.Module):
         blocks: Any = functional.dequantize_4bit(self.packed, state)
         return blocks.view(self.out_features, self.in_features)
 
+    @property
+    def weight(self) -> Tensor:
+        """The changed weight, for code that reads it without calling the layer, as torch's TransformerEncoderLayer."""
+        return self.change(self.dequantize())
+
     def merged(self) -> nn.Linear:
         """The plain layer that gives the same outputs."""
         linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
         with torch.no_grad():
-            linear.weight.copy_(self.change(self.dequantize()))
+            linear.weight.copy_(self.weight)
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
         return linear
