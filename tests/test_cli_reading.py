@@ -30,7 +30,7 @@ def test_hydras_flags_and_directories_work_as_in_any_hydra_app(lab, tmp_path):
     assert yaml.safe_load(shown.out)["model"]["_target_"] == "lab.models.mlp.MLP"
     package = lab("train", "--cfg", "job", "--package", "optimizer", "optimizer=adamw")
     assert "AdamW" in package.out
-    assert "model: cnn_text, huggingface, lstm, mlp, resnet20" in lab("train", "--help").out
+    assert "model: airbench, cnn_text, gpt, huggingface, lstm, mlp, resnet20" in lab("train", "--help").out
     assert "lab" in lab("train", "--info", "searchpath").out
     assert not (tmp_path / "outputs").exists()
     assert lab("train", *QUICK, "hydra.run.dir=elsewhere").code == 0

@@ -16,7 +16,8 @@ from lab.metrics.tokens import IGNORED
 from lab.models.decoding import draw_tokens, sample
 from lab.models.gpt import GPT
 from lab.tasks.language_modeling import LanguageModeling
-from lab.train.micro_batches import local_shard, split_batch, weighted_loss
+from lab.train.micro_batches import local_shard, split_batch
+from tests.gradients import assert_parts_add_up
 
 SENTENCES = [
     f"the {color} {animal} runs over hill number {place}"
@@ -107,20 +108,6 @@ def test_the_loss_of_packed_documents_is_that_of_single_ones(tmp_path, name):
     assert task.loss(model, batch).item() == pytest.approx(total / count, abs=1e-12)
 
 
-def test_the_parts_of_two_ranks_add_up_to_the_whole_gradient(tmp_path):
-    data, task, model = make_corpus(tmp_path), LanguageModeling(), make_model("rotary")
-    batch = data.take("train", torch.arange(5))
-    batch["labels"][1, 3:] = IGNORED
-    task.loss(model, batch).backward()
-    whole = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    for rank in range(2):
-        shard = local_shard(task, batch, rank, 2)
-        (weighted_loss(task, model, shard.data, shard.weight) / 2).backward()
-    for parameter, gradient in zip(model.parameters(), whole, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-9)
-
-
 def test_many_texts_are_tokenized_once(tmp_path, monkeypatch):
     monkeypatch.setattr("lab.data.tokenize.WORTH_CHARACTERS", 1)
     first = make_corpus(tmp_path)
@@ -141,17 +128,13 @@ def test_many_texts_are_tokenized_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_micro_batches_of_unequal_token_counts_add_up_to_the_whole_gradient(tmp_path, size):
+def test_parts_of_unequal_token_counts_add_up_to_the_whole_gradient(tmp_path, size):
     data, task, model = make_corpus(tmp_path), LanguageModeling(), make_model("rotary")
     batch = data.take("train", torch.arange(5))
     batch["labels"][1, 3:] = IGNORED
-    task.loss(model, batch).backward()
-    whole = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    for part, share in split_batch(task, batch, size):
-        weighted_loss(task, model, part, share).backward()
-    for parameter, gradient in zip(model.parameters(), whole, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-9)
+    assert_parts_add_up(task, model, batch, split_batch(task, batch, size))
+    shards = [local_shard(task, batch, rank, 2) for rank in range(2)]  # the ranks' gradients are averaged
+    assert_parts_add_up(task, model, batch, [(shard.data, shard.weight / 2) for shard in shards])
 
 
 def test_concatenation_is_one_text_without_padding(tmp_path):
@@ -275,6 +258,13 @@ def test_a_template_without_marks_is_refused(tmp_path):
     everything = make_chat(tmp_path, template=str(tmp_path / "plain.jinja"), learn="all")
     named = make_chat(tmp_path, learn="all")
     assert torch.equal(everything.splits["train"].tokens, named.splits["train"].tokens)
+
+
+def test_a_template_runs_in_a_sandbox(tmp_path):
+    hostile = "{% generation %}{{ ''.__class__.__mro__[1].__subclasses__() }}{% endgeneration %}"
+    (tmp_path / "hostile.jinja").write_text(hostile)
+    with pytest.raises(ValueError, match="unsafe"):
+        make_chat(tmp_path, template=str(tmp_path / "hostile.jinja"))
 
 
 @pytest.mark.parametrize(

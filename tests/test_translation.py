@@ -16,7 +16,8 @@ from lab.metrics.translation import score_translations
 from lab.models.decoding import PrefixDecoder, beam_search, sample
 from lab.models.seq2seq import RecurrentSeq2Seq, TransformerSeq2Seq
 from lab.tasks.translation import Translation, smoothed_cross_entropy
-from lab.train.micro_batches import local_shard, split_batch, weighted_loss
+from lab.train.micro_batches import local_shard, split_batch
+from tests.gradients import assert_parts_add_up
 
 MODELS = {
     "gru": lambda: RecurrentSeq2Seq(60, 60, width=8, hidden=6, layers=2),
@@ -207,19 +208,9 @@ def test_micro_batches_of_unequal_token_counts_add_up_to_the_whole_gradient(tmp_
     data.group_by_length = False
     batch = next(data.batches())
     assert len({int((row != IGNORED).sum()) for row in batch[1]}) > 2
-    task.loss(model, batch).backward()
-    whole = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    for part, share in split_batch(task, batch, size):
-        weighted_loss(task, model, part, share).backward()
-    for parameter, gradient in zip(model.parameters(), whole, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-9)
-    model.zero_grad()
-    for rank in range(2):  # the ranks' gradients are averaged
-        shard = local_shard(task, batch, rank, 2)
-        (weighted_loss(task, model, shard.data, shard.weight) / 2).backward()
-    for parameter, gradient in zip(model.parameters(), whole, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-9)
+    assert_parts_add_up(task, model, batch, split_batch(task, batch, size))
+    shards = [local_shard(task, batch, rank, 2) for rank in range(2)]  # the ranks' gradients are averaged
+    assert_parts_add_up(task, model, batch, [(shard.data, shard.weight / 2) for shard in shards])
 
 
 def test_scores_are_those_of_sacrebleu_and_of_the_definitions(tmp_path):

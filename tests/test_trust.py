@@ -153,6 +153,8 @@ def test_no_command_runs_the_code_that_came_with_a_run(lab, tmp_path):
         ["rerun", "theirs/run"],
         ["resume", "theirs/run"],
         ["adapter", "theirs/run", "out"],
+        ["predict", "theirs/run", "x.png"],
+        ["export", "theirs/run", "exported"],
         ["show", "theirs/run"],
         ["report", "theirs"],
         ["ls", "theirs"],
