@@ -46,7 +46,7 @@ def job(number: int, config: dict, node: int = 0, overrides: tuple[str, ...] = (
 
 
 def plan(jobs: list[Job], directory: Path) -> Plan:
-    return Plan(directory, mark_duplicates(jobs), {"mine": "0123"})
+    return Plan(directory, mark_duplicates(jobs), {"mine": "0123", "mine.token_cache": "4567"})
 
 
 def asked_parts(asked: ComposedConfig) -> list:
@@ -77,7 +77,7 @@ def test_what_was_written_and_appended_is_read_back(first, more):
         whole = append_jobs(planned, jobs_of(more, len(first)))
         found = read_plan(Path(folder))
         assert parts(found.jobs) == parts(whole.jobs)
-        assert found.sources == {"mine": "0123"}
+        assert found.sources == {"mine": "0123", "mine.token_cache": "4567"}
 
 
 @settings(max_examples=30)

@@ -38,6 +38,7 @@ READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "C
 HEAVY_MODULES = (
     *("torch._dynamo", "torch.distributed.run", "torch.distributed.fsdp", "torchvision", "sklearn.datasets"),
     *("hydra.main", "hydra._internal.hydra", "rich.progress", "optuna", "optuna.storages"),
+    "tabulate",  # torch._dynamo imports it at exit, after which the interpreter no longer tells that a signal ended it
     *("tensorboard.summary.writer.event_file_writer", "tensorboard.plugins.hparams.summary_v2"),
 )
 

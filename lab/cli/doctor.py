@@ -29,6 +29,9 @@ REQUIRED = (
 OPTIONAL = {
     "timm": "model=timm",
     "transformers": "model=huggingface",
+    "tokenizers": "data=text_csv, parallel_text, text_corpus or chat",
+    "sacrebleu": "task=translation",
+    "bitsandbytes": "finetune_strategy=qlora or optimizer=adamw8bit",
     "optuna": "search=",
     "hydra-joblib-launcher": "hydra/launcher=joblib",
     "hydra-submitit-launcher": "hydra/launcher=submitit_local or submitit_slurm",

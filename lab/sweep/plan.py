@@ -98,8 +98,9 @@ def needs_run(status: Mapping[str, Any], retry: bool) -> bool:
 def write_plan(plan: Plan) -> None:
     """Raises OSError where the sweep's directory cannot be written."""
     make_directory(plan.directory)
-    head = {"schema": SCHEMA, "sources": dict(plan.sources), "search": plan.search and list(plan.search)}
-    lines = map(redact, [head, *plan_lines(plan.directory, plan.jobs)])
+    head = redact({"schema": SCHEMA, "search": plan.search and list(plan.search)})
+    head["sources"] = dict(plan.sources)  # hashes by the names of modules, one of which may be called `tokens`
+    lines = [head, *map(redact, plan_lines(plan.directory, plan.jobs))]
     text = "".join(map(write_line, lines))
     write_atomically(plan.directory / PLAN_FILE, text.encode(errors=SURROGATES))
 
