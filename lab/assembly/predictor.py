@@ -1,7 +1,6 @@
 """A finished run's model and task on new inputs, built from its directory alone."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +8,6 @@ import torch
 from lab.assembly.blame import blame
 from lab.assembly.build import build
 from lab.assembly.final_model import check_can_build, load_final_model, load_finished_run
-from lab.data.image_files import IMAGE_SUFFIXES, visible_files
 from lab.data.readers import READER_FILE, Reader, load_reader
 from lab.errors import ConfigError
 from lab.ledger.saved_run import SavedRun
@@ -27,22 +25,9 @@ class Predictor(NamedTuple):
     reader: Any
 
     def expand(self, inputs: Sequence[str]) -> list[str]:
-        """The inputs, with the images of a folder in its place. Raises ConfigError for a file that is not there."""
-        if not getattr(self.reader, "takes_files", False):
-            return list(inputs)
-        found: list[str] = []
-        for given in inputs:
-            path = Path(given)
-            if path.is_dir():
-                images = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
-                if not images:
-                    raise ConfigError(f"no images below {given}")
-                found += images
-            elif path.is_file():
-                found.append(given)
-            else:
-                raise ConfigError(f"no file {given}; this run takes images: files or folders of them")
-        return found
+        """The inputs, as the reader expands them. Raises ConfigError for a file that is not there."""
+        with blame(""):
+            return self.reader.expand(inputs) if hasattr(self.reader, "expand") else list(inputs)
 
     def predict(self, inputs: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The task's answer to each input, in order."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lab.data.order import split_indices
+from lab.data.order import hold_out
 from lab.data.packing import Documents, PackedText
 from lab.data.progress import show_progress
 from lab.data.sequences import join_sequences
@@ -81,11 +81,7 @@ def chat(
     source = read_template(template, learn)
     files = {"train": train_file, "val": val_file, "test": test_file}
     rows = {name: list(read_conversations(Path(file))) for name, file in files.items() if file}
-    for name, share, split_seed in (("test", test_share, 0), ("val", val_share, seed)):
-        if name not in rows:
-            kept, drawn = split_indices(len(rows["train"]), share, split_seed)
-            every = rows["train"]
-            rows["train"], rows[name] = ([every[place] for place in part.tolist()] for part in (kept, drawn))
+    rows = hold_out(rows, val_share, test_share, seed)
     rows["train"] = rows["train"][:train_examples]
     texts = (text for row in rows["train"] for text in row.texts)
     made = make_tokenizer(tokenizer, texts, vocab_size, False, download, special_tokens)
@@ -139,9 +135,7 @@ def as_conversation(row: Any, place: str) -> Conversation:
         if not isinstance(messages, list) or not messages:
             raise ValueError(f"{place}: messages is not a list of messages")
         for message in messages:
-            if not isinstance(message, dict) or not all(
-                isinstance(message.get(key), str) for key in ("role", "content")
-            ):
+            if not isinstance(message, dict) or not has_texts(message, "role", "content"):
                 raise ValueError(f"{place}: a message is not an object with a role and a content, both texts")
         return Conversation(messages, None, place)
     if isinstance(row, dict) and has_texts(row, "prompt", "completion"):

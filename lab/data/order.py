@@ -1,6 +1,7 @@
 """The split and the order of examples, as functions of the seed and an integer position."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,18 @@ def split_indices(num_examples: int, val_share: float, seed: int) -> tuple[Tenso
     shuffled = torch.randperm(num_examples, generator=make_generator(seed, "split"))
     num_val = round(num_examples * val_share)
     return shuffled[num_val:].sort().values, shuffled[:num_val].sort().values
+
+
+def hold_out(splits: dict[str, list[Any]], val_share: float, test_share: float, seed: int) -> dict[str, list[Any]]:
+    """The examples of `train`, `val` and `test`; a split that is missing is drawn from the training examples, the test
+    set in the same way for every seed."""
+    splits = dict(splits)
+    for name, share, split_seed in (("test", test_share, 0), ("val", val_share, seed)):
+        if name not in splits:
+            every = splits["train"]
+            parts = split_indices(len(every), share, split_seed)
+            splits["train"], splits[name] = ([every[place] for place in part.tolist()] for part in parts)
+    return splits
 
 
 def balanced_indices(labels: Tensor, num_examples: int, seed: int) -> Tensor:

@@ -7,12 +7,13 @@ built to predict.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from lab.data.decode import CenterCrop, decode_image
+from lab.data.image_files import IMAGE_SUFFIXES, visible_files
 from lab.data.sequences import join_sequences
 from lab.data.standardize import Standardize
 from lab.data.tokenize import encode_texts, pad_id, read_tokenizer
@@ -24,7 +25,6 @@ class Reader:
     """A data set without examples.  files: names and contents that a run keeps."""
 
     kind = ""
-    takes_files = False  # whether an input is the path of a file, else it is a text
     steps_per_epoch = 1
 
     @property
@@ -35,6 +35,10 @@ class Reader:
     @property
     def files(self) -> dict[str, bytes]:
         return {READER_FILE: json.dumps({"kind": self.kind, **self.options}).encode()}
+
+    def expand(self, inputs: Sequence[str]) -> list[str]:
+        """The inputs to read: these, or what lies in them. Raises ValueError for one that is not there."""
+        return list(inputs)
 
     def read(self, inputs: Sequence[str]) -> Any:
         """What the task's `predict` takes for these inputs. Raises ValueError for one that cannot be read."""
@@ -56,7 +60,7 @@ class ImageReader(Reader):
     shape: (C, H, W).  mean, std: as `lab.data.standardize.Standardize` takes them.
     """
 
-    kind, takes_files = "images", True
+    kind = "images"
 
     def __init__(self, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]):
         self.shape, self.mean, self.std = list(shape), list(mean), list(std)
@@ -70,12 +74,42 @@ class ImageReader(Reader):
     def options(self) -> dict[str, Any]:
         return {"shape": self.shape, "mean": self.mean, "std": self.std}
 
+    def expand(self, inputs: Sequence[str]) -> list[str]:
+        """The inputs, with the images of a folder in its place."""
+        found: list[str] = []
+        for given in inputs:
+            path = Path(given)
+            if path.is_dir():
+                images = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
+                if not images:
+                    raise ValueError(f"no images below {given}")
+                found += images
+            elif path.is_file():
+                found.append(given)
+            else:
+                raise ValueError(f"no file {given}; this run takes images: files or folders of them")
+        return found
+
     def read(self, inputs: Sequence[str]) -> Tensor:
         images = torch.stack([self.crop(decode_image(Path(path))) for path in inputs])
         return self.prepare((images, None))[0]
 
 
-class TextReader(Reader):
+class TokenizerReader(Reader):
+    """A reader with one tokenizer, the first argument of its class."""
+
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, directory: Path, **options: Any) -> Self:
+        return cls(read_tokenizer(str(directory / "tokenizer.json")), **options)  # type: ignore[call-arg]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {**super().files, "tokenizer.json": self.tokenizer.to_str().encode()}
+
+
+class TextReader(TokenizerReader):
     """Texts, or pairs of texts with a tab between them, as {"input_ids", "attention_mask"}, each (B, L)."""
 
     kind = "texts"
@@ -83,17 +117,9 @@ class TextReader(Reader):
     def __init__(self, tokenizer: Any, max_length: int, is_pair: bool):
         self.tokenizer, self.max_length, self.is_pair = tokenizer, max_length, is_pair
 
-    @classmethod
-    def load(cls, directory: Path, **options: Any) -> "TextReader":
-        return cls(load_tokenizer(directory / "tokenizer.json"), **options)
-
     @property
     def options(self) -> dict[str, Any]:
         return {"max_length": self.max_length, "is_pair": self.is_pair}
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        return {**super().files, "tokenizer.json": self.tokenizer.to_str().encode()}
 
     def read(self, inputs: Sequence[str]) -> dict[str, Tensor]:
         texts, pairs = list(inputs), None
@@ -122,7 +148,7 @@ class TranslationReader(Reader):
     @classmethod
     def load(cls, directory: Path, **options: Any) -> "TranslationReader":
         names = ("source_tokenizer.json", "target_tokenizer.json")
-        return cls(*(load_tokenizer(directory / name) for name in names), **options)
+        return cls(*(read_tokenizer(str(directory / name)) for name in names), **options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -138,7 +164,7 @@ class TranslationReader(Reader):
         return pad_texts(self.source_tokenizer, inputs, None, self.max_length)
 
 
-class PromptReader(Reader):
+class PromptReader(TokenizerReader):
     """Beginnings of texts, which are taken as they are.  bos, eos: tokens that begin and end a document, or None."""
 
     kind = "prompts"
@@ -146,17 +172,9 @@ class PromptReader(Reader):
     def __init__(self, tokenizer: Any, bos: int | None, eos: int | None):
         self.tokenizer, self.bos, self.eos = tokenizer, bos, eos
 
-    @classmethod
-    def load(cls, directory: Path, **options: Any) -> "PromptReader":
-        return cls(load_tokenizer(directory / "tokenizer.json"), **options)
-
     @property
     def options(self) -> dict[str, Any]:
         return {"bos": self.bos, "eos": self.eos}
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        return {**super().files, "tokenizer.json": self.tokenizer.to_str().encode()}
 
     def read(self, inputs: Sequence[str]) -> list[str]:
         return list(inputs)
@@ -174,14 +192,6 @@ def load_reader(directory: Path, content: dict[str, Any]) -> Reader:
         return READERS[content["kind"]].load(directory, **options)
     except TypeError as error:
         raise ValueError(f"{directory / READER_FILE} is not as a run writes it: {error}") from error
-
-
-def load_tokenizer(path: Path) -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
-    return read_tokenizer(str(path), tokenizers, download=False)
 
 
 def pad_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, Tensor]:

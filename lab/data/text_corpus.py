@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.data.order import split_indices
+from lab.data.order import hold_out
 from lab.data.packing import Blocks, Documents, PackedText, describe_blocks, pack
 from lab.data.text_table import read_lines, read_rows
 from lab.data.tokenize import FIRST, LAST, make_tokenizer, pad_id, token_id, tokenize
@@ -51,11 +51,7 @@ def text_corpus(
     """
     files = {"train": train_file, "val": val_file, "test": test_file}
     texts = {name: list(read_documents(Path(file), documents, text)) for name, file in files.items() if file}
-    for name, share, split_seed in (("test", test_share, 0), ("val", val_share, seed)):
-        if name not in texts:
-            kept, drawn = split_indices(len(texts["train"]), share, split_seed)
-            every = texts["train"]
-            texts["train"], texts[name] = ([every[place] for place in part.tolist()] for part in (kept, drawn))
+    texts = hold_out(texts, val_share, test_share, seed)
     texts["train"] = texts["train"][:train_examples]
     made = make_tokenizer(tokenizer, texts["train"], vocab_size, lowercase, download)
     return pack_splits(

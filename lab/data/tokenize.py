@@ -33,23 +33,26 @@ def make_tokenizer(
     download: whether to fetch files that the hub's cache lacks.  special_tokens: further ones of a trained vocabulary.
     Raises ValueError for another kind, or for more tokens; ImportError without the library.
     """
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
     if kind in KINDS:
-        special = [*SPECIAL, *special_tokens]
-        made = train_tokenizer(kind, texts, vocab_size, lowercase, special, tokenizers)
+        made = train_tokenizer(kind, texts, vocab_size, lowercase, [*SPECIAL, *special_tokens])
     else:
-        made = read_tokenizer(kind, tokenizers, download)
+        made = read_tokenizer(kind, download)
     if (size := made.get_vocab_size()) > vocab_size:
         raise ValueError(f"{kind} has {size} tokens; give data.vocab_size={size}")
     return made
 
 
-def train_tokenizer(
-    kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, special: Sequence[str], tokenizers: Any
-) -> Any:
+def import_tokenizers() -> Any:
+    """The library. Raises ImportError with what to install."""
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise ImportError("text needs the library tokenizers: pip install 'lab[text]'") from error
+    return tokenizers
+
+
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, special: Sequence[str]) -> Any:
+    tokenizers = import_tokenizers()
     if vocab_size <= len(special):
         raise ValueError(f"vocab_size={vocab_size} leaves no room for words; 8000 is usual")
     normalizers = [tokenizers.normalizers.NFC(), *([tokenizers.normalizers.Lowercase()] if lowercase else [])]
@@ -76,7 +79,8 @@ def train_tokenizer(
     return tokenizer
 
 
-def read_tokenizer(path: str, tokenizers: Any, download: bool) -> Any:
+def read_tokenizer(path: str, download: bool = False) -> Any:
+    tokenizers = import_tokenizers()
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.is_file() and path.count("/") == 1 and not path.endswith(".json"):
         from lab.models.hub import hub_files
