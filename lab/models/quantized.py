@@ -3,6 +3,7 @@
 Source: Dettmers et al. 2023, QLoRA, arXiv:2305.14314, sec. 3; the numbers are bitsandbytes'.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,23 +42,12 @@ class QuantizedLinear(nn.Module):
         from bitsandbytes import functional
 
         device = self.packed.device
+        code, scales_code = functional.get_4bit_type("nf4", device), torch.tensor(scale_numbers(), device=device)
         shape = torch.Size([self.packed.numel() * 2 // BLOCK, BLOCK])
         scales = functional.QuantState(
-            self.scale_of_scales,
-            blocksize=SCALES_BLOCK,
-            code=functional.create_dynamic_map().to(device),
-            dtype=torch.float32,
+            self.scale_of_scales, blocksize=SCALES_BLOCK, code=scales_code, dtype=torch.float32
         )
-        state = functional.QuantState(
-            self.scales,
-            shape,
-            functional.get_4bit_type("nf4", device),
-            BLOCK,
-            "nf4",
-            torch.float32,
-            self.offset,
-            scales,
-        )
+        state = functional.QuantState(self.scales, shape, code, BLOCK, "nf4", torch.float32, self.offset, scales)
         blocks: Any = functional.dequantize_4bit(self.packed, state)
         return blocks.view(self.out_features, self.in_features)
 
@@ -92,6 +82,15 @@ class ExpandedMatmul(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0] @ ctx.layer.dequantize().to(gradients[0].dtype), None
+
+
+@cache
+def scale_numbers() -> tuple[float, ...]:
+    """The 256 numbers that the 8 bits of a scale stand for; made once, as each pass needs them. Plain numbers, as a
+    tensor may be made while a step is traced."""
+    from bitsandbytes import functional
+
+    return tuple(functional.create_dynamic_map().tolist())
 
 
 def can_quantize(linear: nn.Linear) -> bool:
