@@ -2,12 +2,13 @@
 
 import io
 import os
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, pil_loader
 from torchvision.transforms.v2 import functional as F
@@ -259,3 +260,38 @@ def test_all_broken_images_are_counted_and_named(pictures):
     assert "remove" in str(caught.value)
     with pytest.raises(ValueError, match=r"b/0[35]\.png is not an image"):
         list(zip(range(6), read(pictures, val_share=0, in_memory_mb=0).batches(), strict=False))
+
+
+@pytest.mark.parametrize("in_memory_mb", [2000, 0])
+def test_broken_images_are_left_out_where_that_is_said(pictures, in_memory_mb):
+    (pictures / "train" / "b" / "03.png").write_bytes(b"\0")
+    data = read(pictures, broken="leave_out", in_memory_mb=in_memory_mb, val_share=0)
+    assert "(23 train, 8 test); 1 other files left out: 1 that cannot be read" in data.description
+    assert "03.png" in data.description
+    assert [len(batch[1]) for batch in islice(data.batches(), 6)] == [4] * 6
+    with pytest.raises(ValueError, match="broken=ignore is neither"):
+        read(pictures, broken="ignore")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_photo_is_turned_as_its_exif_says_where_that_is_asked_for(form, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stream = saved(COLOURS, form, exif=exif.tobytes())
+    upright = ImageOps.exif_transpose(Image.open(stream)).convert("RGB")
+    stream.seek(0)
+    assert np.array_equal(decode_image(stream, upright=True).permute(1, 2, 0), np.array(upright))
+    stream.seek(0)
+    assert decode_image(stream).shape == (3, 6, 5)
+
+
+@pytest.mark.parametrize("quality", [40, 75, 95])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_jpeg_file_has_pillows_pixels(quality, subsampling):
+    smooth = Image.fromarray(RGB).resize((97, 61), Image.Resampling.BICUBIC)
+    for image in (smooth, smooth.convert("L")):
+        stream = saved(image, "JPEG", quality=quality, progressive=quality == 75, **({"subsampling": subsampling}))
+        expected = np.array(Image.open(stream).convert("RGB"))
+        stream.seek(0)
+        assert np.array_equal(decode_image(stream).permute(1, 2, 0), expected)

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +18,9 @@ from lab.data.progress import show_progress
 from lab.data.standardize import Standardize, check_channels
 from lab.data.streamed import Indexable, Streamed
 from lab.text import join_names, suggest
+
+Transform = Callable[[Tensor], Tensor]
+Decoder = Callable[[Path], Tensor]
 
 
 def image_folder(
@@ -32,6 +37,8 @@ def image_folder(
     random_crop: bool = False,
     in_memory_mb: int = 2000,
     workers: int = 2,
+    upright: bool = False,
+    broken: str = "refuse",
 ) -> InMemory | Streamed:
     """Images in `folder/<split>/<class>/`, resized and center-cropped to shape (C, H, W).
 
@@ -43,6 +50,8 @@ def image_folder(
     in_memory_mb: maximum size in megabytes of a data set that is decoded once and held in memory. Larger ones, and
         those with random crops, are streamed.
     workers: number of loader processes of a streamed data set.
+    upright: whether to turn photos as their EXIF orientation says, which torchvision's ImageFolder does not.
+    broken: `refuse` images that cannot be read, or `leave_out`, which decodes every image once to find them.
     What is an image and a class is told by `lab.data.image_files`, what its pixels are by `lab.data.decode`.
     Raises FileNotFoundError for a missing folder and for a class without training images, ValueError if the classes are
     not those of the folders, and for images that cannot be read: of a data set in memory for all of them at once, of a
@@ -52,8 +61,12 @@ def image_folder(
         train_folder = Path(folder) / "train"
         raise ValueError(f"num_classes is {num_classes}, but {train_folder} has {len(classes)}: {', '.join(classes)}")
     check_channels(shape, mean, std)
+    if broken not in ("refuse", "leave_out"):
+        raise ValueError(f"broken={broken} is neither refuse nor leave_out")
     prepare = Standardize(mean, std)
-    train, val, test, description = read_splits(Path(folder), classes, shape, val_share, train_examples, seed)
+    read = partial(decode_image, upright=upright)
+    folders = read_folders(Path(folder), classes, CenterCrop(shape), read, broken == "leave_out")
+    train, val, test, description = read_splits(Path(folder), folders, classes, val_share, train_examples, seed)
     megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
     if not random_crop and megabytes <= in_memory_mb:
         splits = (load_examples(split, shape) for split in (train, val, test))
@@ -62,7 +75,7 @@ def image_folder(
         )
     plain = train
     if random_crop:
-        train = Subset(ImageFolder(Path(folder) / "train", classes, RandomCrop(shape)), plain.indices)
+        train = Subset(replace(folders["train"], transform=RandomCrop(shape)), plain.indices)
     return Streamed(
         train,
         val,
@@ -77,18 +90,23 @@ def image_folder(
     )
 
 
+def read_folders(
+    root: Path, classes: list[str], transform: Transform, read: Decoder, leave_out_broken: bool
+) -> dict[str, "ImageFolder"]:
+    """The images of `train`, `test` and, where there is one, `val`."""
+    names = [name for name in ("train", "val", "test") if name != "val" or (root / "val").is_dir()]
+    return {name: find_folder(root / name, classes, transform, read, leave_out_broken) for name in names}
+
+
 def read_splits(
     root: Path,
+    folders: "dict[str, ImageFolder]",
     classes: list[str],
-    shape: list[int],
     val_share: float,
     train_examples: int | None,
     seed: int,
 ) -> tuple[Subset, Indexable, Indexable, str]:
-    """Training, validation and test images, center-cropped, and a line that says what the folder was counted as."""
-    crop = CenterCrop(shape)
-    names = [name for name in ("train", "val", "test") if name != "val" or (root / "val").is_dir()]
-    folders = {name: ImageFolder(root / name, classes, crop) for name in names}
+    """Training, validation and test images, and a line that says what the folder was counted as."""
     train, test = folders["train"], folders["test"]
     with_images = {label for _, label in train.files}
     if empty := [name for label, name in enumerate(classes) if label not in with_images]:
@@ -109,27 +127,49 @@ def read_splits(
     return Subset(train, kept.tolist()), val, test, description
 
 
+@dataclass(frozen=True, eq=False)
 class ImageFolder(Dataset):
-    """Pairs (image uint8 (C, H, W), label) by index: the files in `folder/<class>/`, sorted by class and name."""
+    """Pairs (image uint8 (C, H, W), label) by index.  left_out: number of other files by the reason."""
 
-    def __init__(self, folder: Path, classes: list[str], transform: Callable[[Tensor], Tensor]):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}; expected is {folder}/<class>/<image>")
-        for name in class_folders(folder):
-            if name not in classes:
-                raise ValueError(f"{folder / name} is not a class of the training set; {suggest(name, classes)}")
-        images = find_images(folder, classes)
-        self.files, self.left_out = images.files, images.left_out
-        if not self.files:
-            raise FileNotFoundError(f"no images below {folder}; expected is {folder}/<class>/<image>")
-        self.transform = transform
+    files: list[tuple[Path, int]]
+    left_out: Counter[str]
+    transform: Transform
+    read: Decoder
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        return self.transform(decode_image(path)), label
+        return self.transform(self.read(path)), label
+
+
+def find_folder(
+    folder: Path, classes: list[str], transform: Transform, read: Decoder, leave_out_broken: bool
+) -> ImageFolder:
+    """The files in `folder/<class>/`, sorted by class and name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; expected is {folder}/<class>/<image>")
+    for name in class_folders(folder):
+        if name not in classes:
+            raise ValueError(f"{folder / name} is not a class of the training set; {suggest(name, classes)}")
+    images = find_images(folder, classes)
+    if not images.files:
+        raise FileNotFoundError(f"no images below {folder}; expected is {folder}/<class>/<image>")
+    if leave_out_broken:
+        readable = [can_read(read, path) for path, _ in show_progress(images.files, len(images.files))]
+        if number := readable.count(False):
+            images.left_out[f"that cannot be read ({images.files[readable.index(False)][0]})"] += number
+        images.files = [file for file, is_readable in zip(images.files, readable, strict=True) if is_readable]
+    return ImageFolder(images.files, images.left_out, transform, read)
+
+
+def can_read(read: Decoder, path: Path) -> bool:
+    try:
+        read(path)
+    except ValueError:
+        return False
+    return True
 
 
 class RandomCrop:
