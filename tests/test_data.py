@@ -242,9 +242,9 @@ def test_a_crop_is_the_square_around_its_box_moved_into_the_image(tmp_path):
 @pytest.mark.parametrize(
     ("boxes", "head", "message"),
     [
-        (box("Platelet", 4, 3, 12, 9), "", "A.xml is not .*'Platelet'; did you mean 'Platelets'"),
-        ("<object><name>RBC</name></object>", "", "A.xml is not an annotation"),
-        ("<object>", "", "A.xml is not an annotation"),
+        (box("Platelet", 4, 3, 12, 9), "", r"A.xml:\d+: no class 'Platelet'; did you mean 'Platelets'"),
+        ("<object><name>RBC</name></object>", "", r"A.xml:1: the object 'RBC' has no bndbox/xmin"),
+        ("<object>", "", "A.xml:1 is no XML"),
         (box("RBC", 4, 3, 41, 9), "", r"\(4, 3, 41, 9\) lies outside .*A.jpg, which is 40 pixels wide, 30 high"),
         (box("RBC", 4, 3, 12, 9), '<!DOCTYPE a [<!ENTITY x "y">]>', "A.xml has a DOCTYPE"),
     ],

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from lab.data.in_memory import Examples, InMemory
 from lab.data.order import balanced_indices
 from lab.data.progress import show_progress
 from lab.data.standardize import Standardize, check_channels
+from lab.data.voc import read_objects, read_split
 from lab.text import suggest
 
 CLASSES = ("RBC", "WBC", "Platelets")
@@ -79,37 +79,22 @@ def read_cells(root: Path, split: str) -> list[Cell]:
             f"no {names_file.name} in {names_file.parent.resolve()}: place JPEGImages, Annotations and ImageSets of "
             f"BCCD (Shenggan/BCCD_Dataset on GitHub) in {root.resolve()}, or give data.folder= or LAB_DATA="
         )
-    names = names_file.read_text(encoding="utf-8").split()
-    if paths := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{names_file} lists {paths[0]!r}, which is a path, not the name of an image; remove it")
     return [
         Cell(root / "JPEGImages" / f"{name}.jpg", box, label)
-        for name in names
-        for box, label in read_objects(root / "Annotations" / f"{name}.xml")
+        for name in read_split(root, split, split)
+        for box, label in read_labelled_boxes(root / "Annotations" / f"{name}.xml")
         if box[0] < box[2] and box[1] < box[3]
     ]
 
 
-def read_objects(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
-    """Boxes and labels in an annotation file in the format of Pascal VOC."""
-    # decoded here, so that no other encoding can hide a DOCTYPE; XML without a DOCTYPE cannot define entities
-    text = path.read_text(encoding="utf-8")
-    if "<!DOCTYPE" in text:
-        raise ValueError(f"{path} has a DOCTYPE, which no annotation needs; remove it if you trust the file")
-    try:
-        return [read_object(element) for element in ElementTree.fromstring(text).iter("object")]
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path} is not an annotation in Pascal VOC's format: {error}") from error
-
-
-def read_object(element: ElementTree.Element) -> tuple[tuple[int, int, int, int], int]:
-    name = element.findtext("name", "")
-    if name not in CLASSES:
-        raise ValueError(f"no class {name!r}; {suggest(name, CLASSES)}")
-    left, top, right, bottom = (
-        int(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
-    )
-    return (left, top, right, bottom), CLASSES.index(name)
+def read_labelled_boxes(path: Path) -> list[tuple[tuple[int, int, int, int], int]]:
+    found = []
+    for name, box, _, line in read_objects(path):
+        if name not in CLASSES:
+            raise ValueError(f"{path}:{line}: no class {name!r}; {suggest(name, CLASSES)}")
+        left, top, right, bottom = map(round, box)
+        found.append(((left, top, right, bottom), CLASSES.index(name)))
+    return found
 
 
 def crop_cells(cells: list[Cell], shape: Sequence[int], margin: float) -> Examples:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lab.data.decode import CenterCrop, decode_image
 from lab.data.image_files import IMAGE_SUFFIXES, visible_files
 from lab.data.sequences import join_sequences
-from lab.data.standardize import Standardize
+from lab.data.standardize import Standardize, scale_image_list
 from lab.data.tokenize import encode_texts, pad_id, read_tokenizer
 
 READER_FILE = "reader.json"
@@ -93,6 +93,22 @@ class ImageReader(Reader):
     def read(self, inputs: Sequence[str]) -> Tensor:
         images = torch.stack([self.crop(decode_image(Path(path))) for path in inputs])
         return self.prepare((images, None))[0]
+
+
+class ImageListReader(ImageReader):
+    """Image files, each of its own size: a list of (3, H, W), float32 from 0 to 1."""
+
+    kind = "image_list"
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def read(self, inputs: Sequence[str]) -> list[Tensor]:
+        return scale_image_list(([decode_image(Path(path)) for path in inputs], None))[0]
 
 
 class TokenizerReader(Reader):
@@ -180,7 +196,9 @@ class PromptReader(TokenizerReader):
         return list(inputs)
 
 
-READERS = {reader.kind: reader for reader in (ImageReader, TextReader, TranslationReader, PromptReader)}
+READERS = {
+    reader.kind: reader for reader in (ImageReader, ImageListReader, TextReader, TranslationReader, PromptReader)
+}
 
 
 def load_reader(directory: Path, content: dict[str, Any]) -> Reader:

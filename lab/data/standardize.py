@@ -45,6 +45,12 @@ def leave_as_is(batch: Any) -> Any:
     return batch
 
 
+def scale_image_list(batch: Sequence[Any]) -> tuple[list[Tensor], Any]:
+    """A batch of uint8 images, each (C, H, W), and their targets, with the images as float32 from 0 to 1."""
+    images, targets = batch
+    return [image.float() / 255 if image.dtype == torch.uint8 else image for image in images], targets
+
+
 def scale_images(batch: Any) -> Any:
     """A batch of uint8 images (B, C, H, W) and their targets with the images as float32 from 0 to 1; any other batch
     unchanged."""

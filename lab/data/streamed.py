@@ -1,6 +1,7 @@
 """A data set that is too large for memory: loader workers read its examples while the model trains."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,7 @@ class Streamed:
     workers: number of loader processes; 0 to read in this process.
     classes: names of the classes, for pictures.
     description: line that is shown when a run starts, such as what was counted and left out.
+    collate: function from a list of examples to a batch; None for torch's own, which stacks them.
 
     The global generators are seeded from the augment stream by epoch and index before an example is read, so that any
     number of workers gives the same batches.
@@ -50,6 +52,7 @@ class Streamed:
         workers: int = 2,
         classes: Sequence[str] | None = None,
         description: str = "",
+        collate: Callable[[Any], Any] | None = None,
     ):
         if not len(train):
             raise ValueError("no training examples")
@@ -57,12 +60,18 @@ class Streamed:
         self.val_examples = len(val)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
         self.description = description
-        self.workers = workers
+        self.workers, self.collate = workers, collate
         self.steps_per_epoch = order.count_steps(len(train), batch_size)
 
     @property
     def reader(self) -> Reader | None:
         return image_reader(self.prepare, first_input(self.splits["plain"]))
+
+    def augmented_by(self, augment: Callable[[Any], Any]) -> "Streamed":
+        """The same data set, whose loader workers augment each training example that they read."""
+        copied = copy(self)
+        copied.splits = {**self.splits, "train": AugmentedExamples(self.splits["train"], augment)}
+        return copied
 
     def batches(self, after: int = 0) -> Iterator[list[Tensor]]:
         return self.load("train", self.batch_keys(after))
@@ -107,10 +116,25 @@ class Streamed:
                 batch_sampler=keys,
                 num_workers=self.workers,
                 pin_memory=pinned,
+                collate_fn=self.collate,
                 generator=generator,
                 worker_init_fn=enter_loader_worker,
             )
         )
+
+
+class AugmentedExamples(Dataset):
+    """Examples that are augmented when they are read.  augment: function of an example, which draws from the global
+    generators."""
+
+    def __init__(self, examples: Indexable, augment: Callable[[Any], Any]):
+        self.examples, self.augment = examples, augment
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.augment(self.examples[index])
 
 
 class SeededExamples(Dataset):

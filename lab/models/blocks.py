@@ -68,14 +68,16 @@ def block_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def head_name(model: nn.Module, head: str | None = None) -> str:
     """The name of the model's head.
 
-    head: name to check; None for the classifier that the model's configuration names, as in timm, or else for the
-        model's last block.
+    head: name to check; None for the `head_name` of the model, or the classifier that its configuration names, as in
+        timm, or else for the model's last block.
     Raises ValueError that lists the blocks if no module has that name.
     """
     if head is not None:
         if not head:
             raise ValueError("the name of the head is empty; give null for the model's last block")
         return check_module_name(model, head)
+    if isinstance(own := getattr(model, "head_name", None), str):
+        return own
     configuration = getattr(model, "pretrained_cfg", None)
     classifier = configuration.get("classifier") if isinstance(configuration, dict) else None
     names = (name for name, _ in model.named_modules() if name and name == classifier)

@@ -2,13 +2,15 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lab.models.detr import Detr, check_object_detector, image_processor
 from lab.models.hub import hub_files
 from lab.models.origin import Origin, set_origin
 from lab.models.state_files import State, read_weights, unwrap_state
@@ -20,6 +22,7 @@ HEADS = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
     "causal": "AutoModelForCausalLM",
+    "object_detection": "AutoModelForObjectDetection",
 }
 LANGUAGE_HEADS = ("seq2seq", "causal")
 FITTED = ("vocab_size", "pad_token_id")  # keys of a configuration that the data decides
@@ -79,15 +82,18 @@ def huggingface_model(
     head: str | None = None,
     vocab_size: int | None = None,
     max_length: int | None = None,
+    image_size: list[int] | None = None,
 ) -> nn.Module:
     """The model of that name, with a head.
 
     name: model type of transformers (`vit`), folder with a config.json, or repository of the hub.
-    head: `image_classification`, `sequence_classification`, `seq2seq` or `causal`; None: one of the first two, by
-        whether there is a `shape`.
-    num_classes: number of outputs of a classification head.  shape: (C, H, W) of the images; None for tokens.
+    head: `image_classification`, `sequence_classification`, `object_detection`, `seq2seq` or `causal`; None: the first
+        for images of one `shape`, the second for tokens, of which there is a `vocab_size`, else the third.
+    num_classes: number of outputs of a classification head.  shape: (C, H, W) of the images; None for tokens, and for
+        images of any size.
     vocab_size: number of tokens of a random start.  max_length: the longest sequence of the data.
     weights: folder, repository or file; `DEFAULT` for the weights of `name`; None for a random start.
+    image_size: lengths of the sides to which a detector resizes images (`lab.models.detr.image_processor`).
     config: keys of the model's configuration to change, with their values.
     download: whether to fetch files that the hub's cache lacks.
     Raises ValueError, FileNotFoundError or ConnectionError with the known names, or the place to put the files.
@@ -100,16 +106,22 @@ def huggingface_model(
     transformers.utils.logging.disable_progress_bar()
     source = name if weights == "DEFAULT" else weights
     files = None if weights is None else find_weight_files(weights, str(source), download)
-    head = head or ("image_classification" if shape else "sequence_classification")
+    head = head or default_head(shape, vocab_size)
     if head not in HEADS:
         raise ValueError(f"head={head} is no head; {suggest(head, HEADS)}")
+    if image_size is not None and head != "object_detection":
+        raise ValueError(f"image_size is for head=object_detection, not for {head}")
     changes = {**({} if vocab_size is None or files else {"vocab_size": vocab_size, "pad_token_id": 0})}
     configuration = make_configuration(name, shape, bool(files), {**changes, **(config or {})}, download)
     if head not in LANGUAGE_HEADS:
         configuration.num_labels = num_classes
     check_tokens(configuration, name, vocab_size, max_length)
     auto_class: Any = getattr(transformers, HEADS[head])
-    wrapper = {"seq2seq": Seq2SeqLogits, "causal": CausalLogits}.get(head, Logits)
+    wrapper: Callable[..., nn.Module] = {"seq2seq": Seq2SeqLogits, "causal": CausalLogits}.get(head, Logits)
+    if head == "object_detection":
+        check_object_detector(configuration.model_type)
+        folder = Path(name) if Path(name).is_dir() else None
+        wrapper = partial(Detr, processor=image_processor(configuration.model_type, folder, image_size))
     options = {"use_cache": False} if head in LANGUAGE_HEADS else {}
     if files is None:
         inner = auto_class.from_config(configuration, dtype=torch.float32, trust_remote_code=False)
@@ -118,6 +130,12 @@ def huggingface_model(
     model = wrapper(inner, **options, **image_size_options(inner, shape))
     set_origin(model, origin)
     return model
+
+
+def default_head(shape: list[int] | None, vocab_size: int | None) -> str:
+    if shape:
+        return "image_classification"
+    return "sequence_classification" if vocab_size else "object_detection"
 
 
 def check_tokens(configuration: Any, name: str, vocab_size: int | None, max_length: int | None) -> None:
