@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lab.assembly.blame import blame
+from lab.augment.none import none
 from lab.config.check import without_untaken_facts
 from lab.config.groups import GROUPS
 from lab.config.settings import Settings
@@ -60,6 +61,8 @@ def build(config: Mapping[str, Any], data: Data | None = None) -> Run:
         parameters = shard_run(model, parameters, regularize, hardware)
     optimizer, schedule = build_optimizer(config, settings, parameters, cadence, model)
     augment = unwrap_partial(instantiate(config, "augment"))
+    if hasattr(augment, "augment_example") and hasattr(data, "augmented_by"):
+        data, augment = data.augmented_by(augment.augment_example), none  # in the loader workers
     task: Task = instantiate(config, "task")
     if bind := getattr(task, "bind", None):
         with blame("task"):

@@ -1,7 +1,7 @@
 """A finished run's model and task on new inputs, built from its directory alone."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,9 @@ from lab.errors import ConfigError
 from lab.ledger.saved_run import SavedRun
 from lab.record.files import read_json
 from lab.run import Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHUNK = 32  # inputs that go through the model at once
 
@@ -29,11 +32,25 @@ class Predictor(NamedTuple):
         with blame(""):
             return self.reader.expand(inputs) if hasattr(self.reader, "expand") else list(inputs)
 
+    def chunks(self, inputs: Sequence[str]) -> Iterator[Sequence[str]]:
+        """The inputs, as many at a time as go through the model at once."""
+        for start in range(0, len(inputs), CHUNK):
+            yield inputs[start : start + CHUNK]
+
+    def draw(self, inputs: Sequence[str], answers: Sequence[dict[str, Any]]) -> "list[Image]":
+        """Pictures of the inputs with their answers. Raises ConfigError for a task that draws none."""
+        if not hasattr(self.run.task, "draw"):
+            raise ConfigError(
+                f"{type(self.run.task).__name__} draws no pictures of its answers; leave --draw out, or give it "
+                "a method draw(inputs, answers)"
+            )
+        with blame("input"):
+            return self.run.task.draw(self.reader.read(inputs), answers)
+
     def predict(self, inputs: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The task's answer to each input, in order."""
         device = self.run.hardware
-        for start in range(0, len(inputs), CHUNK):
-            chunk = inputs[start : start + CHUNK]
+        for chunk in self.chunks(inputs):
             with blame("input"), torch.no_grad(), device.autocast():
                 batch = device.move(self.reader.read(chunk))
                 answers: list[dict[str, Any]] = self.run.task.predict(self.model, batch)  # type: ignore[attr-defined]
@@ -78,7 +95,7 @@ def strip_start(saved: SavedRun) -> dict[str, Any]:
     """The run's config without the weights that it started from, which its own replace, and with the model's files that
     it keeps."""
     config = {**saved.config, "weights": None}
-    model = {**config["model"], **({"weights": None} if "weights" in config["model"] else {})}
+    model = {name: None if name.startswith("weights") else value for name, value in config["model"].items()}
     kept = saved.directory / "model"
     if kept.is_dir() and "name" in model:
         model["name"] = str(kept)

@@ -16,7 +16,7 @@ EPILOG = """The inputs are texts, or files of images and folders of them, as the
 
   lab predict RUN "a fine film" "a dull one"
   lab predict RUN --file reviews.txt --json > labels.jsonl       a text a line
-  lab predict RUN photos/ cat.jpg
+  lab predict RUN photos/ cat.jpg --draw drawn                   with the boxes of a detector drawn
   cat sentences.en | lab predict RUN
 
 The directory of the run is enough: the data set that it was trained on is not read.
@@ -34,12 +34,35 @@ def main(arguments: list[str]) -> int:
 
     predictor = load_predictor(saved)
     inputs = predictor.expand(inputs)
-    for given, answer in zip(inputs, predictor.predict(inputs), strict=True):
-        if options.json:
-            print(json.dumps({"input": given, **answer}, ensure_ascii=False), flush=True)
-        else:
-            print(answer_line(given, answer), flush=True)
+    files = name_pictures(inputs, options.draw) if options.draw else []
+    for chunk in predictor.chunks(inputs):
+        answers = []
+        for given, answer in zip(chunk, predictor.predict(chunk), strict=True):
+            answers.append(answer)
+            if options.json:
+                print(json.dumps({"input": given, **answer}, ensure_ascii=False), flush=True)
+            else:
+                print(answer_line(given, answer), flush=True)
+        if options.draw:
+            for picture in predictor.draw(chunk, answers):
+                picture.save(files.pop(0))
     return 0
+
+
+def name_pictures(inputs: list[str], folder: Path) -> list[Path]:
+    """A PNG file in the folder for each input, named like it, with a number where two have one name. Makes the
+    folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--draw: cannot make the folder {folder}: {error.strerror}") from error
+    stems: list[str] = []
+    for given in inputs:
+        stem, number = Path(given).stem, 2
+        while stem in stems:
+            stem, number = f"{Path(given).stem}-{number}", number + 1
+        stems.append(stem)
+    return [folder / f"{stem}.png" for stem in stems]
 
 
 def predict_parser() -> argparse.ArgumentParser:
@@ -47,6 +70,9 @@ def predict_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="a text, or a file or folder of images")
     parser.add_argument("--file", type=Path, help="inputs, one a line")
+    parser.add_argument(
+        "--draw", type=Path, metavar="FOLDER", help="write pictures of the answers, such as boxes, there"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object a line, with all probabilities")
     return parser
 

@@ -93,7 +93,9 @@ class DetectionExamples(Dataset):
         image = decode_image(found.path)
         if image.shape[1:] != found.size:
             (height, width), (high, wide) = found.size, image.shape[1:]
-            raise ValueError(f"{found.path} is {wide} pixels wide and {high} high, its annotation says {width}, {height}")
+            raise ValueError(
+                f"{found.path} is {wide} pixels wide and {high} high, its annotation says {width}, {height}"
+            )
         return image, found.target
 
 

@@ -1,4 +1,7 @@
-"""Object detection on any folder in the format of Pascal VOC (Everingham et al. 2010, doi:10.1007/s11263-009-0275-4)."""
+"""Object detection on any folder in the format of Pascal VOC.
+
+Source: Everingham et al. 2010, doi:10.1007/s11263-009-0275-4.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -116,11 +119,17 @@ def read_image(
     path = root / "Annotations" / f"{name}.xml"
     objects = read_objects(path)
     check_classes(path, objects, classes)
-    shift = 1 if one_based else 0
-    boxes = [(left - shift, top - shift, right, bottom) for left, top, right, bottom in (o.box for o in objects)]
+    boxes = [edges_of(found.box, one_based) for found in objects]
     labels = [classes.index(found.name) + 1 for found in objects]
     is_crowd = [found.is_difficult for found in objects]
     return annotated(images[name], image_size(images[name]), number, boxes, labels, None, is_crowd)
+
+
+def edges_of(box: tuple[float, float, float, float], one_based: bool) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom edge of a box. One that is empty or reversed stays as it is in the file."""
+    left, top, right, bottom = box
+    shift = 1 if one_based and left < right and top < bottom else 0
+    return left - shift, top - shift, right, bottom
 
 
 def check_classes(path: Path, objects: Iterable[VocObject], classes: Sequence[str]) -> None:
@@ -165,7 +174,9 @@ def read_object(element: ElementTree.Element, path: Path, line: int) -> VocObjec
         raise ValueError(f"{path}:{line}: an object without a name")
     texts = [element.findtext(f"bndbox/{side}") for side in SIDES]
     if missing := [side for side, text in zip(SIDES, texts, strict=True) if text is None]:
-        raise ValueError(f"{path}:{line}: the object {name!r} has no {join_names([f'bndbox/{side}' for side in missing])}")
+        raise ValueError(
+            f"{path}:{line}: the object {name!r} has no {join_names([f'bndbox/{side}' for side in missing])}"
+        )
     try:
         left, top, right, bottom = (float(text or "") for text in texts)
     except ValueError as error:

@@ -95,7 +95,7 @@ def keep_statistics(module: nn.Module) -> None:
 
 
 def read_detector(name: str, weights: str) -> tuple[State, str, str]:
-    """The state dict of a detector, its SHA-256, and where it comes from.  weights: a file, or a name in torchvision."""
+    """The state dict of a detector, its SHA-256, and its source.  weights: a file, or a name in torchvision."""
     if Path(weights).is_file():
         contents, digest = read_weights([Path(weights)])
         return unwrap_state(contents), digest, weights
@@ -122,14 +122,19 @@ def load_backbone(model: Any, name: str, weights: str) -> None:
     file, source = Path(weights), weights
     if not file.is_file():
         member = named_weights(name, "weights_backbone", weights)
-        file, source = cached_file(member.url), f"torchvision {type(member).__name__.removesuffix('_Weights')} {weights}"
+        file, source = (
+            cached_file(member.url),
+            f"torchvision {type(member).__name__.removesuffix('_Weights')} {weights}",
+        )
     contents, digest = read_weights([file])
     found = {backbone_key(name, key): value for key, value in unwrap_state(contents).items()}
     own = {key: value for key, value in model.backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
     matching = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
     body = [key for key in own if key.startswith("body.") or (name.startswith("ssd") and backbone_has(key))]
     if missing := [key for key in body if key not in matching]:
-        raise ValueError(f"{weights} does not fit the backbone of {name}; it lacks {missing[0]} and {len(missing) - 1} more")
+        raise ValueError(
+            f"{weights} does not fit the backbone of {name}; it lacks {missing[0]} and {len(missing) - 1} more"
+        )
     model.backbone.load_state_dict(matching, strict=False)
     new = tuple(key for key in model.state_dict() if key.removeprefix("backbone.") not in matching)
     left = tuple(key for key in found if key not in matching)

@@ -19,6 +19,8 @@ from lab.record.tensorboard import NoTensorBoard
 from lab.run import Cadence, Run, Step
 from lab.train.loop import is_due
 
+PRINTED_SCORES = 6  # of a split; all of them are in the files
+
 
 class Progress(Protocol):
     """Shows the progress of a run, as lab.record.console.Console does, or relays it to another process."""
@@ -125,11 +127,12 @@ class Record:
             self.checkpointer.keep_scores(run, n, scores)
 
     def headline(self, run: Run, scores: Evaluation) -> dict[str, float]:
-        """The scores to print: the overall ones on val and test, and the gap of the monitored score."""
+        """The scores to print: the first overall ones on val and test, and the gap of the monitored score."""
         val = Evaluation(self.checkpointer.last["scores"], monitor=scores.monitor)
         gap = with_split(run.monitor.choose_name(val), "gap") if val else None
-        overall = {name: score for name, score in scores.items() if is_overall(name)}
-        return {name: score for name, score in overall.items() if split_of(name) in ("val", "test") or name == gap}
+        overall = [name for name in scores if is_overall(name)]
+        shown = [name for split in ("val", "test") for name in pick_split(overall, split)[:PRINTED_SCORES]]
+        return {name: scores[name] for name in (*shown, gap) if name in scores}
 
     def save(self, run: Run, step: Step) -> None:
         """Save a checkpoint after a step. Raises Diverged where the step's loss is not finite."""
@@ -148,6 +151,10 @@ class Record:
 
     def close(self) -> None:
         self.metrics.close()
+
+
+def pick_split(names: list[str], split: str) -> list[str]:
+    return [name for name in names if split_of(name) == split]
 
 
 def steps_to_save(cadence: Cadence, step: int) -> int:

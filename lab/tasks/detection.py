@@ -61,7 +61,7 @@ class Detection:
         losses = model(list(images), list(targets))
         if not isinstance(losses, Mapping):
             raise ValueError(f"in training the model gives a {type(losses).__name__}, not a dict of losses")
-        return torch.stack([loss for loss in losses.values()]).sum()
+        return torch.stack(list(losses.values())).sum()
 
     def num_examples(self, batch: DetectionBatch) -> int:
         return len(batch[0])
@@ -87,7 +87,7 @@ class Detection:
         detections = json.dumps(results.results_file(self.category_ids)).encode()
         return Evaluation(
             scores,
-            directions={name: "max" for name in scores},
+            directions=dict.fromkeys(scores, "max"),
             pictures={"detections": partial(draw_sheet, drawn)},
             files={"detections.json": detections},
         )

@@ -6,7 +6,12 @@ from typing import Any
 
 from lab.run import Batch, Data
 
-WHOLE = ("part", "plain", "augmented_by", "val_examples")  # optional members of a data set that are about its whole training set
+WHOLE = (
+    "part",
+    "plain",
+    "augmented_by",
+    "val_examples",
+)  # optional members of a data set that are about its whole training set
 
 
 class SingleBatch:
