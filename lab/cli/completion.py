@@ -26,7 +26,7 @@ FLAGS = {
     "resume": ("--workers", "--anyway"),
     "retry": ("--workers", "--anyway"),
     "eval": ("--json",),
-    "predict": ("--file", "--json"),
+    "predict": ("--draw", "--file", "--json"),
     "ls": ("--json",),
     "show": ("--json",),
     "diff": ("--json",),

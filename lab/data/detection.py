@@ -146,7 +146,7 @@ def detection_data(
     parts = hold_out(mended, val_share, test_share, seed)
     if train_examples is not None:
         parts["train"] = draw(parts["train"], train_examples, seed)
-    counts = ", ".join(f"{len(images):,} {name}" for name, images in parts.items())
+    counts = ", ".join(f"{len(parts[name]):,} {name}" for name in ("train", "val", "test"))
     boxes = sum(len(image.boxes) for images in parts.values() for image in images)
     description = f"{sum(map(len, parts.values())):,} images with {boxes:,} boxes of {len(classes)} classes ({counts})"
     if faults.kinds:
