@@ -38,7 +38,7 @@ def voc_object(name: str, left: float, top: float, right: float, bottom: float, 
 
 
 def write_voc(root: Path, count: int = 12) -> Path:
-    """A folder in the format of Pascal VOC: the last two images are the test set, the two before them for validation."""
+    """A folder in the format of Pascal VOC: the last two images are the test set, the two before validation."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
     names = [f"{number:03}" for number in range(count)]

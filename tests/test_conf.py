@@ -12,6 +12,7 @@ from lab.library import compose
 from lab.report.ablation import parse_ablation
 from lab.report.claims import parse_paper
 from tests.conftest import ROOT
+from tests.squares import write_coco, write_voc
 from tests.test_language import make_chat, make_corpus
 from tests.test_translation import write_pairs
 
@@ -37,6 +38,10 @@ CHAT_FILE = [
     "data.max_length=64",
     "data.batch_size=2",
 ]
+SQUARES = ["data.folder=squares", "data.classes=[red,blue]", "data.batch_size=2", "data.workers=0"]
+SQUARES_JSON = ["data.train_annotations=boxes.json", "data.train_images=photos", *SQUARES[1:]]
+TORCHVISION_DETECTOR = ["model=detector", "model.image_size=[64,64]"]
+SMALL_DETECTOR = ["model=detector", "model._target_=tests.squares.small_detector"]
 # small data for what would be slow on a CPU, and what does not go with images; everything else runs on its own defaults
 SMALLER = {
     **{f"conf/model/{name}": TEXT for name in ("lstm", "cnn_text", "transformer")},
@@ -89,10 +94,24 @@ SMALLER = {
     "conf/augment/randaugment": ["data=synthetic", "data.num_examples=64"],
     "conf/data/image_folder": ["data.folder=pictures", "data.shape=[3,16,16]"],
     "conf/data/modular_addition": ["model=mlp"],
+    "conf/data/voc": [*SQUARES, "task=detection", *SMALL_DETECTOR],
+    "conf/data/coco": [*SQUARES_JSON, "task=detection", *SMALL_DETECTOR],
+    "conf/task/detection": [*SQUARES, "data=voc", *SMALL_DETECTOR],
+    "conf/augment/boxes_and_masks": [*SQUARES, "data=voc", "task=detection", *SMALL_DETECTOR],
+    "conf/finetune_strategy/backbone_layers": [*SQUARES, "data=voc", "task=detection", *TORCHVISION_DETECTOR],
+    "conf/model/detector": [*SQUARES, "data=voc", "task=detection", *TORCHVISION_DETECTOR[1:]],
+    "experiments/detection/overfit": ["data.train_examples=2", "data.batch_size=2"],
+    "experiments/detection/bccd": [
+        "data.train_examples=4",
+        "data.val_split=null",
+        "data.val_share=0.3",
+        "data.workers=0",
+    ],
 }
 
 
 SLOW = {
+    *("conf/model/detector", "conf/finetune_strategy/backbone_layers", "experiments/detection/bccd"),
     *("conf/data/bccd_cells", "conf/model/huggingface", "conf/model/resnet56"),
     *("experiments/cifar10/resnet20", "experiments/few_shot/cells"),
 }
@@ -139,6 +158,10 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
         make_corpus(tmp_path)
     if CHAT_FILE[0] in overrides:
         make_chat(tmp_path)
+    if SQUARES[0] in overrides:
+        write_voc(tmp_path / "squares")
+    if SQUARES_JSON[0] in overrides:
+        write_coco(tmp_path)
     if config == "conf/data/image_folder":
         pictures(tmp_path / "pictures")
     if folder == "experiments":
@@ -179,7 +202,7 @@ def assert_two_steps(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2], run
     names = {name.split("/")[1] for name in json.loads((run / "results.json").read_text()) if name.startswith("test/")}
-    assert names & {"accuracy", "bleu", "perplexity", "rmse"}, run
+    assert names & {"accuracy", "bleu", "perplexity", "rmse", "map"}, run
 
 
 def pictures(root: Path) -> None:

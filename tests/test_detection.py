@@ -12,6 +12,7 @@ from PIL import Image
 from lab.augment.boxes_and_masks import BoxesAndMasks
 from lab.data.coco import coco
 from lab.data.voc import voc
+from lab.finetune.backbone_layers import backbone_layers
 from lab.metrics.detection import SUMMARY, DetectionResults
 from lab.models.detector import KeptBatchNorm2d, detector
 from lab.models.origin import origin_of
@@ -145,7 +146,11 @@ FAULTS = {
     "empty": (voc_object("red", 5, 5, 5, 20), [], "1 box left out, empty: 000.png [5, 5, 5, 20]"),
     "reversed": (voc_object("red", 20, 5, 10, 20), [], "1 box left out, reversed: 000.png [20, 5, 10, 20]"),
     "beyond": (voc_object("red", 90, 5, 99, 20), [], "1 box left out, outside the image: 000.png [89, 4, 99, 20]"),
-    "over": (voc_object("red", 41, 5, 50, 20), [[40, 4, 48, 20]], "1 box clipped to the image: 000.png [40, 4, 50, 20]"),
+    "over": (
+        voc_object("red", 41, 5, 50, 20),
+        [[40, 4, 48, 20]],
+        "1 box clipped to the image: 000.png [40, 4, 50, 20]",
+    ),
     "nan": (voc_object("red", float("nan"), 5, 9, 20), [], "1 box left out, not a number: 000.png [nan, 5, 9, 20]"),
 }
 
@@ -159,7 +164,9 @@ def test_boxes_at_fault_are_named_and_clipped_left_out_or_refused(tmp_path, name
     assert data.splits["train"][0][1]["boxes"].tolist() == [*clipped, [0, 0, 9, 9]]
     assert data.description.endswith(f"; {message}")
     assert read_voc(root, faulty_boxes="leave_out").splits["train"][0][1]["boxes"].tolist() == [[0, 0, 9, 9]]
-    with pytest.raises(ValueError, match=r"1 box at fault, .*000\.png.*; correct them, or give data\.faulty_boxes=clip"):
+    with pytest.raises(
+        ValueError, match=r"1 box at fault, .*000\.png.*; correct them, or give data\.faulty_boxes=clip"
+    ):
         read_voc(root, faulty_boxes="refuse")
 
 
@@ -168,8 +175,8 @@ def test_boxes_at_fault_are_named_and_clipped_left_out_or_refused(tmp_path, name
     [
         ("<annotation>\n<object>", r"003\.xml:2 is no XML"),
         ('<!DOCTYPE a [<!ENTITY x "y">]><annotation/>', r"003\.xml has a DOCTYPE"),
-        (f"<a>\n\n{voc_object('green', 1, 1, 9, 9)}</a>", r"003\.xml:3 is a 'green'.*'data\.classes=\[blue,green,red\]'"),
-        (f"<a>\n{voc_object('red', 1, 1, 9, 9).replace('xmax', 'right')}</a>", r"003\.xml:2: .*'red' has no bndbox/xmax"),
+        (f"<a>\n\n{voc_object('green', 1, 1, 9, 9)}</a>", r"xml:3 is a 'green'.*'data\.classes=\[blue,green,red\]'"),
+        (f"<a>\n{voc_object('red', 1, 1, 9, 9).replace('xmax', 'right')}</a>", r"xml:2: .*'red' has no bndbox/xmax"),
         ("<a>\n<object><name>red</name><bndbox><xmin>a</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></object></a>",
          r"003\.xml:2: the box of 'red' is \['a', '1', '2', '2'\], not four numbers"),
         ("<a>\n<object></object></a>", r"003\.xml:2: an object without a name"),
@@ -187,13 +194,15 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"place JPEGImages, Annotations and ImageSets/Main there"):
         read_voc(tmp_path)
     root = write_voc(tmp_path / "voc")
-    with pytest.raises(FileNotFoundError, match=r"nope\.txt; place it there, or give data\.test_split=null for a share"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nope\.txt; place it there, or give data\.test_split=null for a share"
+    ):
         read_voc(root, test_split="nope")
     (root / "JPEGImages" / "001.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"001\.png is not an image"):
         read_voc(root)
     (root / "JPEGImages" / "001.png").unlink()
-    with pytest.raises(FileNotFoundError, match="no image 001 in .*JPEGImages; add it, or take it out of the split"):
+    with pytest.raises(FileNotFoundError, match=r"no image 001 in .*JPEGImages; add it, or take it out of the split"):
         read_voc(root)
 
 
@@ -239,7 +248,10 @@ def test_coco_faults_are_refused_by_file_and_annotation(tmp_path):
     refused(r"annotations\[0\] does not have image_id, category_id, bbox", annotations=[{"id": 1}])
     refused(r"has no list of images", images=None)
     refused(r"they are 'data\.classes=\[cat\]'", categories=[{"id": 1, "name": "cat"}])
-    refused(r"lists the image '\.\./x\.png', which is not below", images=[{**row, "file_name": "../x.png"} for row in content["images"]])
+    refused(
+        r"lists the image '\.\./x\.png', which is not below",
+        images=[{**row, "file_name": "../x.png"} for row in content["images"]],
+    )
     file.write_text('{"images": [\n}')
     with pytest.raises(ValueError, match=r"boxes\.json:2 is no JSON"):
         coco(str(file), str(folder), CLASSES, 4, 0, workers=0)
@@ -298,7 +310,7 @@ def test_a_mask_for_each_pixel_moves_with_its_image_and_what_is_outside_is_ignor
     assert small.shape == images.shape
     assert 0.5 < (marked == 255).float().mean() < 0.9
     assert (small[:, 0][marked == 255] == 127).all()
-    with pytest.raises(ValueError, match="moves boxes and masks.*for labels give another augmentation"):
+    with pytest.raises(ValueError, match=r"moves boxes and masks.*for labels give another augmentation"):
         BoxesAndMasks()((images, torch.zeros(3)), torch.Generator())
     with pytest.raises(ValueError, match="crop=true cuts around boxes"):
         BoxesAndMasks(crop=True)((images, masks), torch.Generator())
@@ -311,7 +323,9 @@ def test_loader_workers_augment_the_same_in_any_number_and_from_any_position(tmp
     for after in (0, 3):
         images, targets = next(there.batches(after))
         assert all(map(torch.equal, images, batches[after][0]))
-        assert all(torch.equal(one["boxes"], other["boxes"]) for one, other in zip(targets, batches[after][1], strict=True))
+        assert all(
+            torch.equal(one["boxes"], other["boxes"]) for one, other in zip(targets, batches[after][1], strict=True)
+        )
     plain = next(here.plain())[0]
     assert all(map(torch.equal, plain, next(read_voc(root).batches())[0])), "scoring sees no augmentation"
     assert not all(map(torch.equal, plain, batches[0][0]))
@@ -520,3 +534,34 @@ def test_what_cannot_be_traced_is_not_estimated_and_faults_end_with_2(lab, tmp_p
     broken = lab("train", *SQUARES, "data.workers=0")
     assert broken.code == 2
     assert "002.xml:2 is no XML" in broken.err
+
+
+@pytest.mark.parametrize("layers", range(7))
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn"])
+def test_the_layers_of_a_backbone_are_torchvisions(name, layers):
+    from torchvision import models
+    from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
+
+    with torch.device("meta"):
+        model = models.get_model(name, weights=None, weights_backbone=None, num_classes=3)
+        if "mobilenet" in name:
+            theirs = _mobilenet_extractor(models.mobilenet_v3_large(), True, layers)
+        elif layers > 5:
+            with pytest.raises(ValueError, match="trainable=6 is not from 0 to 5"):
+                backbone_layers(model, layers)
+            return
+        else:
+            theirs = _resnet_fpn_extractor(models.resnet50(), layers)
+    groups = backbone_layers(model, layers, backbone_lr_scale=0.1)
+    expected = {key for key, p in theirs.body.named_parameters() if p.requires_grad}
+    assert {key for key, p in model.backbone.body.named_parameters() if p.requires_grad} - {
+        "bn1.weight",
+        "bn1.bias",
+    } == (expected - {"bn1.weight", "bn1.bias"})
+    assert all(p.requires_grad for key, p in model.named_parameters() if not key.startswith("backbone.body"))
+    assert [group.get("lr_scale") for group in groups] == ([0.1, None] if layers else [None])
+
+
+def test_a_model_without_such_a_backbone_is_refused():
+    with pytest.raises(ValueError, match=r"RetinaNet has no backbone\.body.*finetune_strategy=last_blocks"):
+        backbone_layers(small_detector(2))

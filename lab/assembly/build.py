@@ -51,7 +51,8 @@ def build(config: Mapping[str, Any], data: Data | None = None) -> Run:
     hardware: Hardware = instantiate(config, "hardware")
     with blame("hardware"):
         hardware.setup()
-    data = build_data(config, settings, hardware) if data is None else data
+    if data is None:
+        data = build_data(config, settings, hardware)
     with blame(""):
         cadence = build_cadence(settings, data)
     model, groups = build_model(config, settings, hardware)
@@ -61,8 +62,10 @@ def build(config: Mapping[str, Any], data: Data | None = None) -> Run:
         parameters = shard_run(model, parameters, regularize, hardware)
     optimizer, schedule = build_optimizer(config, settings, parameters, cadence, model)
     augment = unwrap_partial(instantiate(config, "augment"))
-    if hasattr(augment, "augment_example") and hasattr(data, "augmented_by"):
-        data, augment = data.augmented_by(augment.augment_example), none  # in the loader workers
+    augment_example, augmented_by = getattr(augment, "augment_example", None), getattr(data, "augmented_by", None)
+    used: Data = data
+    if augment_example and augmented_by:
+        used, augment = augmented_by(augment_example), none  # in the loader workers
     task: Task = instantiate(config, "task")
     if bind := getattr(task, "bind", None):
         with blame("task"):
@@ -71,7 +74,7 @@ def build(config: Mapping[str, Any], data: Data | None = None) -> Run:
         return Run(
             model,
             task,
-            data,
+            used,
             optimizer,
             schedule,
             cadence,

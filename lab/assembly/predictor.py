@@ -45,7 +45,7 @@ class Predictor(NamedTuple):
                 "a method draw(inputs, answers)"
             )
         with blame("input"):
-            return self.run.task.draw(self.reader.read(inputs), answers)
+            return self.run.task.draw(self.reader.read(inputs), answers)  # type: ignore[attr-defined]
 
     def predict(self, inputs: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The task's answer to each input, in order."""

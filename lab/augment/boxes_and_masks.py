@@ -78,8 +78,9 @@ class BoxesAndMasks(nn.Module):
     def rescale(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
         from torchvision.transforms import v2
 
-        size = list(image.shape[-2:])
-        resize = v2.ScaleJitter(size, tuple(self.scale or (1.0, 1.0)), antialias=True)
+        size = (image.shape[-2], image.shape[-1])
+        smallest, largest = self.scale or (1.0, 1.0)
+        resize = v2.ScaleJitter(size, (smallest, largest), antialias=True)
         return v2.RandomCrop(size, pad_if_needed=True, fill=self.fill)(*resize(image, target))
 
 

@@ -30,7 +30,7 @@ from lab.ledger.diff import value_at
 
 PLAIN_TYPES = (str, int, float, bool, type(None))
 # resolvers that depend only on those parts of the config that their arguments name
-KNOWN_RESOLVERS = ("oc.env", "oc.decode", "lab.len", "lab.subfolders")
+KNOWN_RESOLVERS = ("oc.env", "oc.decode", "lab.len", "lab.outputs", "lab.subfolders", "lab.table_width")
 RESOLVER = re.compile(r"\$\{([\w.]+):")
 MENTION = re.compile(r"\$\{(?:([A-Za-z_][\w.]*)\}|oc\.select:([A-Za-z_][\w.]*))")
 ONE_MENTION = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # a string that is one interpolation and nothing else

@@ -18,6 +18,7 @@ from lab.config.hydra_trust import use_trusted_loader
 from lab.config.messages import readable_error
 from lab.config.studies import find_study_files, is_study_file
 from lab.data.image_files import class_folders
+from lab.data.table_columns import find_columns
 from lab.errors import ConfigError
 from lab.yaml_aliases import check_yaml_aliases
 
@@ -98,6 +99,22 @@ def subfolders(path: str) -> ListConfig:
     return ListConfig(class_folders(Path(path)))
 
 
+def table_width(file: str, target: Any, numbers: Any, categories: Any) -> int:
+    """The number of inputs that a table gives (`lab.data.table_columns`)."""
+    lists = [list(names) if names is not None else None for names in (numbers, categories)]
+    try:
+        return find_columns(file, target if isinstance(target, str) else list(target), *lists).width
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+
+
+def count_outputs(classes: Any, targets: Any) -> int:
+    """The number of classes; without them, of the columns to predict."""
+    if classes is not None:
+        return len(classes)
+    return 1 if isinstance(targets, str) else len(targets)
+
+
 def without_hydra_node(root: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
 
@@ -149,5 +166,7 @@ def missing_keys(value: Any, path: str = "") -> Iterator[str]:
 
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "lab.subfolders": subfolders,
+    "lab.table_width": table_width,
+    "lab.outputs": count_outputs,
     "lab.len": len,
 }

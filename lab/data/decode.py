@@ -50,7 +50,8 @@ def decode_jpeg(content: bytes, upright: bool) -> numpy.ndarray | None:
 
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours in ("CMYK", "YCCK") or height * width > (Image.MAX_IMAGE_PIXELS or height * width):
+        pixels = int(height) * int(width)
+        if colours in ("CMYK", "YCCK") or pixels > (Image.MAX_IMAGE_PIXELS or pixels):
             return None
         if upright and b"Exif" in content[:65536] and orientation(content) != 1:
             return None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,26 +69,14 @@ def image_folder(
     folders = read_folders(Path(folder), classes, CenterCrop(shape), read, broken == "leave_out")
     train, val, test, description = read_splits(Path(folder), folders, classes, val_share, train_examples, seed)
     megabytes = sum(map(len, (train, val, test))) * torch.Size(shape).numel() / 1e6
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "prepare": prepare}
+    options |= {"classes": classes, "description": description}
     if not random_crop and megabytes <= in_memory_mb:
-        splits = (load_examples(split, shape) for split in (train, val, test))
-        return InMemory(
-            *splits, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes, description=description
-        )
+        return InMemory(*(load_examples(split, shape) for split in (train, val, test)), **options)
     plain = train
     if random_crop:
         train = Subset(replace(folders["train"], transform=RandomCrop(shape)), plain.indices)
-    return Streamed(
-        train,
-        val,
-        test,
-        batch_size=batch_size,
-        seed=seed,
-        prepare=prepare,
-        plain=plain,
-        workers=workers,
-        classes=classes,
-        description=description,
-    )
+    return Streamed(train, val, test, plain=plain, workers=workers, **options)
 
 
 def read_folders(

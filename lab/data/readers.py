@@ -4,6 +4,7 @@ A data set's `reader` is kept as reader.json and the files that it names. It sta
 built to predict.
 """
 
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,40 +76,44 @@ class ImageReader(Reader):
         return {"shape": self.shape, "mean": self.mean, "std": self.std}
 
     def expand(self, inputs: Sequence[str]) -> list[str]:
-        """The inputs, with the images of a folder in its place."""
-        found: list[str] = []
-        for given in inputs:
-            path = Path(given)
-            if path.is_dir():
-                images = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
-                if not images:
-                    raise ValueError(f"no images below {given}")
-                found += images
-            elif path.is_file():
-                found.append(given)
-            else:
-                raise ValueError(f"no file {given}; this run takes images: files or folders of them")
-        return found
+        return expand_images(inputs)
 
     def read(self, inputs: Sequence[str]) -> Tensor:
         images = torch.stack([self.crop(decode_image(Path(path))) for path in inputs])
         return self.prepare((images, None))[0]
 
 
-class ImageListReader(ImageReader):
+class ImageListReader(Reader):
     """Image files, each of its own size: a list of (3, H, W), float32 from 0 to 1."""
 
     kind = "image_list"
 
-    def __init__(self) -> None:
-        pass
+    @classmethod
+    def load(cls, directory: Path) -> "ImageListReader":
+        return cls()
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {}
+    def expand(self, inputs: Sequence[str]) -> list[str]:
+        return expand_images(inputs)
 
     def read(self, inputs: Sequence[str]) -> list[Tensor]:
         return scale_image_list(([decode_image(Path(path)) for path in inputs], None))[0]
+
+
+def expand_images(inputs: Sequence[str]) -> list[str]:
+    """The inputs, with the images of a folder in its place."""
+    found: list[str] = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            images = sorted(str(file) for file in visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not images:
+                raise ValueError(f"no images below {given}")
+            found += images
+        elif path.is_file():
+            found.append(given)
+        else:
+            raise ValueError(f"no file {given}; this run takes images: files or folders of them")
+    return found
 
 
 class TokenizerReader(Reader):
@@ -197,7 +202,12 @@ class PromptReader(TokenizerReader):
 
 
 READERS = {
-    reader.kind: reader for reader in (ImageReader, ImageListReader, TextReader, TranslationReader, PromptReader)
+    "images": "lab.data.readers.ImageReader",
+    "image_list": "lab.data.readers.ImageListReader",
+    "texts": "lab.data.readers.TextReader",
+    "translation": "lab.data.readers.TranslationReader",
+    "prompts": "lab.data.readers.PromptReader",
+    "rows": "lab.data.csv_table.TableReader",
 }
 
 
@@ -206,8 +216,9 @@ def load_reader(directory: Path, content: dict[str, Any]) -> Reader:
     options = {name: value for name, value in content.items() if name != "kind"}
     if content.get("kind") not in READERS:
         raise ValueError(f"{directory / READER_FILE} has no kind of inputs that is known here: {content.get('kind')!r}")
+    module, _, name = READERS[content["kind"]].rpartition(".")
     try:
-        return READERS[content["kind"]].load(directory, **options)
+        return getattr(importlib.import_module(module), name).load(directory, **options)
     except TypeError as error:
         raise ValueError(f"{directory / READER_FILE} is not as a run writes it: {error}") from error
 

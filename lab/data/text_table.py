@@ -33,6 +33,19 @@ def read_rows(path: Path, columns: Sequence[Column], header: bool = True) -> Ite
         raise ValueError(f"{path} has no rows")
 
 
+def read_tables(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, the values of all columns by their names) of each row, as `read_rows`; JSON's null is an empty text."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
+    rows = read_json_rows(path) if path.suffix == ".jsonl" else read_csv_rows(path, header=True)
+    is_empty = True
+    for line, row in rows:
+        is_empty = False
+        yield line, {str(name): "" if row[name] is None else pick(row, name, path, line) for name in row}
+    if is_empty:
+        raise ValueError(f"{path} has no rows")
+
+
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file, or of a gzip of one (`.gz`). Raises ValueError with file and line for bytes that are
     not UTF-8."""

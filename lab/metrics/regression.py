@@ -4,8 +4,8 @@ import numpy as np
 
 
 def score_regression(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """rmse and mae in the targets' unit; r2, the share of their variance that is explained; the correlations pearson
-    and spearman. Of several targets, the means over them.
+    """rmse and mae in the targets' unit, and mse in its square; r2, the share of their variance that is explained; the
+    correlations pearson and spearman. Of several targets, the means over them.
 
     predictions, targets: (N,) or (N, K), N > 0. A correlation with a constant, and the r2 of constant targets, are 0.
     """
@@ -21,6 +21,7 @@ def score_target(predictions: np.ndarray, targets: np.ndarray) -> dict[str, floa
     variance = float(np.mean((targets - targets.mean()) ** 2))
     return {
         "rmse": float(np.sqrt(np.mean(errors**2))),
+        "mse": float(np.mean(errors**2)),
         "mae": float(np.mean(np.abs(errors))),
         "r2": 1 - float(np.mean(errors**2)) / variance if variance else 0.0,
         "pearson": correlation(predictions, targets),

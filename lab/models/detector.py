@@ -86,7 +86,7 @@ def detector(
     return model
 
 
-def keep_statistics(module: nn.Module) -> None:
+def keep_statistics(module: Any) -> None:
     """Make every BatchNorm2d below `module` a KeptBatchNorm2d, with the same state dict, in place."""
     for part in module.modules():
         if type(part) is nn.BatchNorm2d:

@@ -67,13 +67,14 @@ def image_processor(model_type: str, folder: Path | None, image_size: Sequence[i
     resized images; a height and a width for models that take one size. None for the model's own.
     Raises ValueError for a model that detects no objects.
     """
-    from transformers.models.auto import image_processing_auto as auto
+    from transformers.models.auto import image_processing_auto
 
+    auto: Any = image_processing_auto
     names = auto.IMAGE_PROCESSOR_MAPPING_NAMES
     known = names.get(OTHER_PROCESSORS.get(model_type, model_type))
     if not known or "torchvision" not in known:
         raise ValueError(f"{model_type} is no object detector that transformers can process images for")
-    kind: Any = auto.get_image_processor_class_from_name(known["torchvision"])
+    kind = auto.get_image_processor_class_from_name(known["torchvision"])
     processor = kind.from_pretrained(folder) if folder and (folder / PROCESSOR_FILE).is_file() else kind()
     if image_size is not None:
         is_fixed = "height" in dict(processor.size)

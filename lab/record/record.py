@@ -132,7 +132,7 @@ class Record:
         gap = with_split(run.monitor.choose_name(val), "gap") if val else None
         overall = [name for name in scores if is_overall(name)]
         shown = [name for split in ("val", "test") for name in pick_split(overall, split)[:PRINTED_SCORES]]
-        return {name: scores[name] for name in (*shown, gap) if name in scores}
+        return {name: scores[name] for name in (*shown, gap) if name is not None and name in scores}
 
     def save(self, run: Run, step: Step) -> None:
         """Save a checkpoint after a step. Raises Diverged where the step's loss is not finite."""

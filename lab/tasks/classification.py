@@ -40,6 +40,8 @@ class Classification:
     def loss(self, model: Classifier, batch: LabelledBatch) -> Tensor:
         """Mean cross-entropy in nats, a scalar."""
         inputs, labels = batch
+        if labels.dim() == 1 and labels.is_floating_point():
+            raise ValueError("the targets are numbers, not classes; give task=regression, or data.classes")
         return F.cross_entropy(model(inputs), labels, label_smoothing=self.label_smoothing)
 
     def score(self, model: Classifier, batches: Iterable[LabelledBatch]) -> Evaluation:
