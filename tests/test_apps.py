@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT, only_run
@@ -67,7 +68,63 @@ def test_masks_are_trained_on_without_augmentation(lab, tmp_path):
     arguments = ("data=masks", "model=pixel_classes", "task=segmentation", "monitor=val/pixel_accuracy")
     ended = lab("train", *arguments, "optimizer.lr=0.1", "epochs=5")
     assert ended.code == 0, ended.err
-    assert json.loads((only_run(tmp_path) / "results.json").read_text())["test/pixel_accuracy"] > 0.95
+    results = json.loads((only_run(tmp_path) / "results.json").read_text())
+    assert results["test/pixel_accuracy"] > 0.95
+    assert results["test/iou"] == pytest.approx((results["test/iou/0"] + results["test/iou/1"]) / 2)
+
+
+def test_masks_move_with_their_images(lab, tmp_path):
+    shutil.copytree(ROOT / "tests" / "apps" / "masks", tmp_path, dirs_exist_ok=True)
+    arguments = ("data=masks", "model=pixel_classes", "task=segmentation", "monitor=val/iou", "hardware.micro_batch=5")
+    ended = lab(
+        "train", *arguments, "augment=boxes_and_masks", "augment.scale=[0.5,1.5]", "optimizer.lr=0.1", "epochs=5"
+    )
+    assert ended.code == 0, ended.err
+    assert json.loads((only_run(tmp_path) / "results.json").read_text())["test/iou"] > 0.85
+
+
+def test_contrastive_learning_is_scored_by_a_probe_and_refuses_parts_of_a_batch(lab, tmp_path):
+    shutil.copytree(ROOT / "tests" / "apps" / "simclr", tmp_path, dirs_exist_ok=True)
+    for options, name in ((["epochs=30"], "trained"), (["epochs=1", "optimizer.lr=0"], "random")):
+        ended = lab("train", "experiment=digits/simclr", *options, f"hydra.run.dir={name}")
+        assert ended.code == 0, ended.err
+    trained, untrained = (
+        json.loads((tmp_path / name / "results.json").read_text())["test/probe_accuracy"]
+        for name in ("trained", "random")
+    )
+    assert trained > untrained + 0.01
+    for hardware in (["hardware.micro_batch=32"], ["hardware=ddp", "hardware.device=cpu", "hardware.processes=2"]):
+        refused = lab("train", "experiment=digits/simclr", *hardware)
+        assert refused.code == 2
+        assert "compares every image with all others of its batch, so a batch cannot be split" in refused.err
+
+
+def test_an_autoencoder_keeps_what_is_in_an_image(lab, tmp_path):
+    shutil.copytree(ROOT / "tests" / "apps" / "autoencoder", tmp_path, dirs_exist_ok=True)
+    ended = lab("train", "experiment=digits/autoencoder", "epochs=10", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["test/explained"] > 0.8
+    assert "accuracy" not in ended.out + ended.err + lab("ls").out + lab("show", "run").out
+
+
+def test_a_table_is_predicted_from_one_yaml(lab, tmp_path):
+    from sklearn.datasets import load_diabetes
+
+    shutil.copytree(ROOT / "tests" / "apps" / "tabular", tmp_path, dirs_exist_ok=True)
+    patients = load_diabetes(scaled=False)
+    rows = np.column_stack([patients.data, patients.target])
+    np.savetxt(
+        tmp_path / "diabetes.csv",
+        rows,
+        delimiter=",",
+        header=",".join([*patients.feature_names, "progression"]),
+        comments="",
+    )
+    ended = lab("train", "-m", "experiment=diabetes/mlp", "seed=0,1", "epochs=20")
+    assert ended.code == 0, ended.err
+    rows = json.loads(lab("ls", "--json").out)
+    assert all(row["metrics"]["test/r2"] > 0.3 for row in rows)
+    assert not any("class" in word or "accuracy" in word for word in (lab("ls").out + ended.out).split())
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from lab.models.weights import draw_head, load_weights
 from lab.optim.clip import make_clip
 from lab.optim.decay import no_decay_groups
 from lab.regularize.chain import Chain
-from lab.run import Cadence, Data, Run, Schedule, Task, cadence
+from lab.run import Augmentation, Cadence, Data, Run, Schedule, Task, cadence
 from lab.seeding import seed_all, stream_seed
 from lab.signatures import accepted_arguments
 from lab.train.single_batch import SingleBatch
@@ -61,20 +61,16 @@ def build(config: Mapping[str, Any], data: Data | None = None) -> Run:
     if hardware.parallel == "fsdp" and hardware.processes != 1:
         parameters = shard_run(model, parameters, regularize, hardware)
     optimizer, schedule = build_optimizer(config, settings, parameters, cadence, model)
-    augment = unwrap_partial(instantiate(config, "augment"))
-    augment_example, augmented_by = getattr(augment, "augment_example", None), getattr(data, "augmented_by", None)
-    used: Data = data
-    if augment_example and augmented_by:
-        used, augment = augmented_by(augment_example), none  # in the loader workers
     task: Task = instantiate(config, "task")
     if bind := getattr(task, "bind", None):
         with blame("task"):
             bind(data)
+    data, augment = place_augmentation(data, unwrap_partial(instantiate(config, "augment")))
     with blame(""):
         return Run(
             model,
             task,
-            used,
+            data,
             optimizer,
             schedule,
             cadence,
@@ -101,6 +97,13 @@ def build_data(config: Mapping[str, Any], settings: Settings, hardware: Hardware
         with blame("data"):
             move(hardware.device)
     return SingleBatch(data) if settings.overfit else data
+
+
+def place_augmentation(data: Data, augment: Augmentation) -> tuple[Data, Augmentation]:
+    """The two as they are; or, for an augmentation of single examples and a data set that reads them in loader workers,
+    the data set that augments them there, and none."""
+    augment_example, augmented_by = getattr(augment, "augment_example", None), getattr(data, "augmented_by", None)
+    return (augmented_by(augment_example), none) if augment_example and augmented_by else (data, augment)
 
 
 def build_model(config: Mapping[str, Any], settings: Settings, hardware: Hardware) -> tuple[torch.nn.Module, Groups]:

@@ -1,11 +1,16 @@
 """A project whose targets are dense: bright squares on noise, and a mask of each image that says where they are."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab.metrics.scores import Evaluation
+from lab.pictures import draw_image_grid
+
+IGNORED = 255  # what boxes_and_masks gives the pixels outside of a moved image
 Batch = tuple[Tensor, Tensor]
 
 
@@ -45,10 +50,30 @@ class PixelClasses(nn.Conv2d):
 class Segmentation:
     """Batches are pairs of images (B, C, H, W) and masks (B, H, W)."""
 
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         images, masks = batch
-        return F.cross_entropy(model(images), masks)
+        return F.cross_entropy(model(images), masks, ignore_index=IGNORED)
 
-    def score(self, model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> dict[str, float]:
-        right = torch.cat([(model(images).argmax(1) == masks).flatten() for images, masks in batches])
-        return {"pixel_accuracy": right.float().mean().item()}
+    def size(self, batch: Batch) -> Tensor:
+        """The number of pixels that the loss is a mean over."""
+        return (batch[1] != IGNORED).sum()
+
+    def score(self, model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Evaluation:
+        """pixel_accuracy, iou (the mean over classes of intersection over union) and iou/<class>, with a picture of
+        predicted masks. Pixels of class 255 lie outside of an image that was moved, and do not count."""
+        counts, shown = torch.zeros(self.num_classes, self.num_classes), None
+        for images, masks in batches:
+            predicted = model(images).argmax(1)
+            pairs = (masks * self.num_classes + predicted)[masks != IGNORED].cpu()
+            counts += torch.bincount(pairs, minlength=self.num_classes**2).view_as(counts)
+            shown = predicted[:, None].float() if shown is None else shown
+        if shown is None:
+            return Evaluation({})
+        iou = counts.diagonal() / (counts.sum(0) + counts.sum(1) - counts.diagonal()).clamp_min(1)
+        by_class = {f"iou/{number}": float(value) for number, value in enumerate(iou)}
+        accuracy = float(counts.diagonal().sum() / counts.sum())
+        pictures = {"predicted": partial(draw_image_grid, shown)}
+        return Evaluation({"pixel_accuracy": accuracy, "iou": float(iou.mean()), **by_class}, pictures=pictures)
