@@ -59,7 +59,7 @@ def test_masks_are_not_trained_on_with_an_augmentation_that_would_move_the_image
     arguments = ("data=masks", "model=pixel_classes", "task=segmentation", "monitor=val/pixel_accuracy", "steps=2")
     ended = lab("train", *arguments, f"augment={augmentation}")
     assert ended.code == 2, ended.out
-    assert "got int64[16, 8, 8]; give augment=none, or an augmentation of your own that moves both" in ended.err
+    assert "got int64[16, 8, 8]; give augment=none, or augment=boxes_and_masks, which moves both" in ended.err
     assert not list(tmp_path.glob("outputs/runs/**/metrics.jsonl")), "it trained"
 
 

@@ -40,8 +40,8 @@ def require_labels(batch: Any, augmentation: str) -> LabelledImages:
         return images, targets
     raise ValueError(
         f"{augmentation} changes the images and not their targets, which must be labels, ({len(images)},) or "
-        f"({len(images)}, C); got {describe_shapes(targets)}; give augment=none, or an augmentation of your own that "
-        f"moves both"
+        f"({len(images)}, C); got {describe_shapes(targets)}; give augment=none, or augment=boxes_and_masks, which "
+        "moves both"
     )
 
 

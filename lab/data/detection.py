@@ -1,6 +1,6 @@
 """Images with boxes: what the data sets of object detection share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +109,10 @@ class DetectionData(Streamed):
         self.category_ids: Sequence[int] = range(1, len(classes) + 1)
         train = [image.keep(~image.is_crowd) for image in splits["train"]]
         sets = (DetectionExamples(images) for images in (train, splits["val"], splits["test"]))
-        super().__init__(*sets, classes=classes, prepare=scale_image_list, collate=list_examples, **options)
+        super().__init__(*sets, classes=classes, prepare=scale_image_list, collate=pack_examples, **options)
+
+    def load(self, split: str, keys: Any) -> Iterator[DetectionBatch]:
+        return map(PackedBatch.unpack, super().load(split, keys))
 
     @property
     def reader(self) -> ImageListReader:
@@ -207,7 +210,36 @@ def mend(image: Annotated, faulty_boxes: str, faults: BoxFaults) -> Annotated:
     return image._replace(boxes=clipped if mends else boxes).keep(kept)
 
 
-def list_examples(examples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> DetectionBatch:
-    """A batch of images of different sizes: their list, and that of their targets."""
+class PackedBatch(NamedTuple):
+    """A batch in as few tensors as there are kinds, as each costs a loader worker as much to send as many pixels.
+
+    pixels: those of all images, one after the other.  shapes: of each image.
+    rows: the targets' tensors, joined over the images.  lengths: their numbers of rows in each image; -1 for a scalar.
+    """
+
+    pixels: Tensor
+    shapes: list[tuple[int, ...]]
+    rows: dict[str, Tensor]
+    lengths: dict[str, list[int]]
+
+    def unpack(self) -> DetectionBatch:
+        """Views of the packed tensors: the images, and the targets."""
+        sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        images = [part.view(shape) for part, shape in zip(self.pixels.split(sizes), self.shapes, strict=True)]
+        targets: list[dict[str, Tensor]] = [{} for _ in images]
+        for name, rows in self.rows.items():
+            lengths = self.lengths[name]
+            for target, part, length in zip(targets, rows.split([abs(n) for n in lengths]), lengths, strict=True):
+                target[name] = part[0] if length < 0 else part
+        return images, targets
+
+
+def pack_examples(examples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> PackedBatch:
+    """A packed batch of images of different sizes and their targets."""
     images, targets = zip(*examples, strict=True)
-    return list(images), list(targets)
+    return PackedBatch(
+        torch.cat([image.flatten() for image in images]),
+        [tuple(image.shape) for image in images],
+        {name: torch.cat([torch.atleast_1d(target[name]) for target in targets]) for name in targets[0]},
+        {name: [len(target[name]) if target[name].dim() else -1 for target in targets] for name in targets[0]},
+    )

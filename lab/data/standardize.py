@@ -48,7 +48,7 @@ def leave_as_is(batch: Any) -> Any:
 def scale_image_list(batch: Sequence[Any]) -> tuple[list[Tensor], Any]:
     """A batch of uint8 images, each (C, H, W), and their targets, with the images as float32 from 0 to 1."""
     images, targets = batch
-    return [image.float() / 255 if image.dtype == torch.uint8 else image for image in images], targets
+    return [image.float().div_(255) if image.dtype == torch.uint8 else image for image in images], targets
 
 
 def scale_images(batch: Any) -> Any:
@@ -57,5 +57,5 @@ def scale_images(batch: Any) -> Any:
     if isinstance(batch, Sequence) and len(batch) == 2:
         images, targets = batch
         if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.dim() == 4:
-            return images.float() / 255, targets
+            return images.float().div_(255), targets  # in place, as new memory costs more than the division
     return batch
