@@ -26,6 +26,8 @@ class Data(Protocol):
     part(after, rank, world): one rank's share of each of `batches`, and the weight of that share, as
         `lab.distributed.collectives.local_slice` gives them; without it each rank reads whole batches.
     plain(after): as `batches`, without the data set's own augmentation.
+    augmented_by(augment): the same data set, which augments each training example where it reads it, such as in loader
+        workers; `augment` is the `augment_example` of an augmentation that has one, a function of an example.
     val_examples: int, number of validation examples; without it `val` is read through to count them.
     description: str, line that is shown when a run starts.
     reader: how a finished run reads new inputs (`lab.data.readers.Reader`); its files are kept in the run's directory.
@@ -47,9 +49,11 @@ class Task(Protocol):
         number of examples. Micro-batches and the parts of ranks are weighted by it.
     num_examples(batch) -> int and slice_examples(batch, start, stop) -> batch: size and slices of a batch that is not a
         nest of tensors whose first dimension is the number of examples. These two and `size` must take batches both
-        before and after the data set's `prepare`.
+        before and after the data set's `prepare`. A task whose loss is over pairs of examples raises ValueError in
+        `slice_examples`, with the reason why a batch cannot be split.
     bind(data) -> None: called once with the run's data set, to take from it what is no batch, such as a tokenizer.
     predict(model, inputs) -> list of dicts: answers to what the data's reader has read, such as labels.
+    draw(inputs, answers) -> list of images: pictures of these answers.
     pictures(batch) -> dict: images of a training batch as the model sees it, or functions that draw them, by name.
     """
 

@@ -31,6 +31,7 @@ OPTIONAL = {
     "transformers": "model=huggingface",
     "tokenizers": "data=text_csv, parallel_text, text_corpus or chat",
     "sacrebleu": "task=translation",
+    "faster-coco-eval": "task=detection",
     "bitsandbytes": "finetune_strategy=qlora or optimizer=adamw8bit",
     "optuna": "search=",
     "hydra-joblib-launcher": "hydra/launcher=joblib",
