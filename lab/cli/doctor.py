@@ -24,6 +24,8 @@ REQUIRED = (
     "rich",
     "safetensors",
     "scikit-learn",
+    "scipy",
+    "simplejpeg",
 )
 # packages that only one option needs, with that option
 OPTIONAL = {

@@ -1,6 +1,6 @@
 """Images with boxes: what the data sets of object detection share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,10 +109,8 @@ class DetectionData(Streamed):
         self.category_ids: Sequence[int] = range(1, len(classes) + 1)
         train = [image.keep(~image.is_crowd) for image in splits["train"]]
         sets = (DetectionExamples(images) for images in (train, splits["val"], splits["test"]))
-        super().__init__(*sets, classes=classes, prepare=scale_image_list, collate=pack_examples, **options)
-
-    def load(self, split: str, keys: Any) -> Iterator[DetectionBatch]:
-        return map(PackedBatch.unpack, super().load(split, keys))
+        options |= {"collate": pack_examples, "unpack": PackedBatch.unpack}
+        super().__init__(*sets, classes=classes, prepare=scale_image_list, **options)
 
     @property
     def reader(self) -> ImageListReader:

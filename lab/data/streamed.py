@@ -33,6 +33,7 @@ class Streamed:
     classes: names of the classes, for pictures.
     description: line that is shown when a run starts, such as what was counted and left out.
     collate: function from a list of examples to a batch; None for torch's own, which stacks them.
+    unpack: function from what `collate` gives, which a worker sends, to the batch; None where it is the batch.
 
     The global generators are seeded from the augment stream by epoch and index before an example is read, so that any
     number of workers gives the same batches.
@@ -53,6 +54,7 @@ class Streamed:
         classes: Sequence[str] | None = None,
         description: str = "",
         collate: Callable[[Any], Any] | None = None,
+        unpack: Callable[[Any], Any] | None = None,
     ):
         if not len(train):
             raise ValueError("no training examples")
@@ -60,7 +62,7 @@ class Streamed:
         self.val_examples = len(val)
         self.batch_size, self.seed, self.prepare, self.classes = batch_size, seed, prepare, classes
         self.description = description
-        self.workers, self.collate = workers, collate
+        self.workers, self.collate, self.unpack = workers, collate, unpack
         self.steps_per_epoch = order.count_steps(len(train), batch_size)
 
     @property
@@ -73,26 +75,26 @@ class Streamed:
         copied.splits = {**self.splits, "train": AugmentedExamples(self.splits["train"], augment)}
         return copied
 
-    def batches(self, after: int = 0) -> Iterator[list[Tensor]]:
+    def batches(self, after: int = 0) -> Iterator[Any]:
         return self.load("train", self.batch_keys(after))
 
-    def part(self, after: int, rank: int, world: int) -> Iterator[tuple[list[Tensor], float]]:
+    def part(self, after: int, rank: int, world: int) -> Iterator[tuple[Any, float]]:
         """The shard of each batch for `rank` of `world` ranks, and its weight. A rank reads only its own shards."""
         shard, weight = local_slice(min(self.batch_size, len(self.splits["train"])), rank, world)
         keys = (batch[shard] for batch in self.batch_keys(after))
         return ((batch, weight) for batch in self.load("train", keys))
 
-    def plain(self, after: int = 0) -> Iterator[list[Tensor]]:
+    def plain(self, after: int = 0) -> Iterator[Any]:
         """As `batches`, without random transforms."""
         return self.load("plain", self.batch_keys(after))
 
-    def val(self) -> Iterator[list[Tensor]]:
+    def val(self) -> Iterator[Any]:
         return self.batches_in_order("val")
 
-    def test(self) -> Iterator[list[Tensor]]:
+    def test(self) -> Iterator[Any]:
         return self.batches_in_order("test")
 
-    def batches_in_order(self, split: str) -> Iterator[list[Tensor]]:
+    def batches_in_order(self, split: str) -> Iterator[Any]:
         indices = torch.arange(len(self.splits[split])).split(self.batch_size)
         return self.load(split, [[(0, index) for index in batch.tolist()] for batch in indices if len(batch)])
 
@@ -103,24 +105,23 @@ class Streamed:
         for position, batch in enumerate(indices, start=after):
             yield [(position // self.steps_per_epoch, index) for index in batch.tolist()]
 
-    def load(self, split: str, keys: Iterable[list[tuple[int, int]]]) -> Iterator[list[Tensor]]:
+    def load(self, split: str, keys: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
         """Batches of a split.  keys: (epoch, index) of the examples of each batch."""
         # Any, as DataLoader's annotations expect a batch_sampler of plain indices
         examples: Any = SeededExamples(self.splits[split], self.seed)
         pinned = torch.cuda.is_available()
         # the loader draws its workers' base seed; from the global generator, that would shift the dropout stream
         generator = torch.Generator()
-        return iter(
-            DataLoader(
-                examples,
-                batch_sampler=keys,
-                num_workers=self.workers,
-                pin_memory=pinned,
-                collate_fn=self.collate,
-                generator=generator,
-                worker_init_fn=enter_loader_worker,
-            )
+        loader = DataLoader(
+            examples,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            pin_memory=pinned,
+            collate_fn=self.collate,
+            generator=generator,
+            worker_init_fn=enter_loader_worker,
         )
+        return map(self.unpack, loader) if self.unpack else iter(loader)
 
 
 class AugmentedExamples(Dataset):
