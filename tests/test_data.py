@@ -1,15 +1,19 @@
 """Data sets: their splits, their order by position, their errors."""
 
+import itertools
+import os
 from itertools import islice
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pyarrow import parquet
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
 
 from lab.data.bccd import CLASSES, bccd_cells
+from lab.data.cache import cached
 from lab.data.cifar10 import cifar10
 from lab.data.digits import digits
 from lab.data.image_folder import image_folder
@@ -188,6 +192,62 @@ def test_cifar10_reads_the_parquet_files(real_data):
 def test_cifar10_says_what_to_place_where(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"place train\.parquet and test\.parquet there.*data\.download=true"):
         cifar10(str(tmp_path), batch_size=50, seed=0)
+
+
+def test_pixels_are_decoded_once(real_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("LAB_CACHE_GB", "1")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "test"):
+        table = parquet.read_table(real_data / "cifar10" / f"{split}.parquet").slice(0, 300)
+        parquet.write_table(table, folder / f"{split}.parquet")
+    first = cifar10(str(folder), 50, seed=0)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    monkeypatch.setattr("lab.data.cifar10.decode_image", None)
+    again = cifar10(str(folder), 50, seed=0)
+    for split in ("train", "val", "test"):
+        assert all(map(torch.equal, first.splits[split], again.splits[split]))
+    parquet.write_table(table.slice(0, 200), folder / "test.parquet")
+    with pytest.raises(TypeError):
+        cifar10(str(folder), 50, seed=0)  # other content is decoded anew
+
+
+def test_a_folder_of_images_is_decoded_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAB_CACHE_GB", "1")
+    monkeypatch.setattr("lab.data.image_folder.WORTH_BYTES", 1)
+    for split, name, number in itertools.product(("train", "test"), ("a", "b"), range(6)):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (number * 40, 0, len(split))).save(tmp_path / split / name / f"{number}.png")
+    facts = {"num_classes": 2, "classes": ["a", "b"], "shape": [3, 8, 8], "mean": [0.5], "std": [0.5]}
+
+    def read(seed):
+        return image_folder(str(tmp_path), batch_size=2, seed=seed, val_share=0.25, **facts)
+
+    first = [read(0), read(1)]
+    monkeypatch.setattr("lab.data.image_folder.load_examples", None)
+    for seed in (0, 1):
+        for split, examples in read(seed).splits.items():
+            assert all(map(torch.equal, examples, first[seed].splits[split]))
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "test" / "a" / "0.png")
+    with pytest.raises(TypeError):
+        read(0)
+
+
+def test_the_cache_keeps_to_its_limit_and_a_damaged_file_is_made_again(tmp_path):
+    def keep(name, limit=2500):
+        return cached(tmp_path, [name], lambda: {"x": torch.full((1000,), ord(name), dtype=torch.uint8)}, limit)
+
+    for place, name in enumerate("abc"):
+        keep(name)
+        for file in tmp_path.iterdir():
+            os.utime(file, (place, place)) if file.stat().st_mtime > 10**6 else None
+    assert len(list(tmp_path.iterdir())) == 2
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"damaged")
+    assert keep("c")["x"][0] == ord("c")
+    assert keep("d", limit=10)["x"][0] == ord("d"), "what is larger than the limit is not kept"
 
 
 def test_bccd_gives_single_cells_in_the_official_splits(real_data):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
+from lab.data.cache import cache_folder, cache_limit, cached
 from lab.data.decode import decode_image
 from lab.data.in_memory import Examples, InMemory, split_examples
 from lab.data.progress import show_progress
 from lab.data.standardize import Standardize
+from lab.models.state_files import hash_file
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -45,11 +47,21 @@ def cifar10(
         raise ValueError(f"CIFAR-10 is 10 classes of shape [3, 32, 32], not {num_classes} of {list(shape)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is not a positive number; null reads all images")
-    read = read_parquet if (Path(folder) / "train.parquet").is_file() else read_archive
+    read = read_cached if (Path(folder) / "train.parquet").is_file() else read_archive
     train, val = split_examples(read(Path(folder), "train", limit, download), val_share, seed, train_examples)
     test = read(Path(folder), "test", limit, download)
     prepare = Standardize(mean, std)
     return InMemory(train, val, test, batch_size=batch_size, seed=seed, prepare=prepare, classes=classes)
+
+
+def read_cached(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
+    """As `read_parquet`, with the pixels that were decoded before."""
+    path = folder / f"{split}.parquet"
+    if limit is not None or not path.is_file() or not cache_limit():
+        return read_parquet(folder, split, limit, download)
+    parts = ("cifar10", hash_file(path))
+    kept = cached(cache_folder(), parts, lambda: read_parquet(folder, split, limit, download)._asdict(), cache_limit())
+    return Examples(**kept)
 
 
 def read_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:

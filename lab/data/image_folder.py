@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from lab.data.cache import cache_folder, cache_limit, cached
 from lab.data.decode import CenterCrop, decode_image
 from lab.data.image_files import class_folders, count_images, find_images
 from lab.data.in_memory import Examples, InMemory
@@ -18,8 +19,10 @@ from lab.data.order import balanced_indices, split_indices
 from lab.data.progress import show_progress
 from lab.data.standardize import Standardize, check_channels
 from lab.data.streamed import Indexable, Streamed
+from lab.models.state_files import hash_file
 from lab.text import join_names, suggest
 
+WORTH_BYTES = 20_000_000  # of pixels below which a folder is decoded each time
 Transform = Callable[[Tensor], Tensor]
 Decoder = Callable[[Path], Tensor]
 
@@ -72,7 +75,8 @@ def image_folder(
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "prepare": prepare}
     options |= {"classes": classes, "description": description}
     if not random_crop and megabytes <= in_memory_mb:
-        return InMemory(*(load_examples(split, shape) for split in (train, val, test)), **options)
+        whole = {id(found): load_folder(found, shape, upright) for found in folders.values()}
+        return InMemory(*(take_split(split, whole, shape) for split in (train, val, test)), **options)
     plain = train
     if random_crop:
         train = Subset(replace(folders["train"], transform=RandomCrop(shape)), plain.indices)
@@ -175,6 +179,26 @@ class RandomCrop:
 
         image = self.crop(image)
         return F.rgb_to_grayscale(image) if self.channels == 1 else image
+
+
+def load_folder(folder: ImageFolder, shape: list[int], upright: bool) -> Examples | None:
+    """All images of a folder, read from the cache of decoded images where they were decoded before. None for a folder
+    so small that decoding it takes a second or two."""
+    if len(folder) * torch.Size(shape).numel() < WORTH_BYTES or not cache_limit():
+        return None
+    parts = ["image_folder", repr((shape, upright)), *(hash_file(path) for path, _ in folder.files)]
+    labels = torch.tensor([label for _, label in folder.files])
+    kept = cached(cache_folder(), parts, lambda: {"inputs": load_examples(folder, shape).inputs}, cache_limit())
+    return Examples(kept["inputs"], labels)
+
+
+def take_split(split: Indexable, whole: dict[int, Examples | None], shape: list[int]) -> Examples:
+    """The examples of a split, a folder or a subset of one.  whole: all examples of a folder by its `id`, or None."""
+    folder, indices = (split.dataset, split.indices) if isinstance(split, Subset) else (split, None)
+    examples = whole[id(folder)]
+    if examples is None:
+        return load_examples(split, shape)
+    return examples if indices is None else examples.take(torch.tensor(indices, dtype=torch.int64))
 
 
 def load_examples(examples: Indexable, shape: list[int]) -> Examples:

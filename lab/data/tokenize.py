@@ -5,14 +5,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lab.data.cache import cached
 from lab.data.progress import show_progress
 from lab.data.sequences import Sequences, join_sequences
-from lab.data.token_cache import WORTH_CHARACTERS, cached_tokens
 from lab.text import suggest
 
 PAD, UNKNOWN, FIRST, LAST = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = (PAD, UNKNOWN, FIRST, LAST)  # their ids are 0 to 3
 CHUNK = 10_000  # texts that are encoded at once
+TOKENS_FOLDER = ".tokens"  # of tokenized texts, beside the data; hidden, so that it is no part of it
+WORTH_CHARACTERS = 20_000_000  # below this many, tokenizing takes a second or two
 KINDS = ("words", "bpe", "byte_bpe")
 
 
@@ -156,4 +158,6 @@ def tokenize(
     if sum(map(len, texts)) < WORTH_CHARACTERS:
         return make()
     options = repr((len(texts), max_length, special, list(before), list(after), pairs is not None))
-    return cached_tokens(near, chain([tokenizer.to_str(), options], texts, pairs or ()), make)
+    parts = chain([tokenizer.to_str(), options], texts, pairs or ())
+    kept = cached(near / TOKENS_FOLDER, parts, lambda: make()._asdict())
+    return Sequences(**kept)
