@@ -30,7 +30,7 @@ def test_hydras_flags_and_directories_work_as_in_any_hydra_app(lab, tmp_path):
     assert yaml.safe_load(shown.out)["model"]["_target_"] == "lab.models.mlp.MLP"
     package = lab("train", "--cfg", "job", "--package", "optimizer", "optimizer=adamw")
     assert "AdamW" in package.out
-    assert "model: airbench, cnn_text, gpt, huggingface, lstm, mlp, resnet20" in lab("train", "--help").out
+    assert "model: airbench, cnn_text, detector, gpt, huggingface, lstm, mlp, resnet20" in lab("train", "--help").out
     assert "lab" in lab("train", "--info", "searchpath").out
     assert not (tmp_path / "outputs").exists()
     assert lab("train", *QUICK, "hydra.run.dir=elsewhere").code == 0
@@ -98,7 +98,8 @@ def test_runs_are_listed_shown_and_compared(lab, tmp_path):
     rows = json.loads(lab("ls", "--json").out)
     assert [row["seed"] for row in rows] == [0, 1]
     assert rows[0].keys() == {
-        *("id", "dir", "state", "experiment", "overrides", "choices", "seed", "metrics", "started", "ended")
+        *("id", "dir", "state", "experiment", "overrides", "choices", "seed", "metrics", "started", "ended"),
+        *("tags", "note"),
     }
     assert re.search(r"done .* 0.01 .*seed=1_lr=0.01-", lab("ls").out)
     assert "config.optimizer.lr" in lab("show", rows[1]["id"]).out

@@ -50,6 +50,9 @@ def test_the_final_weights_are_the_best_where_they_are_asked_for_and_there(tmp_p
     last = write_run(tmp_path / "last", **{"config.yaml": CONFIG.replace("best", "last")})
     no_validation = write_run(tmp_path / "none")
     (no_validation / "checkpoints" / "best.pt").unlink()
+    status = json.loads((no_validation / "status.json").read_text())
+    status["sealed"].pop("checkpoints/best.pt")
+    (no_validation / "status.json").write_text(json.dumps(status))
     names = [SavedRun(directory).final_weights.name for directory in (best, last, no_validation)]
     assert names == ["best.pt", "last.pt", "last.pt"]
 

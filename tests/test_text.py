@@ -203,7 +203,7 @@ def test_labels_that_are_numbers_are_predicted(tmp_path):
 
 def test_scores_of_numbers_are_those_of_scipy_and_scikit_learn():
     from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, root_mean_squared_error
 
     draw = np.random.default_rng(0)
     targets = draw.normal(size=50).round(1)  # with ties

@@ -17,8 +17,24 @@ OVERRIDES_AFTER = {
     "reproduce": 1,
     "decide": 2,
 }
-RUN_VERBS = ("show", "diff", "resume", "retry", "eval", "predict", "export", "adapter", "rerun", "report", "ls")
-SWEEP_VERBS = ("show", "resume", "retry", "report", "ls")
+RUN_VERBS = (
+    "show",
+    "diff",
+    "resume",
+    "retry",
+    "eval",
+    "predict",
+    "export",
+    "adapter",
+    "rerun",
+    "report",
+    "ls",
+    "tag",
+    "note",
+    "rm",
+    "pack",
+)
+SWEEP_VERBS = ("show", "resume", "retry", "report", "ls", "rm", "pack")
 STUDY_VERBS = {"ablate": "factors", "reproduce": "claims"}  # the key of their files
 FLAGS = {
     "check": ("--resume",),
@@ -27,7 +43,10 @@ FLAGS = {
     "retry": ("--workers", "--anyway"),
     "eval": ("--json",),
     "predict": ("--draw", "--file", "--json"),
-    "ls": ("--json",),
+    "ls": ("--json", "--where", "--sort", "--columns"),
+    "tag": ("--remove",),
+    "rm": ("--where", "--dry-run", "--yes"),
+    "gc": ("--keep", "--budget", "--cache", "--dry-run", "--yes"),
     "show": ("--json",),
     "diff": ("--json",),
     "report": ("--by", "--pair", "--metric", "--mode", "--baseline", "--tasks", "--checklist", "--to", "--out"),
@@ -36,7 +55,19 @@ FLAGS = {
     "decide": ("--at-least", "--up-to", "--metric", "--mode", "--first-seed", "--race"),
 }
 HYDRA_FLAGS = ("-m", "--multirun", "--cfg", "--config-name", "--info", "--package", "--resolve", "--help")
-SWITCHES = ("--resume", "--json", "--anyway", "--checklist", "--plan", "--all", "--race")  # flags without a value
+SWITCHES = (
+    "--resume",
+    "--json",
+    "--anyway",
+    "--checklist",
+    "--plan",
+    "--all",
+    "--race",
+    "--remove",
+    "--dry-run",
+    "--yes",
+    "--cache",
+)  # flags without a value
 HYDRA_SWITCHES = ("-m", "--multirun", "-r", "--resolve", "-h", "--help")
 CFG_KINDS = ("job", "hydra", "all")
 # Hydra's script for zsh needs bash's completion, which zsh loads only when asked

@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
     lines += [["overrides", " ".join(facts["overrides"])], ["started", format_time(facts["started"])]]
     if seconds := run.seconds_so_far:
         lines.append(["took", f"{seconds:.1f} s"])
+    lines += [["tags", " ".join(facts["tags"])]] if facts["tags"] else []
+    lines += [["note", facts["note"]]] if facts["note"] else []
     if error := facts.get("error") or run.status.get("error"):
         lines.append(["error", error])
     if changed := run.changed_files(checkpoints=False):

@@ -11,9 +11,9 @@ from torch import Tensor
 from lab.data.in_memory import Examples, InMemory
 from lab.data.order import balanced_indices, hold_out
 from lab.data.readers import Reader
-from lab.data.table_columns import TableColumns, find_columns, is_missing, parse_number, target_names
+from lab.data.table_columns import TableColumns, find_columns, is_missing, target_names
 from lab.data.text_table import SUFFIXES, read_tables
-from lab.text import by_number, join_names
+from lab.text import as_number, by_number, join_names
 
 Row = tuple[str, Mapping[str, str]]  # where it is, such as `x.csv:3`, and its values by column
 
@@ -181,7 +181,7 @@ def read_number(where: str, row: Mapping[str, str], name: str, missing: str) -> 
     if is_missing(text):
         refuse_missing(where, name, missing)
         return None
-    number = parse_number(text)
+    number = as_number(text)
     if number is None:
         raise ValueError(f"{where}: {name} is {text!r}, not a number")
     return number

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lab.data.text_table import read_tables
-from lab.text import by_number, join_names, suggest
+from lab.text import as_number, by_number, join_names, suggest
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 
@@ -65,7 +65,7 @@ def _find_columns(
     free = [name for name in names if name not in (*targets, *(numbers or ()), *(categories or ()))]
     by_kind: dict[bool, list[str]] = {True: list(numbers or ()), False: list(categories or ())}
     for name in free:
-        is_number = all(is_missing(row.get(name, "")) or parse_number(row[name]) is not None for row in rows)
+        is_number = all(is_missing(row.get(name, "")) or as_number(row[name]) is not None for row in rows)
         if (numbers, categories)[not is_number] is None:
             by_kind[is_number].append(name)
     words = {
@@ -83,12 +83,3 @@ def target_names(target: str | Sequence[str]) -> list[str]:
 
 def is_missing(text: str) -> bool:
     return text.strip().lower() in MISSING
-
-
-def parse_number(text: str) -> float | None:
-    """The finite number that a text is; None where it is none."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if abs(number) < float("inf") else None

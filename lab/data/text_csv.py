@@ -1,6 +1,5 @@
 """Texts with labels, from a table of one's own."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from lab.data.readers import TextReader
 from lab.data.sequences import LabelledSequences, PaddedSequences
 from lab.data.text_table import Column, read_rows
 from lab.data.tokenize import make_tokenizer, pad_id, tokenize
-from lab.text import by_number, join_names
+from lab.text import as_number, by_number, join_names
 
 
 class TextRows(NamedTuple):
@@ -155,7 +154,7 @@ def number_labels(file: str, rows: Iterable[tuple[int, list[str]]], classes: Seq
     columns: list[list[str]] = []
     labels: list[Any] = []
     for line, (*texts, label) in rows:
-        number = finite_number(label) if numbers is None else numbers.get(label)
+        number = as_number(label) if numbers is None else numbers.get(label)
         if number is None:
             expected = "a number" if classes is None else f"one of {join_names(list(classes))}"
             raise ValueError(f"{file}:{line}: the label {label!r} is not {expected}")
@@ -163,12 +162,3 @@ def number_labels(file: str, rows: Iterable[tuple[int, list[str]]], classes: Seq
         labels.append(number)
     first, *second = map(list, zip(*columns, strict=True))
     return TextRows(first, second[0] if second else None, labels)
-
-
-def finite_number(text: str) -> float | None:
-    """The number that a text is; None where it is none, or not finite."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import ConfigError, DamagedRun
+from lab.ledger.marks import read_marks
 from lab.ledger.saved_run import SavedRun
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
@@ -137,10 +138,13 @@ def runs_by_id(folder: Path) -> dict[str, Path]:
 
 
 def run_row(run: SavedRun) -> dict[str, Any]:
-    """One run: id, dir, state, experiment, overrides, choices, seed, metrics, started, ended (seconds since the epoch).
+    """One run: id, dir, state, experiment, overrides, choices, seed, metrics, started, ended (seconds since the epoch),
+    tags, note.
 
     A damaged or foreign directory has the state `damaged`, and `error`, a description of the damage.
     """
+    marks = read_marks(run.directory)
+    written = {"tags": marks.tags, "note": marks.note}
     try:
         manifest, status = run.manifest, run.status
         return {
@@ -154,6 +158,7 @@ def run_row(run: SavedRun) -> dict[str, Any]:
             "metrics": run.newest_metrics,
             "started": manifest.get("started"),
             "ended": status.get("ended"),
+            **written,
         }
     except (DamagedRun, OSError) as error:
         empty = {
@@ -170,6 +175,7 @@ def run_row(run: SavedRun) -> dict[str, Any]:
             "dir": str(run.directory),
             "state": "damaged",
             **empty,
+            **written,
             "error": str(error),
         }
 

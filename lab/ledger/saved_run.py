@@ -117,16 +117,20 @@ class SavedRun:
         return self.results or newest
 
     def changed_files(self, checkpoints: bool) -> list[str]:
-        """The files of a finished run that differ from its seal.  checkpoints: whether to compare the checkpoints
-        too."""
-        return changed_files(self.directory, self.status, checkpoints)
+        """The files of a finished run that differ from its seal.  checkpoints: whether to compare the checkpoints too,
+        of which those that are not the final weights may be gone."""
+        changed = changed_files(self.directory, self.status, checkpoints)
+        spare = {f"checkpoints/{name}" for name in ("best.pt", "last.pt", "previous.pt")}
+        spare -= {f"checkpoints/{self.final_weights.name}"}
+        return [name for name in changed if name not in spare or (self.directory / name).exists()]
 
     @property
     def final_weights(self) -> Path:
         """The checkpoint whose weights were scored at the end: best.pt, or last.pt for a run with final=last or without
         a validation set."""
         best = self.directory / "checkpoints" / "best.pt"
-        if self.config.get("final", "best") == "best" and best.is_file():
+        was_made = best.is_file() or "checkpoints/best.pt" in self.status.get("sealed", {})
+        if self.config.get("final", "best") == "best" and was_made:
             return best
         return best.with_name("last.pt")
 
