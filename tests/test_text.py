@@ -211,6 +211,7 @@ def test_scores_of_numbers_are_those_of_scipy_and_scikit_learn():
     assert score_regression(predictions, targets) == pytest.approx(
         {
             "rmse": root_mean_squared_error(targets, predictions),
+            "mse": mean_squared_error(targets, predictions),
             "mae": mean_absolute_error(targets, predictions),
             "r2": r2_score(targets, predictions),
             "pearson": pearsonr(predictions, targets)[0],
