@@ -71,6 +71,12 @@ def main() -> None:
 
         print(f"lab: no command {verb!r}; {suggest(verb, VERBS)}", file=sys.stderr)
         sys.exit(2)
+    if verb in ("train", "plan", "check") and {"-h", "--help"} & set(arguments):
+        from lab.cli.train_help import asks_for_help, train_help
+
+        if asks_for_help(arguments):
+            print(train_help(verb, arguments))
+            return
     module, function, _ = VERBS[verb]
     try:
         code = getattr(import_module(module), function)(arguments)
