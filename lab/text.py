@@ -41,7 +41,7 @@ def format_si(number: float) -> str:
 
 def relative_to_cwd(path: Path) -> Path:
     """The path relative to the working directory if it lies inside, which is shorter to read and type."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
 
 
 LONGEST_MESSAGE = 1000  # characters of an error's message in a line of lab's

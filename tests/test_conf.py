@@ -94,6 +94,13 @@ SMALLER = {
     "conf/augment/randaugment": ["data=synthetic", "data.num_examples=64"],
     "conf/data/image_folder": ["data.folder=pictures", "data.shape=[3,16,16]"],
     "conf/data/modular_addition": ["model=mlp"],
+    "conf/data/csv": [
+        "data.train_file=numbers.csv",
+        "data.target=label",
+        "task=regression",
+        "model=mlp",
+        "data.batch_size=8",
+    ],
     "conf/data/voc": [*SQUARES, "task=detection", *SMALL_DETECTOR],
     "conf/data/coco": [*SQUARES_JSON, "task=detection", *SMALL_DETECTOR],
     "conf/task/detection": [*SQUARES, "data=voc", *SMALL_DETECTOR],
@@ -150,7 +157,7 @@ def test_a_config_takes_two_real_steps(lab, tmp_path, config, request):
     if TEXT_FILE[0] in overrides:
         rows = [("a fine film", "good"), ("a dull film", "bad")] * 20
         (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-    if NUMBERS_FILE[0] in overrides:
+    if NUMBERS_FILE[0] in overrides:  # of text_csv and of csv
         (tmp_path / "numbers.csv").write_text("text,label\n" + "a fine film,4.5\na dull film,1\n" * 20)
     if PAIR_FILES[0] in overrides:
         write_pairs(tmp_path)

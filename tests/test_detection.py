@@ -454,7 +454,7 @@ def test_the_detr_family_has_the_interface_of_torchvisions_detectors(tmp_path):
     again = huggingface_model(str(tmp_path), 2, None, head="object_detection")
     assert dict(again.processor.size) == dict(model.processor.size)
     with pytest.raises(ValueError, match="bert detects no objects"):
-        huggingface_model("bert", 2, None)
+        huggingface_model("bert", 2, None, head="object_detection")
 
 
 def test_right_outputs_of_a_detr_are_the_boxes_that_it_was_given():

@@ -186,3 +186,30 @@ def test_a_sweep_is_packed_and_read_elsewhere(lab, tmp_path):
     assert [row["state"] for row in rows] == ["done", "done"]
     assert lab("rm", str(sweep), "--yes").code == 0
     assert not list((tmp_path / "outputs").glob("*/*/*"))
+
+
+def test_the_rows_of_many_runs_are_read_once_and_no_file_is_trusted_less(tmp_path, monkeypatch):
+    from lab.ledger import listing
+
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAB_CACHE_GB", "1")
+    monkeypatch.setattr(listing, "WORTH_INDEXING", 2)
+    runs = [write_run(tmp_path / "runs", {"optimizer.lr": lr}, 0, {"accuracy": lr}) for lr in (0.1, 0.2)]
+    runs.append(write_run(tmp_path / "runs", {"optimizer.lr": 9}, 7, None, state="failed"))
+    first = run_rows(tmp_path / "runs")
+    read = []
+    monkeypatch.setattr(listing, "run_row", lambda run: read.append(run.directory) or {"state": "read", "started": 0})
+    assert len(run_rows(tmp_path / "runs")) == 3
+    assert read == [runs[2]], "only a finished run is kept"
+    monkeypatch.undo()
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(listing, "WORTH_INDEXING", 2)
+    (runs[0] / "results.json").write_text('{"test/accuracy": 0.7654}')
+    (runs[1] / "status.json").write_text('{"state": "failed", "error": "x"}')
+    rows = {row["dir"]: row for row in run_rows(tmp_path / "runs")}
+    assert rows[str(runs[0])]["metrics"] == {"test/accuracy": 0.7654}
+    assert rows[str(runs[1])]["state"] == "failed"
+    for damage in ("[]", "{", '{"a": 3}'):
+        (file,) = (tmp_path / "cache").iterdir()
+        file.write_text(damage)
+        assert len(run_rows(tmp_path / "runs")) == len(first)

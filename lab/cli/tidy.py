@@ -9,7 +9,6 @@ from pathlib import Path
 from lab.cli.arguments import command_parser, parse_arguments, read_all_runs
 from lab.cli.ls import choose_rows
 from lab.config.studies import find_study_files, study_keys
-from lab.data.cache import cache_folder
 from lab.errors import ConfigError, Refused
 from lab.ledger.listing import find_run_or_sweep, is_sweep, run_rows
 from lab.ledger.saved_run import SavedRun
@@ -24,6 +23,7 @@ from lab.ledger.tidying import (
 )
 from lab.record.files import lock_directory
 from lab.text import relative_to_cwd
+from lab.user_cache import cache_folder
 
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 KEEPABLE = ("best", "last", "claimed")

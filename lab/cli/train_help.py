@@ -40,7 +40,9 @@ def train_help(verb: str, arguments: Sequence[str]) -> str:
     defaults: dict[str, str] = dict(re.findall(r"^  - (?:optional )?([a-z_]+): (\S+)", text, re.MULTILINE))
     given = dict(word.split("=", 1) for word in arguments if "=" in word and not word.startswith("-"))
     if experiment := find_study_files().get(given.get("experiment", "")):
-        defaults |= dict(re.findall(r"^  - override /(\w+): (\S+)", experiment.read_text("utf-8"), re.MULTILINE))
+        defaults |= dict(
+            re.findall(r"^  - override /(\w+): (\S+)", experiment.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     chosen = {group: given.get(group, option) for group, option in defaults.items()}
     lines = [
         f"lab {verb} [group=option] [key=value] [-m]",

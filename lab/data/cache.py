@@ -10,21 +10,6 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 SUFFIX = ".safetensors"
-LIMIT_GB = 20  # of the folder for images, unless LAB_CACHE_GB says otherwise
-
-
-def cache_folder() -> Path:
-    """The folder of decoded images: $LAB_CACHE, else `lab` in the user's cache."""
-    own = os.environ.get("LAB_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lab"
-
-
-def cache_limit() -> int:
-    """The size in bytes beyond which the files that were not used for longest are removed; 0 for no cache at all."""
-    try:
-        return int(float(os.environ.get("LAB_CACHE_GB", LIMIT_GB)) * 1e9)
-    except ValueError:
-        return LIMIT_GB * 10**9
 
 
 def cached(

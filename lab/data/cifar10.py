@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from lab.data.cache import cache_folder, cache_limit, cached
+from lab.data.cache import cached
 from lab.data.decode import decode_image
 from lab.data.in_memory import Examples, InMemory, split_examples
 from lab.data.progress import show_progress
 from lab.data.standardize import Standardize
 from lab.models.state_files import hash_file
+from lab.user_cache import cache_folder, cache_limit
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lab.data.cache import cache_folder, cache_limit, cached
+from lab.data.cache import cached
 from lab.data.decode import CenterCrop, decode_image
 from lab.data.image_files import class_folders, count_images, find_images
 from lab.data.in_memory import Examples, InMemory
@@ -21,6 +21,7 @@ from lab.data.standardize import Standardize, check_channels
 from lab.data.streamed import Indexable, Streamed
 from lab.models.state_files import hash_file
 from lab.text import join_names, suggest
+from lab.user_cache import cache_folder, cache_limit
 
 WORTH_BYTES = 20_000_000  # of pixels below which a folder is decoded each time
 Transform = Callable[[Tensor], Tensor]

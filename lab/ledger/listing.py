@@ -1,5 +1,7 @@
 """Finds and lists the runs below a folder, without torch and Hydra."""
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -10,9 +12,13 @@ from typing import Any
 from lab.errors import ConfigError, DamagedRun
 from lab.ledger.marks import read_marks
 from lab.ledger.saved_run import SavedRun
+from lab.record.files import write_new
+from lab.user_cache import cache_folder, cache_limit
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
 PLAN_NAME = "plan.jsonl"  # a directory that has one is a sweep
+ROW_FILES = (*RUN_FILES, "results.json", "metrics.jsonl", "marks.json")  # that a row is read from
+WORTH_INDEXING = 200  # runs below which reading them all takes a moment
 RUN_NAME = re.compile(r"-[0-9a-f]{8}$")
 AGAIN_NAME = re.compile(r"-(again\d+-[0-9a-f]{8})$")
 SHORTEST_ID = 4  # characters by which a run can be named
@@ -22,24 +28,24 @@ def find_runs(root: Path) -> Iterator[Path]:
     """The run directories at or below `root`, in order of their paths: those with a regular file of RUN_FILES. Links to
     folders are followed, each folder is visited once, and folders that cannot be read or begin with a dot are left out.
     """
-    visited: set[Path] = set()
+    visited: set[tuple[int, int]] = set()
 
-    def visit(directory: Path) -> Iterator[Path]:
+    def visit(directory: str) -> Iterator[str]:
         try:
-            real = directory.resolve()
+            facts = os.stat(directory)
             entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except (OSError, RuntimeError):  # RuntimeError: a link to itself
+        except OSError:  # a link to itself among them
             return
-        if real in visited:
+        if (facts.st_dev, facts.st_ino) in visited:
             return
-        visited.add(real)
+        visited.add((facts.st_dev, facts.st_ino))
         if any(entry.name in RUN_FILES and entry.is_file(follow_symlinks=False) for entry in entries):
             yield directory  # and look further: a stray file of that name must not hide the runs below it
         for entry in entries:
             if is_folder(entry) and not entry.name.startswith(".") and entry.name != "checkpoints":
-                yield from visit(Path(entry.path))
+                yield from visit(entry.path)
 
-    yield from visit(root)
+    return map(Path, visit(str(root)))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -181,5 +187,59 @@ def run_row(run: SavedRun) -> dict[str, Any]:
 
 
 def run_rows(root: Path) -> list[dict[str, Any]]:
-    """Every run at or below `root`, the one started last at the end."""
-    return sorted((run_row(SavedRun(run)) for run in find_runs(root)), key=lambda row: row["started"] or 0)
+    """Every run at or below `root`, the one started last at the end.
+
+    The rows of finished runs are kept in an index in the user's cache. A row of it counts only where all files that it
+    was read from are as old and as large as then.
+    """
+    directories = list(find_runs(root))
+    index = RowIndex(root) if len(directories) >= WORTH_INDEXING and cache_limit() else None
+    rows = [index.row(run) if index else run_row(SavedRun(run)) for run in directories]
+    if index:
+        index.write()
+    return sorted(rows, key=lambda row: row["started"] or 0)
+
+
+class RowIndex:
+    """The rows of finished runs below a folder, by their directories, with the stamps of their files."""
+
+    def __init__(self, root: Path):
+        name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+        self.file = cache_folder() / f"runs-{name}.json"
+        try:
+            content = json.loads(self.file.read_bytes())
+        except (OSError, ValueError):
+            content = None
+        self.kept: dict[str, Any] = content if isinstance(content, dict) else {}
+        self.now: dict[str, Any] = {}
+
+    def row(self, run: Path) -> dict[str, Any]:
+        key, stamp = str(run), file_stamps(str(run))
+        match self.kept.get(key):
+            case [before, dict() as row] if before == stamp:
+                pass
+            case _:
+                row = run_row(SavedRun(run))
+        if row["state"] == "done":
+            self.now[key] = [stamp, row]
+        return row
+
+    def write(self) -> None:
+        """Keep what has changed. A folder that cannot be written to is left alone."""
+        if self.now == self.kept:
+            return
+        with suppress(OSError, ValueError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_new(self.file, json.dumps(self.now))
+
+
+def file_stamps(run: str) -> list[list[int]]:
+    """Modification time and size of each file that a row is read from; nothing for one that is not there."""
+    stamps = []
+    for name in ROW_FILES:
+        try:
+            facts = os.stat(f"{run}/{name}")
+            stamps.append([facts.st_mtime_ns, facts.st_size, facts.st_ino])
+        except OSError:
+            stamps.append([])
+    return stamps

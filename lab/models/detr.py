@@ -83,9 +83,14 @@ def image_processor(model_type: str, folder: Path | None, image_size: Sequence[i
     return processor
 
 
-def check_object_detector(model_type: str) -> None:
-    """Raises ValueError for a model type of transformers that detects no objects."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as KNOWN
+def object_detectors() -> list[str]:
+    """The model types of transformers that detect objects."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
-    if model_type not in KNOWN:
-        raise ValueError(f"{model_type} detects no objects; {suggest(model_type, list(KNOWN))}")
+    return list(MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES)
+
+
+def check_object_detector(model_type: str) -> None:
+    """Raises ValueError for a model type that is none of them."""
+    if model_type not in object_detectors():
+        raise ValueError(f"{model_type} detects no objects; {suggest(model_type, object_detectors())}")

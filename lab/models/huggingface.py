@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.models.detr import Detr, check_object_detector, image_processor
+from lab.models.detr import Detr, check_object_detector, image_processor, object_detectors
 from lab.models.hub import hub_files
 from lab.models.origin import Origin, set_origin
 from lab.models.state_files import State, read_weights, unwrap_state
@@ -88,7 +88,7 @@ def huggingface_model(
 
     name: model type of transformers (`vit`), folder with a config.json, or repository of the hub.
     head: `image_classification`, `sequence_classification`, `object_detection`, `seq2seq` or `causal`; None: the first
-        for images of one `shape`, the second for tokens, of which there is a `vocab_size`, else the third.
+        for images of one `shape`, the third for a type that detects objects, else the second.
     num_classes: number of outputs of a classification head.  shape: (C, H, W) of the images; None for tokens, and for
         images of any size.
     vocab_size: number of tokens of a random start.  max_length: the longest sequence of the data.
@@ -106,13 +106,13 @@ def huggingface_model(
     transformers.utils.logging.disable_progress_bar()
     source = name if weights == "DEFAULT" else weights
     files = None if weights is None else find_weight_files(weights, str(source), download)
-    head = head or default_head(shape, vocab_size)
+    changes = {**({} if vocab_size is None or files else {"vocab_size": vocab_size, "pad_token_id": 0})}
+    configuration = make_configuration(name, shape, bool(files), {**changes, **(config or {})}, download)
+    head = head or default_head(shape, configuration.model_type)
     if head not in HEADS:
         raise ValueError(f"head={head} is no head; {suggest(head, HEADS)}")
     if image_size is not None and head != "object_detection":
         raise ValueError(f"image_size is for head=object_detection, not for {head}")
-    changes = {**({} if vocab_size is None or files else {"vocab_size": vocab_size, "pad_token_id": 0})}
-    configuration = make_configuration(name, shape, bool(files), {**changes, **(config or {})}, download)
     if head not in LANGUAGE_HEADS:
         configuration.num_labels = num_classes
     check_tokens(configuration, name, vocab_size, max_length)
@@ -132,10 +132,10 @@ def huggingface_model(
     return model
 
 
-def default_head(shape: list[int] | None, vocab_size: int | None) -> str:
+def default_head(shape: list[int] | None, model_type: str) -> str:
     if shape:
         return "image_classification"
-    return "sequence_classification" if vocab_size else "object_detection"
+    return "object_detection" if model_type in object_detectors() else "sequence_classification"
 
 
 def check_tokens(configuration: Any, name: str, vocab_size: int | None, max_length: int | None) -> None:
