@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, pil_loader
 from torchvision.transforms.v2 import functional as F
 
-from lab.data.decode import decode_image
+from lab.data.decode import check_image, decode_image
 from lab.data.image_files import IMAGE_SUFFIXES, class_folders, image_folder_files
 from lab.data.image_folder import image_folder
 from lab.identity.fingerprint import fingerprint
@@ -295,3 +295,16 @@ def test_a_jpeg_file_has_pillows_pixels(quality, subsampling):
         expected = np.array(Image.open(stream).convert("RGB"))
         stream.seek(0)
         assert np.array_equal(decode_image(stream).permute(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(tmp_path, form, monkeypatch):
+    content = saved(COLOURS.resize((99, 99)), form).getvalue()
+    (tmp_path / "whole").write_bytes(content)
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    check_image(tmp_path / "whole")
+    with pytest.raises(ValueError, match="cut is not an image that can be read"):
+        check_image(tmp_path / "cut")
+    if form in ("JPEG", "PNG"):
+        monkeypatch.setattr("lab.data.decode.decode_image", None)
+        check_image(tmp_path / "whole")

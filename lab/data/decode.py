@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 ORIENTATION = 0x0112  # EXIF's tag
+WHOLE_FILES = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))  # how files begin, and what is near their end
+TAIL = 4096  # bytes
 
 
 def decode_image(source: Path | BinaryIO, name: str | None = None, upright: bool = False) -> Tensor:
@@ -72,6 +74,19 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except Exception as error:  # as above
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
+
+
+def check_image(path: Path) -> None:
+    """Raises ValueError, as `decode_image` does, for a file that is cut off or no image. Whether a JPEG or a PNG is
+    whole is told by its end; files of other kinds are decoded."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        file.seek(max(0, file.seek(0, 2) - TAIL))
+        end = file.read()
+    for kind, last in WHOLE_FILES:
+        if start.startswith(kind) and last in end:
+            return
+    decode_image(path)
 
 
 def rgb_pixels(image: Image.Image) -> numpy.ndarray:

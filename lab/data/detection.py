@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab.data.decode import decode_image
+from lab.data.decode import check_image, decode_image
 from lab.data.order import hold_out
+from lab.data.progress import show_progress
 from lab.data.readers import ImageListReader
 from lab.data.standardize import scale_image_list
 from lab.data.streamed import Streamed
@@ -140,6 +141,7 @@ def detection_data(
         raise ValueError(f"faulty_boxes={faulty_boxes} is none of {', '.join(FAULTY)}")
     if empty := [name for name, images in splits.items() if not images]:
         raise ValueError(f"{empty[0]} has no images")
+    refuse_broken([image for images in splits.values() for image in images])
     faults = BoxFaults()
     mended = {name: [mend(image, faulty_boxes, faults) for image in images] for name, images in splits.items()}
     if faulty_boxes == "refuse" and faults.kinds:
@@ -154,6 +156,18 @@ def detection_data(
         description += f"; {faults}"
     options = {"batch_size": batch_size, "seed": seed, "workers": workers, "description": description}
     return DetectionData(parts, classes, **options)
+
+
+def refuse_broken(images: Sequence[Annotated]) -> None:
+    """Raises ValueError that names the images that cannot be read."""
+    broken = []
+    for image in show_progress(images, len(images), "checking images"):
+        try:
+            check_image(image.path)
+        except ValueError as error:
+            broken.append(str(error))
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(images)} images cannot be read: {join_names(broken, 5)}")
 
 
 def draw(images: list[Annotated], number: int, seed: int) -> list[Annotated]:
