@@ -202,7 +202,7 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"001\.png is not an image"):
         read_voc(root)
     whole = (root / "JPEGImages" / "002.png").read_bytes()
-    (root / "JPEGImages" / "001.png").write_bytes(whole[:-20])
+    (root / "JPEGImages" / "001.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"1 of 12 images cannot be read: .*001\.png is not an image"):
         read_voc(root)
     (root / "JPEGImages" / "001.png").unlink()
