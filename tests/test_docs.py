@@ -6,6 +6,8 @@ import shlex
 
 import pytest
 
+from lab.cli.completion import FLAGS
+from lab.cli.main import VERBS
 from tests.conftest import ROOT
 from tests.squares import write_voc
 
@@ -58,3 +60,61 @@ def test_the_projects_that_a_page_shows_are_those_that_are_tested():
     for file, content in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         (path,) = ROOT.glob(f"tests/apps/*/{file}")
         assert content == path.read_text("utf-8")
+
+
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("train", "sweeps", "fine_tuning", "processes", "runs", "own_parts")),
+)
+PAGES += ("docs/detection.md", "docs/text.md")
+# a file of one's own that no page holds, and a package that is not installed for tests
+ELSEWHERE = ("experiment=mine/small", "model=mine", "hydra/launcher=ray")
+
+
+def commands_of(page: str) -> list[list[str]]:
+    blocks = re.findall(r"^```(.*?)\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "".join(text for kind, text in blocks if kind in ("", "bash")).replace("\\\n", " ").splitlines()
+    commands = [line.partition("  #")[0] for line in lines if line.startswith("lab ")]
+    return [shlex.split(line) for line in commands if not any(word in line for word in ELSEWHERE)]
+
+
+def one_of(word: str) -> str:
+    """An override with the first of its swept values."""
+    key, equals, value = word.partition("=")
+    return word if value.startswith(("[", "{")) else key + equals + value.split(",")[0]
+
+
+def test_every_command_of_the_pages_is_one_that_lab_knows(lab, tmp_path):
+    """Those that train are composed; of the others the verb and its flags are looked up."""
+    seen = 0
+    for page in PAGES:
+        for _, verb, *rest in commands_of(page):
+            seen += 1
+            assert verb in VERBS, (page, verb)
+            if verb == "train" and "--help" not in rest and "data=image_folder" not in rest:
+                arguments = [one_of(word) for word in rest if word not in ("--cfg", "job", "-m") and "(" not in word]
+                ended = lab("train", *arguments, "--cfg", "job")
+                assert ended.code == 0, (page, rest, ended.err)
+            elif verb not in ("train", "check", "plan", "rank", "eval", "rerun"):
+                flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
+                assert set(flags) <= {*FLAGS.get(verb, ()), "--help"}, (page, verb, flags)
+    assert seen > 40
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 120
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_promises_name_tests_that_are_there():
+    rows = re.findall(
+        r"^\| [^|]+ \| [^|]+ \| (.+) \|$", (ROOT / "docs" / "reliability.md").read_text("utf-8"), re.MULTILINE
+    )
+    named = [name for row in rows for name in re.findall(r"`(test_\w+)`", row)]
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / "tests" / f"{name}.py").is_file(), name
