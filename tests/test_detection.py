@@ -356,6 +356,7 @@ def test_labels_that_are_no_classes_are_refused():
             task.loss(small_detector(2), (images, targets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
 def test_named_weights_give_torchvisions_outputs_and_a_new_head_for_other_classes(tmp_path, monkeypatch, name):
     from torchvision import models
@@ -407,6 +408,7 @@ def test_weights_that_were_trained_without_an_epsilon_are_read_so(tmp_path, monk
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "builder"),
     [("ssd300_vgg16", "vgg16"), ("fasterrcnn_mobilenet_v3_large_320_fpn", "mobilenet_v3_large")],
@@ -439,6 +441,7 @@ def test_kept_statistics_do_not_move_and_have_the_usual_state():
     assert layer.weight.grad is not None
 
 
+@pytest.mark.slow
 def test_the_detr_family_has_the_interface_of_torchvisions_detectors(tmp_path):
     pytest.importorskip("transformers")
     from lab.models.huggingface import huggingface_model
@@ -529,6 +532,7 @@ def test_two_processes_detect_as_one_does(lab, tmp_path):
     assert runs["two"] == pytest.approx(runs["one"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_traced_is_not_estimated_and_faults_end_with_2(lab, tmp_path):
     write_voc(tmp_path / "squares")
     checked = lab("check", *SQUARES, "data.workers=0")
