@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 from lab.data.bccd import CLASSES, bccd_cells
 from lab.data.cache import cached
 from lab.data.cifar10 import cifar10
-from lab.data.digits import digits
+from lab.data.digits import digits, read_digits
 from lab.data.image_folder import image_folder
 from lab.data.in_memory import Examples, InMemory, split_examples
 from lab.data.order import balanced_indices, split_indices
@@ -445,3 +445,10 @@ def test_modular_addition_is_all_pairs():
     assert len({(int(x), int(y)) for x, y in zip(a, b, strict=True)}) == 49
     with pytest.raises(ValueError, match=r"data\.inputs=14"):
         modular_addition(100, seed=0, prime=7, inputs=10)
+
+
+def test_the_digits_are_scikit_learns():
+    images, labels = read_digits()
+    theirs = load_digits()
+    assert torch.equal(images, torch.from_numpy(theirs.images))
+    assert torch.equal(labels, torch.from_numpy(theirs.target).long())
