@@ -75,6 +75,8 @@ def test_masks_are_trained_on_without_augmentation(lab, tmp_path):
 
 def test_masks_move_with_their_images(lab, tmp_path):
     shutil.copytree(ROOT / "tests" / "apps" / "masks", tmp_path, dirs_exist_ok=True)
+    assert lab("train", "experiment=squares/segmentation", "hydra.run.dir=run").code == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["test/iou"] > 0.85
     arguments = ("data=masks", "model=pixel_classes", "task=segmentation", "monitor=val/iou", "hardware.micro_batch=5")
     ended = lab(
         "train", *arguments, "augment=boxes_and_masks", "augment.scale=[0.5,1.5]", "optimizer.lr=0.1", "epochs=5"
