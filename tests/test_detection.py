@@ -413,10 +413,15 @@ def test_weights_that_were_trained_without_an_epsilon_are_read_so(tmp_path, monk
     ("name", "builder"),
     [("ssd300_vgg16", "vgg16"), ("fasterrcnn_mobilenet_v3_large_320_fpn", "mobilenet_v3_large")],
 )
-def test_a_backbone_starts_from_a_classification_models_file(tmp_path, name, builder):
+def test_a_backbone_starts_from_a_classification_models_file(tmp_path, monkeypatch, name, builder):
     from torchvision import models
 
+    if builder == "vgg16":  # drawing its 138 million parameters takes longer than all else
+        for init in ("normal_", "kaiming_normal_", "kaiming_uniform_"):
+            monkeypatch.setattr(f"torch.nn.init.{init}", lambda tensor, *_, **__: tensor)
     source = models.get_model(builder, weights=None, num_classes=3)
+    for number, parameter in enumerate(source.features.parameters()):
+        torch.nn.init.constant_(parameter, number + 0.5)
     torch.save(source.state_dict(), tmp_path / "source.pt")
     model = detector(name, 2, weights_backbone=str(tmp_path / "source.pt"))
     given = {id(p): p for p in source.features.parameters() if p.dim() == 4}
