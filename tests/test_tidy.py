@@ -8,6 +8,7 @@ import pytest
 
 from lab.ledger.listing import run_rows
 from lab.ledger.query import RunFilter, parse_condition
+from lab.ledger.tidying import folder_size
 from lab.record.files import lock_directory
 from tests.run_directories import write_run
 
@@ -140,6 +141,13 @@ def test_gc_keeps_what_is_named_and_keeps_to_a_budget(lab, runs):
     assert sum(left) < 9
     assert lab("gc", "--keep", "bst").code == 2
     assert "no size, such as 20G" in lab("gc", "--budget", "much").err
+
+
+def test_a_budget_counts_what_goes_anyway_once(lab, runs, tmp_path):
+    outputs = tmp_path / "outputs"
+    budget = folder_size(outputs) - 5500  # 3,000 of it are previous.pt of the three finished runs
+    assert lab("gc", "--yes", "--budget", str(budget)).code == 0
+    assert budget - 1000 < folder_size(outputs) <= budget
 
 
 def test_the_cache_of_images_is_told_and_emptied(lab, runs, tmp_path, monkeypatch):

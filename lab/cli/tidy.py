@@ -87,9 +87,7 @@ def gc(arguments: list[str]) -> int:
     runs = [run for run in every_run(options.outputs) if not why_protected(run, claimed)]
     removals = [removal for run in runs for removal in spare_checkpoints(run, keep - {"claimed"})]
     if options.budget:
-        used = folder_size(options.outputs) - sum(removal.size for removal in removals)
-        chosen = {removal.path for removal in removals}
-        removals += [r for r in over_budget(runs, parse_size(options.budget), used) if r.path not in chosen]
+        removals += over_budget(runs, removals, parse_size(options.budget), folder_size(options.outputs))
     cache = cache_folder()
     if options.cache:
         removals += [Removal(path, path.stat().st_size) for path in sorted(cache.glob("*.safetensors"))]
@@ -117,9 +115,9 @@ def name_runs(given: Sequence[Path], outputs: Path) -> tuple[list[SavedRun], lis
         if directory is not None and is_sweep(directory):
             sweeps += [path for path in (directory, outputs / "tensorboard" / directory.name) if path.is_dir()]
             own = {path.resolve() for path in sweeps}
-            found = [
-                run for run in found if not {link.parent.resolve() for link in links_to([run.directory], outputs)} - own
-            ]
+            links = links_to([run.directory for run in found], outputs)
+            shared = {link.resolve() for link in links if link.parent.resolve() not in own}
+            found = [run for run in found if run.directory.resolve() not in shared]
         runs += found
     return runs, sweeps
 

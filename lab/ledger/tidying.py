@@ -57,15 +57,18 @@ def spare_checkpoints(run: SavedRun, keep: Set[str]) -> list[Removal]:
     return [Removal(file, file.lstat().st_size) for file in sorted(files) if file not in {kept[name] for name in keep}]
 
 
-def over_budget(runs: Sequence[SavedRun], budget: int, used: int) -> list[Removal]:
-    """Checkpoints to remove, those of the runs that ended first, until at most `budget` of `used` bytes are left."""
+def over_budget(runs: Sequence[SavedRun], chosen: Sequence[Removal], budget: int, used: int) -> list[Removal]:
+    """Checkpoints to remove beside the chosen ones, those of the runs that ended first, until at most `budget` of
+    `used` bytes are left."""
+    used -= sum(removal.size for removal in chosen)
     found: list[Removal] = []
     for run in sorted(runs, key=lambda run: run.status.get("ended") or 0):
         for removal in spare_checkpoints(run, set()):
             if used <= budget:
                 return found
-            found.append(removal)
-            used -= removal.size
+            if removal not in chosen:
+                found.append(removal)
+                used -= removal.size
     return found
 
 
