@@ -77,7 +77,7 @@ def choose_rows(rows: list[dict[str, Any]], where: list[str], sort: str | None) 
 
 
 def check_names(rows: list[dict[str, Any]], names: list[str]) -> None:
-    known = known_names(rows)
+    known = known_names(rows) if names else []
     for name in names:
         if rows and name not in known and all(run_value(row, name) is None for row in rows):
             raise ConfigError(f"no run has {name!r}; {suggest(name, known)}")

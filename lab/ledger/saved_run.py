@@ -120,9 +120,7 @@ class SavedRun:
         """The files of a finished run that differ from its seal.  checkpoints: whether to compare the checkpoints too,
         of which those that are not the final weights may be gone."""
         changed = changed_files(self.directory, self.status, checkpoints)
-        spare = {f"checkpoints/{name}" for name in ("best.pt", "last.pt", "previous.pt")}
-        spare -= {f"checkpoints/{self.final_weights.name}"}
-        return [name for name in changed if name not in spare or (self.directory / name).exists()]
+        return [name for name in changed if not (name.startswith("checkpoints/") and self._is_spare_and_gone(name))]
 
     @property
     def final_weights(self) -> Path:
@@ -133,6 +131,10 @@ class SavedRun:
         if self.config.get("final", "best") == "best" and was_made:
             return best
         return best.with_name("last.pt")
+
+    def _is_spare_and_gone(self, checkpoint: str) -> bool:
+        path = self.directory / checkpoint
+        return path != self.final_weights and not path.exists()
 
     def check_done(self) -> None:
         """Raises ConfigError for a run that is not done."""
