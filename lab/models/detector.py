@@ -7,9 +7,9 @@ from typing import Any, get_args, get_type_hints
 from torch import nn
 
 from lab.models.origin import Origin, set_origin
-from lab.models.state_files import State, read_weights, unwrap_state
-from lab.models.torchvision import cached_file
-from lab.models.weights import load_matching
+from lab.models.state_files import read_weights, unwrap_state
+from lab.models.torchvision import cached_file, named_weights
+from lab.models.weights import is_counted, load_matching, load_weights
 from lab.text import suggest
 
 # by family: the module that is the head, and the modules in it whose size depends on the number of classes
@@ -78,9 +78,10 @@ def detector(
     vars(model)["head_name"], sized = DETECTOR_HEADS[family]
     if (weights or weights_backbone) and name in KEEPING:
         keep_statistics(model.backbone)
-    if weights:
-        state, digest, source = read_detector(name, weights)
-        load_matching(model, state, source, digest, sized)
+    if weights and Path(weights).is_file():
+        load_weights(model, weights, sized)
+    elif weights:
+        load_published(model, name, weights, sized)
     elif weights_backbone:
         load_backbone(model, name, weights_backbone)
     return model
@@ -94,19 +95,19 @@ def keep_statistics(module: Any) -> None:
             part.train(False)
 
 
-def read_detector(name: str, weights: str) -> tuple[State, str, str]:
-    """The state dict of a detector, its SHA-256, and its source.  weights: a file, or a name in torchvision."""
-    if Path(weights).is_file():
-        contents, digest = read_weights([Path(weights)])
-        return unwrap_state(contents), digest, weights
-    member = named_weights(name, "weights", weights)
+def load_published(model: nn.Module, name: str, weights: str, heads: Sequence[str]) -> None:
+    """Load weights that torchvision knows by name into a detector, in place, and set its origin.  heads: as
+    `load_weights` takes them."""
+    from torchvision import models
+
+    member = named_weights(models.get_model_weights(name), name, weights)
     contents, digest = read_weights([cached_file(member.url)])
     state = unwrap_state(contents)
     if name in WITHOUT_EPS and member.name == "COCO_V1":
         # the layers divide by sqrt(var + eps), these weights are for sqrt(var)
         eps = nn.BatchNorm2d(1).eps
         state = {key: value - eps if key.endswith("running_var") else value for key, value in state.items()}
-    return state, digest, f"torchvision {name} {member.name}"
+    load_matching(model, state, f"torchvision {name} {member.name}", digest, heads)
 
 
 def load_backbone(model: Any, name: str, weights: str) -> None:
@@ -121,14 +122,12 @@ def load_backbone(model: Any, name: str, weights: str) -> None:
         )
     file, source = Path(weights), weights
     if not file.is_file():
-        member = named_weights(name, "weights_backbone", weights)
-        file, source = (
-            cached_file(member.url),
-            f"torchvision {type(member).__name__.removesuffix('_Weights')} {weights}",
-        )
+        member = named_weights(backbone_weights(name), name, weights, "weights_backbone")
+        file = cached_file(member.url)
+        source = f"torchvision {type(member).__name__.removesuffix('_Weights')} {weights}"
     contents, digest = read_weights([file])
     found = {backbone_key(name, key): value for key, value in unwrap_state(contents).items()}
-    own = {key: value for key, value in model.backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+    own = {key: value for key, value in model.backbone.state_dict().items() if is_counted(key)}
     matching = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
     body = [key for key in own if key.startswith("body.") or (name.startswith("ssd") and backbone_has(key))]
     if missing := [key for key in body if key not in matching]:
@@ -136,9 +135,9 @@ def load_backbone(model: Any, name: str, weights: str) -> None:
             f"{weights} does not fit the backbone of {name}; it lacks {missing[0]} and {len(missing) - 1} more"
         )
     model.backbone.load_state_dict(matching, strict=False)
-    new = tuple(key for key in model.state_dict() if key.removeprefix("backbone.") not in matching)
+    counted = filter(is_counted, model.state_dict())
+    new = tuple(key for key in counted if key.removeprefix("backbone.") not in matching)
     left = tuple(key for key in found if key not in matching)
-    new = tuple(key for key in new if not key.endswith("num_batches_tracked"))
     set_origin(model, Origin(source, digest, len(matching), new, left, None))
 
 
@@ -161,15 +160,9 @@ def backbone_has(key: str) -> bool:
     return parts[0] == "features" or (parts[:2] == ["extra", "0"] and parts[2].isdigit() and int(parts[2]) < layers)
 
 
-def named_weights(name: str, argument: str, weights: str) -> Any:
-    """The entry of torchvision's that a builder takes as `argument` under this name."""
+def backbone_weights(name: str) -> Any:
+    """torchvision's enumeration of the weights that a builder takes for its backbone."""
     from torchvision import models
 
-    hint = get_type_hints(models.get_model_builder(name))[argument]
-    members = next(kind for kind in get_args(hint) if kind is not type(None))
-    known = [member.name for member in members]
-    if weights not in (*known, "DEFAULT"):
-        raise ValueError(
-            f"{name} has no {argument} {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
-        )
-    return members[weights]
+    hint = get_type_hints(models.get_model_builder(name))["weights_backbone"]
+    return next(kind for kind in get_args(hint) if kind is not type(None))

@@ -3,6 +3,7 @@
 import re
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -106,13 +107,8 @@ def load_torchvision(name: str, weights: str, options: dict, num_classes: int) -
     """The model with torchvision's weights of that name, and a new head if their number of classes differs."""
     from torchvision import models
 
-    known = [member.name for member in models.get_model_weights(name)]
-    if weights not in (*known, "DEFAULT"):
-        raise ValueError(
-            f"{name} has no weights {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
-        )
     # read_weights refuses a file with code, which torchvision would unpickle
-    _, digest = read_weights([cached_file(models.get_model_weights(name)[weights].url)])
+    _, digest = read_weights([cached_file(named_weights(models.get_model_weights(name), name, weights).url)])
     model = create_torchvision(name, {"weights": weights, **options})
     if hasattr(model, "aux_logits"):
         vars(model)["aux_logits"] = False
@@ -128,6 +124,19 @@ def load_torchvision(name: str, weights: str, options: dict, num_classes: int) -
     matched = sum(map(is_counted, model.state_dict())) - len(new)
     set_origin(model, Origin(f"torchvision {name} {weights}", digest, matched, new, new, source_head))
     return model
+
+
+def named_weights(members: Any, name: str, weights: str, argument: str = "weights") -> Any:
+    """The entry `weights` of torchvision's enumeration of weights.
+
+    name, argument: the builder, and its argument that takes them, for the message.
+    """
+    known = [member.name for member in members]
+    if weights not in (*known, "DEFAULT"):
+        raise ValueError(
+            f"{name} has no {argument} {weights!r}, nor is that a file or a run; it has: DEFAULT, {', '.join(known)}"
+        )
+    return members[weights]
 
 
 def cached_file(url: str) -> Path:
