@@ -15,6 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 from lab.data.bccd import CLASSES, bccd_cells
 from lab.data.cache import cached
 from lab.data.cifar10 import cifar10
+from lab.data.decode import decode_image
 from lab.data.digits import digits, read_digits
 from lab.data.image_folder import image_folder
 from lab.data.in_memory import Examples, InMemory, split_examples
@@ -233,6 +234,25 @@ def test_a_folder_of_images_is_decoded_once(tmp_path, monkeypatch):
     Image.new("RGB", (9, 9), "white").save(tmp_path / "test" / "a" / "0.png")
     with pytest.raises(TypeError):
         read(0)
+
+
+def test_a_few_images_of_a_folder_that_does_not_fit_are_decoded_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAB_CACHE_GB", "1")
+    monkeypatch.setattr("lab.data.image_folder.WORTH_BYTES", 1)
+    for split, number in (("train", 40), ("test", 2)):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for place in range(number):
+            Image.new("RGB", (9, 9), (place, 0, 0)).save(tmp_path / split / "a" / f"{place}.png")
+    facts = {"num_classes": 1, "classes": ["a"], "shape": [3, 100, 100], "mean": [0.5], "std": [0.5]}
+    decoded = []
+    monkeypatch.setattr(
+        "lab.data.image_folder.decode_image", lambda path, upright: decoded.append(path) or decode_image(path)
+    )
+    data = image_folder(str(tmp_path), batch_size=2, seed=0, val_share=0.1, train_examples=4, in_memory_mb=1, **facts)
+    assert len(data.splits["train"].labels) == 4
+    assert len(decoded) == 4 + 4 + 2
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_cache_keeps_to_its_limit_and_a_damaged_file_is_made_again(tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lab.user_cache import cache_folder, cache_limit
+
 Tensors = dict[str, Tensor]
 SUFFIX = ".safetensors"
 
@@ -46,6 +48,12 @@ def cached(
         with suppress(OSError):
             partial.unlink()
     return made
+
+
+def cached_pixels(parts: Iterable[str | bytes], make: Callable[[], Tensors]) -> Tensors:
+    """As `cached`, in the user's cache and within its limit; made anew each time where that is 0."""
+    limit = cache_limit()
+    return cached(cache_folder(), parts, make, limit) if limit else make()
 
 
 def make_room(folder: Path, limit: int) -> None:

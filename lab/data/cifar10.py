@@ -5,17 +5,17 @@ Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
 
 import io
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from lab.data.cache import cached
+from lab.data.cache import cached_pixels
 from lab.data.decode import decode_image
 from lab.data.in_memory import Examples, InMemory, split_examples
 from lab.data.progress import show_progress
 from lab.data.standardize import Standardize
 from lab.models.state_files import hash_file
-from lab.user_cache import cache_folder, cache_limit
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -58,11 +58,10 @@ def cifar10(
 def read_cached(folder: Path, split: str, limit: int | None, download: bool) -> Examples:
     """As `read_parquet`, with the pixels that were decoded before."""
     path = folder / f"{split}.parquet"
-    if limit is not None or not path.is_file() or not cache_limit():
+    if limit is not None or not path.is_file():
         return read_parquet(folder, split, limit, download)
-    parts = ("cifar10", hash_file(path))
-    kept = cached(cache_folder(), parts, lambda: read_parquet(folder, split, limit, download)._asdict(), cache_limit())
-    return Examples(**kept)
+    parts = chain(["cifar10"], map(hash_file, [path]))  # hashed only where there is a cache
+    return Examples(**cached_pixels(parts, lambda: read_parquet(folder, split, limit, download)._asdict()))
 
 
 def read_parquet(folder: Path, split: str, limit: int | None, download: bool) -> Examples:

@@ -1,7 +1,7 @@
 """The user's own images: a folder for each class in `train`, in `test` and optionally in `val`."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lab.data.cache import cached
+from lab.data.cache import cached_pixels
 from lab.data.decode import CenterCrop, decode_image
 from lab.data.image_files import class_folders, count_images, find_images
 from lab.data.in_memory import Examples, InMemory
@@ -21,9 +21,9 @@ from lab.data.standardize import Standardize, check_channels
 from lab.data.streamed import Indexable, Streamed
 from lab.models.state_files import hash_file
 from lab.text import join_names, suggest
-from lab.user_cache import cache_folder, cache_limit
+from lab.user_cache import cache_limit
 
-WORTH_BYTES = 20_000_000  # of pixels below which a folder is decoded each time
+WORTH_BYTES = 20_000_000  # of pixels below which folders are decoded each time
 Transform = Callable[[Tensor], Tensor]
 Decoder = Callable[[Path], Tensor]
 
@@ -76,8 +76,7 @@ def image_folder(
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "prepare": prepare}
     options |= {"classes": classes, "description": description}
     if not random_crop and megabytes <= in_memory_mb:
-        whole = {id(found): load_folder(found, shape, upright) for found in folders.values()}
-        return InMemory(*(take_split(split, whole, shape) for split in (train, val, test)), **options)
+        return InMemory(*load_splits((train, val, test), [*folders.values()], shape, upright, in_memory_mb), **options)
     plain = train
     if random_crop:
         train = Subset(replace(folders["train"], transform=RandomCrop(shape)), plain.indices)
@@ -182,24 +181,28 @@ class RandomCrop:
         return F.rgb_to_grayscale(image) if self.channels == 1 else image
 
 
-def load_folder(folder: ImageFolder, shape: list[int], upright: bool) -> Examples | None:
-    """All images of a folder, read from the cache of decoded images where they were decoded before. None for a folder
-    so small that decoding it takes a second or two."""
-    if len(folder) * torch.Size(shape).numel() < WORTH_BYTES or not cache_limit():
-        return None
+def load_splits(
+    splits: Sequence[Indexable], folders: Sequence[ImageFolder], shape: list[int], upright: bool, in_memory_mb: int
+) -> list[Examples]:
+    """The examples of each split, a folder or a subset of one. Where all folders fit into memory and decoding them
+    takes more than a moment, they are decoded whole and kept by their content, for other runs and other subsets."""
+    size = sum(map(len, folders)) * torch.Size(shape).numel()
+    if not (WORTH_BYTES <= size <= in_memory_mb * 1e6 and cache_limit()):
+        return [load_examples(split, shape) for split in splits]
+    whole = {id(folder): load_folder(folder, shape, upright) for folder in folders}
+    return [
+        whole[id(split.dataset)].take(torch.tensor(split.indices, dtype=torch.int64))
+        if isinstance(split, Subset)
+        else whole[id(split)]
+        for split in splits
+    ]
+
+
+def load_folder(folder: ImageFolder, shape: list[int], upright: bool) -> Examples:
+    """All images of a folder, read from the cache of decoded images where they were decoded before."""
     parts = ["image_folder", repr((shape, upright)), *(hash_file(path) for path, _ in folder.files)]
-    labels = torch.tensor([label for _, label in folder.files])
-    kept = cached(cache_folder(), parts, lambda: {"inputs": load_examples(folder, shape).inputs}, cache_limit())
-    return Examples(kept["inputs"], labels)
-
-
-def take_split(split: Indexable, whole: dict[int, Examples | None], shape: list[int]) -> Examples:
-    """The examples of a split, a folder or a subset of one.  whole: all examples of a folder by its `id`, or None."""
-    folder, indices = (split.dataset, split.indices) if isinstance(split, Subset) else (split, None)
-    examples = whole[id(folder)]
-    if examples is None:
-        return load_examples(split, shape)
-    return examples if indices is None else examples.take(torch.tensor(indices, dtype=torch.int64))
+    kept = cached_pixels(parts, lambda: {"inputs": load_examples(folder, shape).inputs})
+    return Examples(kept["inputs"], torch.tensor([label for _, label in folder.files]))
 
 
 def load_examples(examples: Indexable, shape: list[int]) -> Examples:
