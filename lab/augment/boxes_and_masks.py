@@ -108,15 +108,15 @@ def wrap_example(image: Tensor, target: Any) -> tuple[Tensor, Any]:
 
 def unwrap_example(image: Tensor, target: Any) -> tuple[Tensor, Any]:
     """Plain tensors again, without the boxes that have left the image."""
+    from torchvision.ops import clip_boxes_to_image
+
     image = image.as_subclass(Tensor)
     if not isinstance(target, dict):
         return image, target.as_subclass(Tensor)
     plain = {name: part.as_subclass(Tensor) if isinstance(part, Tensor) else part for name, part in target.items()}
     if "boxes" not in plain:
         return image, plain
-    height, width = image.shape[-2:]
-    boxes = plain["boxes"]
-    clipped = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    clipped = clip_boxes_to_image(plain["boxes"], (image.shape[-2], image.shape[-1]))
     kept = ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(1)
     rows = {
         name: part[kept] if isinstance(part, Tensor) and part.dim() and len(part) == len(kept) else part

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.data.detection import Annotated, DetectionData, annotated, detection_data
+from lab.data.detection import Annotated, DetectionData, annotated, check_class_count, detection_data
 
 
 def coco(
@@ -36,22 +36,22 @@ def coco(
     `area` where the file has it. Images without annotations are kept: they hold no object.
     Raises FileNotFoundError for missing files, and ValueError that names the file and the annotation.
     """
-    if num_classes not in (None, len(classes)):
-        raise ValueError(f"num_classes is {num_classes}, but there are {len(classes)} classes: {', '.join(classes)}")
+    check_class_count(num_classes, classes)
     files = {
         "train": (train_annotations, train_images),
         "val": (val_annotations, val_images),
         "test": (test_annotations, test_images),
     }
-    splits, category_ids = {}, {}
+    splits: dict[str, list[Annotated]] = {}
+    category_ids: list[int] = []
     for split, (annotations, images) in files.items():
         if annotations is None:
             continue
         if images is None:
             raise ValueError(f"{split}_annotations without {split}_images; give data.{split}_images=FOLDER")
         splits[split], found = read_coco(Path(annotations), Path(images), classes)
-        category_ids.setdefault("first", found)
-        if found != category_ids["first"]:
+        category_ids = category_ids or found
+        if found != category_ids:
             raise ValueError(f"{annotations} numbers its categories otherwise than {train_annotations}")
     data = detection_data(
         splits,
@@ -64,7 +64,7 @@ def coco(
         faulty_boxes=faulty_boxes,
         workers=workers,
     )
-    data.category_ids = category_ids["first"]
+    data.category_ids = category_ids
     return data
 
 

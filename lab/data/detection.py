@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lab.data.decode import check_image, decode_image
-from lab.data.order import hold_out
+from lab.data.order import balanced_indices, hold_out
 from lab.data.progress import show_progress
 from lab.data.readers import ImageListReader
 from lab.data.standardize import scale_image_list
 from lab.data.streamed import Streamed
-from lab.seeding import make_generator
 from lab.text import join_names
 
 FAULTY = ("clip", "leave_out", "refuse")
@@ -118,6 +117,12 @@ class DetectionData(Streamed):
         return ImageListReader()
 
 
+def check_class_count(num_classes: int | None, classes: Sequence[str]) -> None:
+    """Raises ValueError for another number than that of the classes."""
+    if num_classes not in (None, len(classes)):
+        raise ValueError(f"num_classes is {num_classes}, but there are {len(classes)} classes: {', '.join(classes)}")
+
+
 def detection_data(
     splits: Mapping[str, Sequence[Annotated]],
     classes: Sequence[str],
@@ -148,7 +153,8 @@ def detection_data(
         raise ValueError(f"{faults}; correct them, or give data.faulty_boxes=clip or leave_out")
     parts = hold_out(mended, val_share, test_share, seed)
     if train_examples is not None:
-        parts["train"] = draw(parts["train"], train_examples, seed)
+        one_class = torch.zeros(len(parts["train"]), dtype=torch.int64)
+        parts["train"] = [parts["train"][place] for place in balanced_indices(one_class, train_examples, seed).tolist()]
     counts = ", ".join(f"{len(parts[name]):,} {name}" for name in ("train", "val", "test"))
     boxes = sum(len(image.boxes) for images in parts.values() for image in images)
     description = f"{sum(map(len, parts.values())):,} images with {boxes:,} boxes of {len(classes)} classes ({counts})"
@@ -168,14 +174,6 @@ def refuse_broken(images: Sequence[Annotated]) -> None:
             broken.append(str(error))
     if broken:
         raise ValueError(f"{len(broken)} of {len(images)} images cannot be read: {join_names(broken, 5)}")
-
-
-def draw(images: list[Annotated], number: int, seed: int) -> list[Annotated]:
-    """`number` of the images, drawn from the seed's split stream; a smaller draw is a subset of a larger one."""
-    if not 1 <= number <= len(images):
-        raise ValueError(f"train_examples={number} is not from 1 to {len(images)}, the number of images to train on")
-    order = torch.randperm(len(images), generator=make_generator(seed, "split", 1))
-    return [images[place] for place in order[:number].sort().values.tolist()]
 
 
 @dataclass
@@ -198,12 +196,14 @@ class BoxFaults:
 
 def mend(image: Annotated, faulty_boxes: str, faults: BoxFaults) -> Annotated:
     """The image with boxes that have an area and lie inside it; what is changed is added to `faults`."""
-    boxes, (height, width) = image.boxes, image.size
+    from torchvision.ops import clip_boxes_to_image
+
+    boxes = image.boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     is_number = boxes.isfinite().all(1)
     is_reversed = is_number & (sides < 0).any(1)
     is_empty = is_number & ~is_reversed & (sides == 0).any(1)
-    clipped = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=boxes.dtype))
+    clipped = clip_boxes_to_image(boxes, image.size)
     is_outside = is_number & ~is_reversed & ~is_empty & (clipped != boxes).any(1)
     is_lost = is_outside & (clipped[:, 2:] <= clipped[:, :2]).any(1)
     mends = faulty_boxes == "clip"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from lab.data.decode import image_size
-from lab.data.detection import Annotated, DetectionData, annotated, detection_data
+from lab.data.detection import Annotated, DetectionData, annotated, check_class_count, detection_data
 from lab.data.image_files import IMAGE_SUFFIXES
 from lab.data.progress import show_progress
 from lab.data.text_table import read_lines
@@ -59,8 +59,7 @@ def voc(
     Raises FileNotFoundError for missing files, and ValueError that names the file, with the line of an annotation.
     """
     root = Path(folder)
-    if num_classes not in (None, len(classes)):
-        raise ValueError(f"num_classes is {num_classes}, but there are {len(classes)} classes: {', '.join(classes)}")
+    check_class_count(num_classes, classes)
     images = find_images_by_name(root)
     chosen = {"train": train_split, "val": val_split, "test": test_split}
     names = {split: read_split(root, file, split) for split, file in chosen.items() if file or split == "train"}

@@ -118,6 +118,6 @@ class DetectionResults:
 
 def as_corner_and_size(boxes: Tensor) -> Tensor:
     """Boxes as left, top, width and height, on the CPU in double precision."""
-    boxes = boxes.detach().double().cpu().reshape(-1, 4)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
+    from torchvision.ops import box_convert
+
+    return box_convert(boxes.detach().double().cpu().reshape(-1, 4), "xyxy", "xywh")

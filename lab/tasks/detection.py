@@ -119,8 +119,10 @@ class Detection:
 
     def pictures(self, batch: DetectionBatch) -> dict[str, Picture]:
         """`inputs`, the first images of the batch with their true boxes."""
-        drawn = [(image.detach().cpu(), self.true_boxes(target)) for image, target in zip(*batch, strict=True)]
-        return {"inputs": partial(draw_sheet, drawn[:SHOWN])}
+        images, targets = self.slice_examples(batch, 0, SHOWN)
+        pairs = zip(images, targets, strict=True)
+        drawn = [(image.detach().cpu(), self.true_boxes(target)) for image, target in pairs]
+        return {"inputs": partial(draw_sheet, drawn)}
 
     def true_boxes(self, target: Target) -> list[Box]:
         labels = [self.classes[label - 1] for label in target["labels"].tolist()]
