@@ -37,24 +37,31 @@ class Predictor(NamedTuple):
         for start in range(0, len(inputs), CHUNK):
             yield inputs[start : start + CHUNK]
 
-    def draw(self, inputs: Sequence[str], answers: Sequence[dict[str, Any]]) -> "list[Image]":
-        """Pictures of the inputs with their answers. Raises ConfigError for a task that draws none."""
+    def read(self, inputs: Sequence[str]) -> Any:
+        """What the task takes for these inputs. Raises ConfigError for one that cannot be read."""
+        with blame("input"):
+            return self.reader.read(inputs)
+
+    def answer(self, read: Any) -> list[dict[str, Any]]:
+        """The task's answers to inputs that were read."""
+        device = self.run.hardware
+        with blame("input"), torch.no_grad(), device.autocast():
+            return self.run.task.predict(self.model, device.move(read))  # type: ignore[attr-defined]
+
+    def draw(self, read: Any, answers: Sequence[dict[str, Any]]) -> "list[Image]":
+        """Pictures of inputs that were read, with their answers. Raises ConfigError for a task that draws none."""
         if not hasattr(self.run.task, "draw"):
             raise ConfigError(
                 f"{type(self.run.task).__name__} draws no pictures of its answers; leave --draw out, or give it "
                 "a method draw(inputs, answers)"
             )
         with blame("input"):
-            return self.run.task.draw(self.reader.read(inputs), answers)  # type: ignore[attr-defined]
+            return self.run.task.draw(read, answers)  # type: ignore[attr-defined]
 
     def predict(self, inputs: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The task's answer to each input, in order."""
-        device = self.run.hardware
         for chunk in self.chunks(inputs):
-            with blame("input"), torch.no_grad(), device.autocast():
-                batch = device.move(self.reader.read(chunk))
-                answers: list[dict[str, Any]] = self.run.task.predict(self.model, batch)  # type: ignore[attr-defined]
-            yield from answers
+            yield from self.answer(self.read(chunk))
 
 
 def load_predictor(saved: SavedRun) -> Predictor:

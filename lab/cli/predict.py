@@ -36,15 +36,15 @@ def main(arguments: list[str]) -> int:
     inputs = predictor.expand(inputs)
     files = name_pictures(inputs, options.draw) if options.draw else []
     for chunk in predictor.chunks(inputs):
-        answers = []
-        for given, answer in zip(chunk, predictor.predict(chunk), strict=True):
-            answers.append(answer)
+        read = predictor.read(chunk)
+        answers = predictor.answer(read)
+        for given, answer in zip(chunk, answers, strict=True):
             if options.json:
                 print(json.dumps({"input": given, **answer}, ensure_ascii=False), flush=True)
             else:
                 print(answer_line(given, answer), flush=True)
         if options.draw:
-            for picture in predictor.draw(chunk, answers):
+            for picture in predictor.draw(read, answers):
                 picture.save(files.pop(0))
     return 0
 
