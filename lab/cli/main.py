@@ -71,11 +71,11 @@ def main() -> None:
 
         print(f"lab: no command {verb!r}; {suggest(verb, VERBS)}", file=sys.stderr)
         sys.exit(2)
-    if verb in ("train", "plan", "check") and {"-h", "--help"} & set(arguments):
-        from lab.cli.train_help import asks_for_help, train_help
+    if {"-h", "--help"} & set(arguments):
+        from lab.cli.train_help import train_help
 
-        if asks_for_help(arguments):
-            print(train_help(verb, arguments))
+        if page := train_help(verb, arguments):
+            print(page)
             return
     module, function, _ = VERBS[verb]
     try:

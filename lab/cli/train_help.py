@@ -7,39 +7,27 @@ from importlib import resources
 from pathlib import Path
 
 from lab.config.studies import find_study_files, is_study_file
+from lab.yaml_aliases import load_yaml
 
 COMPOSING = {  # commands that take a config, with their first line
     "train": "Train one model, or sweep with -m.",
     "plan": "Which runs of a sweep exist, which are new, and what they cost; starts nothing.",
     "check": "Try a config or a sweep, start nothing; --resume: does it go on in the same bits after a kill?",
 }
-HELP = ("--help", "-h")
-EXAMPLES = """Examples
-  lab train                                        scikit-learn's digits, a small CNN
-  lab train model=resnet20 data=cifar10 optimizer=sgd schedule=cosine
-  lab train experiment=cifar10/simple_cnn
-  lab train -m optimizer.lr=0.001,0.01 seed=0,1,2  six runs
-  lab train debug=two_steps                        does it run at all?
-  lab train model=mlp --help                       the keys of another option
-  lab train --cfg job                              show the config, run nothing
-
-See lab --help for the other commands, --hydra-help for Hydra's flags.
-"""
 NODE_KEYS = re.compile(r"^(_target_|_partial_|_convert_|_recursive_):")
 
 
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether lab's page answers, and not a help of Hydra's that the command line configures."""
-    return any(word in HELP for word in arguments) and not any(word.startswith("hydra") for word in arguments)
-
-
-def train_help(verb: str, arguments: Sequence[str]) -> str:
-    """The page of a command that takes a config.  arguments: its choices of options decide which keys are shown."""
+def train_help(verb: str, arguments: Sequence[str]) -> str | None:
+    """The page of a command that takes a config; None for other commands, and where the arguments configure Hydra's own
+    help.  arguments: their choices of options decide which keys are shown."""
+    if verb not in COMPOSING or any(word.startswith("hydra") for word in arguments):
+        return None
     groups = find_groups()
     text = find_primary()
     defaults: dict[str, str] = dict(re.findall(r"^  - (?:optional )?([a-z_]+): (\S+)", text, re.MULTILINE))
     given = dict(word.split("=", 1) for word in arguments if "=" in word and not word.startswith("-"))
-    if experiment := find_study_files().get(given.get("experiment", "")):
+    studies = find_study_files()
+    if experiment := studies.get(given.get("experiment", "")):
         defaults |= dict(
             re.findall(r"^  - override /(\w+): (\S+)", experiment.read_text(encoding="utf-8"), re.MULTILINE)
         )
@@ -53,7 +41,7 @@ def train_help(verb: str, arguments: Sequence[str]) -> str:
         *group_lines(groups, chosen),
         "",
         "Experiments",
-        *experiment_lines(),
+        *experiment_lines(studies),
         "",
         "Keys",
         *key_lines(text.partition("\n\n")[2].partition("\nhydra:")[0]),
@@ -61,7 +49,8 @@ def train_help(verb: str, arguments: Sequence[str]) -> str:
     for group, option in chosen.items():
         if path := groups.get(group, {}).get(option):
             lines += ["", f"{group}: {option}", *key_lines(path.read_text(encoding="utf-8"), node=True)]
-    return "\n".join([*lines, "", EXAMPLES.rstrip()])
+    examples = load_yaml(conf_folder() / "hydra" / "help" / "lab.yaml")["footer"]
+    return "\n".join([*lines, "", examples.rstrip()])
 
 
 def find_primary() -> str:
@@ -95,8 +84,8 @@ def group_lines(groups: Mapping[str, Mapping[str, Path]], chosen: Mapping[str, s
     return lines
 
 
-def experiment_lines() -> list[str]:
-    names = {name: path for name, path in find_study_files().items() if not is_study_file(path)}
+def experiment_lines(studies: Mapping[str, Path]) -> list[str]:
+    names = {name: path for name, path in studies.items() if not is_study_file(path)}
     width = max(map(len, names), default=0)
     return [f"    {name:<{width}}  {first_comment(path)}".rstrip() for name, path in names.items()]
 
