@@ -1,7 +1,10 @@
 """The folder of what is derived from other files and can be made again. Does not import torch."""
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 LIMIT_GB = 20  # of decoded images, unless LAB_CACHE_GB says otherwise
 
@@ -18,3 +21,32 @@ def cache_limit() -> int:
         return int(float(os.environ.get("LAB_CACHE_GB", LIMIT_GB)) * 1e9)
     except ValueError:
         return LIMIT_GB * 10**9
+
+
+class Index:
+    """A JSON object in the user's cache: values that are derived from other files, by keys that tell whether they still
+    hold. Whoever uses it can make each value again, so a file that is damaged or cannot be written costs time only.
+
+    now: the values that are in use, which `write` keeps.
+    """
+
+    def __init__(self, name: str):
+        self.file = cache_folder() / f"{name}.json"
+        self.kept: dict[str, Any] = {}
+        self.now: dict[str, Any] = {}
+        if cache_limit():
+            with suppress(OSError, ValueError, RecursionError):
+                content = json.loads(self.file.read_bytes())
+                self.kept = content if isinstance(content, dict) else {}
+
+    def write(self, most: int = 0) -> None:
+        """Keep the values that are in use, and others as long as there are fewer than `most`."""
+        if len(self.kept) < most:
+            self.now = self.kept | self.now
+        if self.now == self.kept or not cache_limit():
+            return
+        partial = self.file.with_suffix(f".{os.getpid()}.partial")
+        with suppress(OSError, ValueError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self.now), encoding="utf-8")
+            partial.replace(self.file)

@@ -103,6 +103,30 @@ def test_code_that_a_target_imports_counts(tmp_path, monkeypatch):
     assert identify(config).code != before
 
 
+def test_imports_that_were_parsed_before_change_no_identity(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("mine_c.py").write_text("from mine_d import width\n")
+    Path("mine_d.py").write_text("width = 3\n")
+    config = changed("model", {"_target_": "mine_c.Net"})
+    without = Identifier()
+    code = without(config).code
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAB_CACHE_GB", "1")
+    assert identify(config).code == code
+    (index,) = (tmp_path / "cache").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.identity.source_code.imported_modules", lambda *_: pytest.fail("parsed again"))
+        kept = Identifier()
+        assert kept(config).code == code
+    assert kept.source_hashes() == without.source_hashes()
+    for damage in ("[]", "{", '{"a": 3}', index.read_text().replace('["mine_d", "mine_d.width"]', "7")):
+        index.write_text(damage)
+        assert identify(config).code == code
+    Path("mine_c.py").write_text("import os\n")
+    assert identify(config).code != code
+
+
 def test_code_edited_while_a_sweep_is_planned_counts_as_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -27,7 +27,7 @@ FLOORS = (
     ("metrics", "pictures", "statistics"),
     ("yaml_aliases",),
     ("errors",),
-    ("text", "redact", "nest", "seeding", "signatures", "user_cache", "version"),
+    ("text", "redact", "nest", "seeding", "signatures", "user_cache", "garbage", "version"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HYDRA_ROOMS = {"config", "hydra_app"}

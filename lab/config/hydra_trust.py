@@ -4,6 +4,7 @@ rule."""
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import hydra._internal.hydra as hydra_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -50,8 +53,26 @@ class TrustedLoader(ConfigLoaderImpl):
         """Whether this application is lab's: the caller of lab.compose may have one of its own."""
         return any(path.path == "pkg://lab.conf" for path in self.config_search_path.get_path())
 
-    def load_configuration(self, *arguments: Any, **named: Any) -> DictConfig:
-        config = super().load_configuration(*arguments, **named)
+    first: tuple[str | None, list[str], DictConfig] | None = None
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """As Hydra's, but once: Hydra composes a run's config first to read its mode, and then again."""
+        first, self.first = self.first, None
+        if first and first[:2] == (config_name, overrides) and run_mode == RunMode.RUN:
+            return first[2]
+        if not validate_sweep_overrides:  # what is composed to read the mode
+            with suppress(HydraException, OmegaConfBaseException):
+                config = self.load_configuration(config_name, overrides, RunMode.RUN, from_shell)
+                self.first = config_name, list(overrides), config
+                return config
+        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         if self.loads_lab:
             check_hydra_node(config)
         return config

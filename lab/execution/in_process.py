@@ -12,6 +12,7 @@ from lab.config.composed import ComposedConfig
 from lab.errors import Diverged, Stopped
 from lab.execution.manifest import build_manifest, hparams_row, write_config
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
+from lab.garbage import collect_as_usual
 from lab.identity.identity import Identity
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.scores import scores_alone
@@ -36,6 +37,7 @@ def run_in_process(composed: ComposedConfig, identity: Identity, directory: Path
     with keep_log() as log:
         run = build(composed.resolved)
         trial = dry_run(run)
+    collect_as_usual()
     with lock_directory(directory):
         # another process may have finished it since
         outcome = finished_outcome(identity, SavedRun(directory))

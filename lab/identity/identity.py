@@ -15,7 +15,7 @@ from lab.config.settings import POLICY
 from lab.data.image_files import image_folder_files, visible_files
 from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
-from lab.identity.source_code import collect_sources
+from lab.identity.source_code import ImportIndex, collect_sources
 from lab.ledger.weights_file import find_weights
 from lab.redact import names_secret
 from lab.version import __version__
@@ -71,6 +71,7 @@ class Identifier:
     def __init__(self) -> None:
         self.sources: dict[str, bytes] = {}
         self.read_source = cache(Path.read_bytes)
+        self.imports = cache(ImportIndex)  # read when it is first asked for
         self.fingerprint = cache(fingerprint)
         self.code = cache(self.hash_code)
         self.known: dict[str, Identity] = {}
@@ -100,7 +101,8 @@ class Identifier:
         """A hash of lab's version and of the sources, outside installed packages, that targets and loop import."""
         sources: dict[str, bytes] = {}
         for target in [*targets, "lab.train.loop"]:
-            collect_sources(target, sources, self.read_source)
+            collect_sources(target, sources, self.read_source, self.imports())
+        self.imports().write(most=5000)
         self.sources |= sources
         return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))
 

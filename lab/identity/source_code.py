@@ -4,10 +4,11 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lab.config.targets import is_project_source
+from lab.user_cache import Index
 
 
 class CodeWatch:
@@ -41,27 +42,7 @@ class CodeWatch:
         return not is_same
 
 
-def collect_sources(module: str, sources: dict[str, bytes], read: Callable[[Path], bytes] = Path.read_bytes) -> None:
-    """Add to `sources` the source of `module`, of its parent packages, and of all modules that these import, directly
-    or not, except the standard library and installed packages.
-
-    module: dotted path of a module, or of an attribute in one, whose module is then added as its parent.
-    sources: content of each module, by name; its modules are not read again.  read: gives the content of a file.
-    """
-    if module in sources:
-        return
-    if "." in module:
-        collect_sources(module.rpartition(".")[0], sources, read)
-    path = local_source(module)
-    if path is None:
-        return
-    sources[module] = read(path)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for name in imported_modules(sources[module], package):
-        collect_sources(name, sources, read)
-
-
-def imported_modules(source: bytes, package: str) -> Iterator[str]:
+def imported_modules(source: bytes, package: str) -> list[str]:
     """The dotted paths in the import statements of a source, those inside functions too; imports by `importlib` are not
     seen. A name after `from ... import` counts as a module, which it may not be.
 
@@ -70,15 +51,56 @@ def imported_modules(source: bytes, package: str) -> Iterator[str]:
     try:
         tree = ast.parse(source)
     except SyntaxError:  # importing the module reports it
-        return
+        return []
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parent = package.rsplit(".", node.level - 1)[0] if node.level else ""
             base = ".".join(part for part in (parent, node.module) if part)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+class ImportIndex(Index):
+    """`imported_modules` of sources by their content, kept in the user's cache: parsing takes longer than hashing."""
+
+    def __init__(self) -> None:
+        super().__init__(f"imports-{sys.version_info.major}.{sys.version_info.minor}")
+
+    def __call__(self, source: bytes, package: str) -> list[str]:
+        key = f"{package} {hashlib.sha256(source).hexdigest()}"
+        if key not in self.now:
+            kept = self.kept.get(key)
+            self.now[key] = kept if isinstance(kept, list) else imported_modules(source, package)
+        return self.now[key]
+
+
+def collect_sources(
+    module: str,
+    sources: dict[str, bytes],
+    read: Callable[[Path], bytes] = Path.read_bytes,
+    imports: Callable[[bytes, str], Iterable[str]] = imported_modules,
+) -> None:
+    """Add to `sources` the source of `module`, of its parent packages, and of all modules that these import, directly
+    or not, except the standard library and installed packages.
+
+    module: dotted path of a module, or of an attribute in one, whose module is then added as its parent.
+    sources: content of each module, by name; its modules are not read again.  read: gives the content of a file.
+    imports: as `imported_modules`.
+    """
+    if module in sources:
+        return
+    if "." in module:
+        collect_sources(module.rpartition(".")[0], sources, read, imports)
+    path = local_source(module)
+    if path is None:
+        return
+    sources[module] = read(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for name in imports(sources[module], package):
+        collect_sources(name, sources, read, imports)
 
 
 def local_source(module: str) -> Path | None:

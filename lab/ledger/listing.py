@@ -1,7 +1,6 @@
 """Finds and lists the runs below a folder, without torch and Hydra."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,8 +11,7 @@ from typing import Any
 from lab.errors import ConfigError, DamagedRun
 from lab.ledger.marks import read_marks
 from lab.ledger.saved_run import SavedRun
-from lab.record.files import write_new
-from lab.user_cache import cache_folder, cache_limit
+from lab.user_cache import Index
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
 PLAN_NAME = "plan.jsonl"  # a directory that has one is a sweep
@@ -193,25 +191,19 @@ def run_rows(root: Path) -> list[dict[str, Any]]:
     was read from are as old and as large as then.
     """
     directories = list(find_runs(root))
-    index = RowIndex(root) if len(directories) >= WORTH_INDEXING and cache_limit() else None
+    index = RowIndex(root) if len(directories) >= WORTH_INDEXING else None
     rows = [index.row(run) if index else run_row(SavedRun(run)) for run in directories]
     if index:
         index.write()
     return sorted(rows, key=lambda row: row["started"] or 0)
 
 
-class RowIndex:
+class RowIndex(Index):
     """The rows of finished runs below a folder, by their directories, with the stamps of their files."""
 
     def __init__(self, root: Path):
         name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-        self.file = cache_folder() / f"runs-{name}.json"
-        try:
-            content = json.loads(self.file.read_bytes())
-        except (OSError, ValueError):
-            content = None
-        self.kept: dict[str, Any] = content if isinstance(content, dict) else {}
-        self.now: dict[str, Any] = {}
+        super().__init__(f"runs-{name}")
 
     def row(self, run: Path) -> dict[str, Any]:
         key, stamp = str(run), file_stamps(str(run))
@@ -223,14 +215,6 @@ class RowIndex:
         if row["state"] == "done":
             self.now[key] = [stamp, row]
         return row
-
-    def write(self) -> None:
-        """Keep what has changed. A folder that cannot be written to is left alone."""
-        if self.now == self.kept:
-            return
-        with suppress(OSError, ValueError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_new(self.file, json.dumps(self.now))
 
 
 def file_stamps(run: str) -> list[list[int]]:

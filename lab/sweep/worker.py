@@ -20,6 +20,7 @@ from lab.errors import LabError
 from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
 from lab.execution.run_job import run_job
+from lab.garbage import collect_as_usual
 from lab.record.files import file_if_written, is_locked, make_directory, open_to_append
 from lab.sweep.plan import Job
 from lab.sweep.process_state import ProcessState
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 # imported once, by the process from which the workers are forked
 PRELOADED_MODULES = (
-    *("lab.assembly.preflight", "lab.record.record", "lab.record.tensorboard", "lab.sweep.worker"),
+    *("lab.sweep.preload", "lab.assembly.preflight", "lab.record.record", "lab.record.tensorboard", "lab.sweep.worker"),
     *("torch._dynamo", "tensorboard.summary.writer.event_file_writer", "tensorboard.plugins.hparams.summary_v2"),
 )
 ORPHAN_GRACE = 30  # seconds in which a worker may save after its supervisor has ended
@@ -209,6 +210,7 @@ def enter_worker(spec: WorkerSpec) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for other libraries, and for loader workers
         os.environ.setdefault(name, str(spec.threads))
     gc.freeze()  # imported modules stay, so that collections after a run need not look at them
+    collect_as_usual()
 
 
 @contextmanager
