@@ -1,5 +1,5 @@
 """`python -m lab` runs the command `lab`."""
 
-from lab.cli.main import main
+from lab.cli.main import start
 
-main()
+start()

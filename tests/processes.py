@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.zygote import TITLE_BYTES, Zygote, spawn_multiprocessing_from
+from lab.warm.interpreters import Interpreters
+from lab.warm.server import TITLE_BYTES
 
 TIMEOUT = 240  # seconds that a command may take on a machine that is busy with others
 
@@ -31,14 +32,16 @@ class ForkedPopen(subprocess.Popen[str]):
         theirs = {0: asked["p2cread"], 1: asked["c2pwrite"], 2: asked["errwrite"]}
         files = {number: number if end == -1 else end for number, end in theirs.items()}
         try:
-            self.pid = zygote().start(asked["args"][1:], asked["cwd"], asked["env"], files, asked["start_new_session"])
+            self.pid = zygote().start(
+                asked["args"][1:], files, str(asked["cwd"]), asked["env"], asked["start_new_session"]
+            )
             self._child_created = True
         finally:
             self._close_pipe_fds(*ends)  # type: ignore[attr-defined]
 
 
 @cache
-def zygote() -> Zygote:
+def zygote() -> Interpreters:
     """The warm interpreter of this process; what multiprocessing starts from this process are forks of it, too."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     here, channel = str(Path(__file__).parent), theirs.fileno()
@@ -47,14 +50,14 @@ def zygote() -> Zygote:
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads start at import, and only one can be forked
     subprocess.Popen(command, env=environment, pass_fds=[channel], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     theirs.close()
-    made = Zygote(ours, os.environ)
-    spawn_multiprocessing_from(made)
+    made = Interpreters(ours, os.environ)
+    made.serve_multiprocessing()
     return made
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
     """Whether a fork does for a command with this environment.  LAB_TESTS_NEW=1: none does, each is a new process."""
-    return sys.platform == "linux" and "LAB_TESTS_NEW" not in os.environ and zygote().suits(environment)
+    return sys.platform == "linux" and "LAB_TESTS_NEW" not in os.environ and zygote().suit(environment)
 
 
 def start_lab(*arguments: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 FLOORS = (
     ("cli", "library"),
-    ("hydra_app",),
+    ("hydra_app", "warm"),
     ("sweep", "model_selection", "report"),
     ("execution",),
     ("assembly", "identity"),
@@ -27,7 +27,7 @@ FLOORS = (
     ("metrics", "pictures", "statistics"),
     ("yaml_aliases",),
     ("errors",),
-    ("text", "redact", "nest", "seeding", "signatures", "user_cache", "garbage", "version"),
+    ("text", "redact", "nest", "seeding", "signatures", "user_cache", "interpreter", "version"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HYDRA_ROOMS = {"config", "hydra_app"}
@@ -44,6 +44,7 @@ TORCH_FREE_ROOMS = {
     "library",
     "report",
     "statistics",
+    "warm",
 }
 TORCH_FREE_FILES = {
     "files.py",

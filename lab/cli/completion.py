@@ -52,6 +52,7 @@ FLAGS = {
     "report": ("--by", "--pair", "--metric", "--mode", "--baseline", "--tasks", "--checklist", "--to", "--out"),
     "ablate": ("--seeds", "--plan", "--to", "--out"),
     "reproduce": ("--seeds", "--plan", "--lock", "--all"),
+    "warm": ("--stop",),
     "decide": ("--at-least", "--up-to", "--metric", "--mode", "--first-seed", "--race"),
 }
 HYDRA_FLAGS = ("-m", "--multirun", "--cfg", "--config-name", "--info", "--package", "--resolve", "--help")
@@ -67,6 +68,7 @@ SWITCHES = (
     "--dry-run",
     "--yes",
     "--cache",
+    "--stop",
 )  # flags without a value
 HYDRA_SWITCHES = ("-m", "--multirun", "-r", "--resolve", "-h", "--help")
 CFG_KINDS = ("job", "hydra", "all")

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lab.cli.output import align_columns
+from lab.cli.warm import describe as describe_warm
 from lab.version import __version__
 
 REQUIRED = (
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> int:
             rows.append([name, metadata.version(name)])
         except metadata.PackageNotFoundError:
             rows.append([name, f"not installed; only {option} needs it: pip install {name}"])
+    warm = describe_warm() if sys.platform == "linux" else ""  # before torch is imported, which sets variables
     for module in ("torch", "torchvision"):
         try:
             importlib.import_module(module)
@@ -67,6 +69,8 @@ def main(arguments: list[str]) -> int:
     for variable, default in (("LAB_DATA", "data"), ("LAB_OUTPUTS", "outputs")):
         path = Path(os.environ.get(variable, default))
         rows.append([variable, f"{path} ({'exists' if path.is_dir() else 'does not exist'})"])
+    if sys.platform == "linux":
+        rows.append(["warm", warm or "no process; lab warm keeps one, so that commands begin at once"])
     rows.append(["disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"])
     print(align_columns(rows))
     for problem in problems:

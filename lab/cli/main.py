@@ -1,15 +1,15 @@
 """The command `lab`: finds the verb and calls its function. Each verb's module is imported only when the verb is used,
 and imports no torch at its top."""
 
-import atexit
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 
-from lab.errors import LabError, report_error
-from lab.garbage import collect_rarely
+from lab.errors import EXIT_INTERRUPTED, LabError, report_error
+from lab.interpreter import PROCESS_END, collect_rarely
 
 VERBS = {
     "train": ("lab.cli.train", "main", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
@@ -36,12 +36,44 @@ VERBS = {
     "decide": ("lab.cli.decide", "main", "is A better than B: lab decide 'optimizer.lr=0.1' 'optimizer.lr=0.01'"),
     "rerun": ("lab.cli.rerun", "main", "run an old run again, and what has changed: lab rerun RUN [overrides]"),
     "doctor": ("lab.cli.doctor", "main", "versions, devices, and what is missing"),
+    "warm": ("lab.cli.warm", "main", "keep torch imported, so that commands begin at once: lab warm [--stop]"),
+}
+# those that a warm process does, where there is one, because they import torch
+WARM_VERBS = {"train", "plan", "check", "rank", "resume", "retry", "eval", "predict", "export", "adapter", "rerun"} | {
+    *("ablate", "reproduce", "decide")
 }
 
 
-def main() -> None:
-    process_end = ProcessEnd()
+def start() -> None:
+    """The command `lab`, in the warm process where there is one that suits, else in this process."""
+    arguments, wish = sys.argv[1:], os.environ.get("LAB_WARM", "")
+    verb = arguments[0] if arguments else ""
+    needs_torch = verb in WARM_VERBS or "=" in verb or verb == "-m"
+    if needs_torch and wish != "0" and sys.platform == "linux" and not {"-h", "--help"} & set(arguments):
+        try:
+            from lab.warm.client import hand_over
+
+            why = hand_over(arguments)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+        if wish == "why":
+            print(f"lab: not warm: {why}", file=sys.stderr)
+    run()
+
+
+def run() -> None:
+    """The command `lab` in this process, which is for nothing else."""
     collect_rarely()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as stop:
+        PROCESS_END.code = stop.code if isinstance(stop.code, int) else None
+        raise
+
+
+def main() -> None:
     sys.path.insert(0, os.getcwd())  # so that targets may name the project's modules, as in a script that lies there
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal of another encoding shows escapes
@@ -81,9 +113,8 @@ def main() -> None:
         if page := train_help(verb, arguments):
             print(page)
             return
-    module, function, _ = VERBS[verb]
     try:
-        code = getattr(import_module(module), function)(arguments)
+        code = call_verb(verb, arguments)
     except LabError as error:
         code = report_error(error, with_traceback)
         if getattr(error, "trace", ""):
@@ -93,29 +124,40 @@ def main() -> None:
     except BrokenPipeError:  # the reader of the output has ended, as in: lab ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    process_end.code = code
     sys.exit(code)
 
 
-class ProcessEnd:
-    """Ends the process with `code`, once that is known, after all else that is done at its end.
+def call_verb(verb: str, arguments: list[str]) -> int:
+    """Call a command's function. Gives the exit code: that of an interruption for all that Ctrl-C has interrupted,
+    though the code where it was may have made another error of it."""
+    module, function, _ = VERBS[verb]
+    handler, pressed, show_unraisable = signal.getsignal(signal.SIGINT), False, sys.unraisablehook
 
-    Taking apart torch's modules, which the interpreter does after that, takes a third of the time of importing them.
-    """
+    def interrupt(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
 
-    def __init__(self) -> None:
-        self.code: int | None = None
-        atexit.register(self.end)  # what is registered first is called last
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is KeyboardInterrupt:  # it came while an object was deleted, and would be ignored
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            show_unraisable(unraisable)
 
-    def end(self) -> None:
-        if self.code is None:  # an uncaught error, from which the interpreter makes the exit code
-            return
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except (OSError, ValueError):  # the interpreter tries it again, and reports it
-            return
-        os._exit(self.code & 0xFF)
+    try:
+        if handler is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
+            sys.unraisablehook = again
+        code = getattr(import_module(module), function)(arguments)
+        return EXIT_INTERRUPTED if pressed and code else code
+    except BaseException as error:
+        if not pressed and not isinstance(error, KeyboardInterrupt):
+            raise
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = show_unraisable
 
 
 def usage() -> str:

@@ -63,9 +63,12 @@ class TrustedLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """As Hydra's, but once: Hydra composes a run's config first to read its mode, and then again."""
+        """As Hydra's, but once: Hydra composes a run's config first to read its mode, and then again with that mode."""
         first, self.first = self.first, None
-        if first and first[:2] == (config_name, overrides) and run_mode == RunMode.RUN:
+        mode = f"hydra.mode={RunMode.RUN.name}"
+        if first and run_mode == RunMode.RUN and (config_name, overrides) == (first[0], [*first[1], mode]):
+            first[2].hydra.mode = RunMode.RUN
+            first[2].hydra.overrides.hydra.append(mode)
             return first[2]
         if not validate_sweep_overrides:  # what is composed to read the mode
             with suppress(HydraException, OmegaConfBaseException):

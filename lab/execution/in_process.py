@@ -12,8 +12,8 @@ from lab.config.composed import ComposedConfig
 from lab.errors import Diverged, Stopped
 from lab.execution.manifest import build_manifest, hparams_row, write_config
 from lab.execution.outcome import Outcome, RunOptions, finished_outcome
-from lab.garbage import collect_as_usual
 from lab.identity.identity import Identity
+from lab.interpreter import collect_as_usual
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.scores import scores_alone
 from lab.record.files import lock_directory, slugify, write_atomically

@@ -8,6 +8,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from lab.user_cache import Index
+
 MAX_DIFF_LENGTH = 200_000  # characters
 # the user's settings of git (colours, prefixes, drivers, an order of files) decide nothing of what is recorded
 DIFF = (
@@ -56,5 +58,11 @@ def run_command(*command: str) -> str | None:
 
 @cache
 def list_packages() -> dict[str, str]:
-    """The version of each installed package, by name."""
-    return dict(sorted((dist.name, dist.version) for dist in metadata.distributions() if dist.name))
+    """The version of each installed package, by name. Reading them all takes a while, so they are kept in the user's
+    cache, until one of the folders in which they are looked for changes."""
+    index = Index("packages")
+    key = repr([(folder, os.stat(folder).st_mtime_ns) for folder in sys.path if os.path.isdir(folder)])
+    if not isinstance(index.kept.get(key), dict):
+        index.now[key] = dict(sorted((dist.name, dist.version) for dist in metadata.distributions() if dist.name))
+        index.write(most=50)
+    return index.now.get(key) or index.kept[key]

@@ -1,5 +1,5 @@
 """Imported first by the process that imports torch once and is then forked for each worker."""
 
-from lab.garbage import collect_rarely
+from lab.interpreter import collect_rarely
 
 collect_rarely()

@@ -20,7 +20,7 @@ from lab.errors import LabError
 from lab.execution.outcome import Outcome, RunOptions
 from lab.execution.remote_progress import PipeProgress
 from lab.execution.run_job import run_job
-from lab.garbage import collect_as_usual
+from lab.interpreter import collect_as_usual
 from lab.record.files import file_if_written, is_locked, make_directory, open_to_append
 from lab.sweep.plan import Job
 from lab.sweep.process_state import ProcessState
