@@ -22,10 +22,10 @@ from lab.assembly.build import (
 from lab.assembly.cost_estimate import CostEstimate, checkpoint_bytes, estimate_cost
 from lab.assembly.dry_run import dry_run
 from lab.assembly.preflight_report import GraphReport, PreflightReport
-from lab.config.check import check_config, check_group
+from lab.config.check import check_config, check_group, check_settings
 from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS, retried_parts
-from lab.config.hydra_job import hydra_node, job_environment
+from lab.config.hydra_job import HydraNodes, hydra_node, job_environment
 from lab.config.settings import SETTINGS
 from lab.errors import ConfigError
 from lab.metrics.scores import Monitor
@@ -45,19 +45,25 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
     """Check every job, and build and try each distinct graph once.  show: takes what is being done, as it begins."""
     show(f"checking {len(jobs)} configs")
     report = PreflightReport()
-    problems_of_groups: dict[tuple[str, str], list[str]] = {}
+    problems: dict[tuple[str, str], list[str]] = {}
     graphs: dict[str, list[PreflightJob]] = {}
 
     def check_group_once(group: str, node: Any) -> list[str]:
         key = (group, graph_json(node))
-        if key not in problems_of_groups:
-            problems_of_groups[key] = check_group(group, node)
-        return problems_of_groups[key]
+        if key not in problems:
+            problems[key] = check_group(group, node)
+        return problems[key]
+
+    def check_settings_once(settings: dict[str, Any]) -> list[str]:
+        key = ("", graph_json(settings))
+        if key not in problems:
+            problems[key] = check_settings(settings)
+        return problems[key]
 
     for job in jobs:
         config = job.composed.resolved
         try:
-            check_config(config, job.composed.unresolved, check_group_once)
+            check_config(config, job.composed.unresolved, check_group_once, check_settings_once)
             graphs.setdefault(graph_key(job.composed), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
@@ -91,13 +97,14 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph.disk = 3 * estimate.saved  # the last checkpoint, the one before and the best
     graph.monitor = (trial.monitor.name, trial.monitor.mode) if trial.monitor else None
     problems_of_parts: dict[str, Sequence[str]] = {}
+    hydra_nodes = HydraNodes()
     for job in jobs:
         config = job.composed.resolved
         settings = [config[name] for name in SETTINGS if name != "seed"]
         for part, groups in retried_parts().items():
             key = graph_json([part, settings, *(config[group] for group in groups)])
             if key not in problems_of_parts:
-                with job_environment(hydra_node(job.composed)):
+                with job_environment(hydra_nodes(job.composed)):
                     problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
             if problems := problems_of_parts[key]:
                 report.problems[job.number] = [*report.problems.get(job.number, ()), *problems]

@@ -32,24 +32,23 @@ def check_config(
     config: Mapping[str, Any],
     unresolved: Mapping[str, Any],
     find_group_problems: Callable[[str, Any], list[str]] | None = None,
+    find_setting_problems: Callable[[dict[str, Any]], list[str]] | None = None,
 ) -> None:
     """Raises ConfigError with every problem found.
 
     config: resolved, as plain values.
     unresolved: the same config before interpolations were resolved. A top-level key that neither lab nor an
         interpolation reads is a problem.
-    find_group_problems: check_group, or a memoised version of it for many configs that share groups; None for
-        check_group.
+    find_group_problems, find_setting_problems: check_group and check_settings, or memoised versions of them for many
+        configs that share groups or settings; None for these themselves.
     """
     find_group_problems = find_group_problems or check_group
     problems = list(unread_key_problems(config, unresolved))
     problems += [
         f"the config has no group {name!r}; add it to the defaults list" for name in GROUPS if name not in config
     ]
-    type_problems = []
-    for kind, names in ((Settings, SETTINGS), (Policy, POLICY)):
-        type_problems += call_problems(kind, {name: config[name] for name in names if name in config}, ())
-    problems += type_problems or value_problems(config)
+    settings = {name: config[name] for name in (*SETTINGS, *POLICY) if name in config}
+    problems += (find_setting_problems or check_settings)(settings)
     for name in GROUPS:
         if name in config:
             problems += find_group_problems(name, config[name])
@@ -57,9 +56,13 @@ def check_config(
         raise ConfigError(*problems)
 
 
-def value_problems(config: Mapping[str, Any]) -> list[str]:
-    """Problems of the values of the settings and the policy, for values of the right types."""
+def check_settings(config: Mapping[str, Any]) -> list[str]:
+    """Problems of the settings and the policy: of their types or, where these are right, of their values."""
     problems = []
+    for kind, names in ((Settings, SETTINGS), (Policy, POLICY)):
+        problems += call_problems(kind, {name: config[name] for name in names if name in config}, ())
+    if problems:
+        return problems
     for kind in (Settings, Policy):
         try:
             kind.of(config)

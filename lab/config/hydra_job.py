@@ -1,5 +1,6 @@
 """What Hydra does around a job, done by the workers of a sweep: environment, directory, logging and callbacks."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,22 @@ def hydra_node(composed: ComposedConfig, directory: Path | None = None) -> DictC
     if directory is not None:
         config.hydra.runtime.output_dir = str(directory)
     return config
+
+
+class HydraNodes:
+    """`hydra_node` of many jobs, one after another: jobs that differ in their overrides alone share a node, in which
+    each puts its own."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, DictConfig] = {}
+
+    def __call__(self, composed: ComposedConfig) -> DictConfig:
+        rest = {key: value for key, value in composed.hydra.items() if key != "overrides"}
+        key = json.dumps(rest, sort_keys=True, default=str)
+        if key not in self.nodes:
+            self.nodes[key] = hydra_node(composed)
+        self.nodes[key].hydra.overrides = composed.hydra["overrides"]
+        return self.nodes[key]
 
 
 def unknown_task(_: DictConfig) -> Any:

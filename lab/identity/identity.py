@@ -73,6 +73,7 @@ class Identifier:
         self.read_source = cache(Path.read_bytes)
         self.imports = cache(ImportIndex)  # read when it is first asked for
         self.fingerprint = cache(fingerprint)
+        self.file_named_by = cache(file_named_by)
         self.code = cache(self.hash_code)
         self.known: dict[str, Identity] = {}
 
@@ -112,7 +113,7 @@ class Identifier:
         files: dict to which the hashes are added, by path.
         """
         nodes = {name: part for name, part in config.items() if isinstance(part, Mapping)}
-        outputs = Path(str(nodes.get("paths", {}).get("outputs", "outputs")))
+        outputs = str(nodes.get("paths", {}).get("outputs", "outputs"))
         list_files = FILE_LISTS.get(str(nodes.get("data", {}).get("_target_")), visible_files)
         model = nodes.get("model", {})
         if "weights" in model and config.get("weights") in (None, model["weights"]):  # one value, interpolated
@@ -129,7 +130,7 @@ class Identifier:
                 }
             if isinstance(value, list):
                 return [strip_value(part, path) for part in value]
-            if isinstance(value, str) and (file := file_named_by(value, path, outputs)):
+            if isinstance(value, str) and (file := self.file_named_by(value, path, outputs)):
                 files[value] = self.fingerprint(file, list_files if path == ("data", "folder") else visible_files)
                 return f"file:{files[value]}"
             return value
@@ -155,17 +156,19 @@ def without_seed(value: Any, seed: Any) -> Any:
     return [without_seed(part, seed) for part in value] if isinstance(value, list) else value
 
 
-def file_named_by(value: str, path: tuple[str, ...], outputs: Path) -> Path | None:
+def file_named_by(value: str, path: tuple[str, ...], outputs: str) -> Path | None:
     """The file or folder that a value of the config names, also by a run's directory or id; None where it names none.
 
     path: keys that lead to the value in the config.  outputs: folder in which runs are looked up by their id.
     """
     if path[-1] == "weights":
         try:
-            if weights := find_weights(value, outputs):
+            if weights := find_weights(value, Path(outputs)):
                 return weights.path
         except (LabError, ValueError):  # such as a run that is not done, which building the model reports
             pass
     # "/" alone is a separator: as a path it would be the whole disk
-    looks_like_path = PATH_KEY.search(path[-1]) or ("/" in value and value.strip("./")) or Path(value).suffix
+    looks_like_path = (
+        PATH_KEY.search(path[-1]) or ("/" in value and value.strip("./")) or ("." in value and Path(value).suffix)
+    )
     return Path(value) if len(path) > 1 and value and looks_like_path and Path(value).exists() else None
