@@ -204,6 +204,31 @@ def test_tab_completes_commands_options_and_keys(lab, tmp_path, monkeypatch, lin
         assert expected <= set(lab("-sc", f"query={shell}").out.split())
 
 
+def test_tab_is_answered_from_the_cache_until_a_config_changes(lab, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAB_CACHE_GB", "1")
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+
+    def complete(line: str) -> set[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        return set(lab("-sc", "query=bash").out.split())
+
+    assert complete("lab train model=ml") == {"model=mlp"}
+    assert complete("lab train optimizer.l") == {"optimizer.lr="}
+    assert complete("lab train experiment=few_shot/d") == {"experiment=few_shot/digits"}
+    assert complete("lab train optimizer.lr=") == {"optimizer.lr=0.001"}
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.cli.main.call_verb", lambda *_: pytest.fail("Hydra was asked again"))
+        assert complete("lab train model=t") == {"model=timm", "model=torchvision", "model=transformer"}
+        assert complete("lab train optimizer.fu") == {"optimizer.fused="}
+        assert complete("lab train optimizer.nothing") == set()
+    (tmp_path / "conf" / "model" / "mlp_of_mine.yaml").write_text("_target_: lab.models.mlp.MLP\n")
+    assert complete("lab train model=ml") == {"model=mlp", "model=mlp_of_mine"}
+    for damage in ("[]", "{", '{"a": 3}'):
+        (tmp_path / "cache" / "completions.json").write_text(damage)
+        assert complete("lab train model=ml") == {"model=mlp", "model=mlp_of_mine"}
+
+
 def write_names(folder: Path) -> None:
     """Files and folders as `lab` and its user name them, for the Tab key."""
     for name, file in {

@@ -1,9 +1,17 @@
 """Tab completion of verbs, runs, studies and flags; Hydra completes groups, options and keys. Imports nothing heavy."""
 
+import hashlib
 import os
-from collections.abc import Collection, Iterable
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable
+from contextlib import redirect_stdout
 from glob import escape, glob
+from io import StringIO
+from itertools import islice
 from pathlib import Path
+
+from lab.user_cache import Index
 
 # verbs whose arguments are overrides, after this many arguments of their own
 OVERRIDES_AFTER = {
@@ -115,6 +123,47 @@ def complete(verbs: Collection[str], shell: str) -> bool:
     matching = [name for name in dict.fromkeys(names) if name.startswith(typed)]
     print("\n".join(matching or (path_names(typed) if shell == "fish" else ())))
     return True
+
+
+def complete_overrides(shell: str, ask_hydra: Callable[[], int]) -> int:
+    """Print Hydra's completions of the line in COMP_LINE, as `complete` has left it. They are kept in the user's cache
+    for as long as no file of a config changes. Gives the exit code.
+
+    ask_hydra: function that prints the completions of that line, which takes it half a second.
+    """
+    *words, typed = os.environ["COMP_LINE"].split(" ")
+    simple = re.match(r"([\w.]*[.]|[\w/]+=|)(?=\w*$)", typed)
+    stem = simple[0] if simple else typed  # what follows only chooses among the completions of this
+    index = Index("completions")
+    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith("LAB_"))
+    facts = (shell, words, stem, os.getcwd(), sys.executable, variables, config_stamps())
+    key = hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()[:24]
+    found = index.kept.get(key)
+    if not isinstance(found, list):
+        os.environ["COMP_LINE"] = " ".join([*words, stem])
+        output = StringIO()
+        with redirect_stdout(output):
+            if code := ask_hydra():
+                return code
+        found = index.now[key] = output.getvalue().split()
+        index.write(most=2000)
+    print("\n".join(name for name in found if str(name).startswith(typed)))
+    return 0
+
+
+def config_stamps() -> list[tuple[str, int, int]]:
+    """Time and size of every file that configs are composed from."""
+    lab = Path(__file__).parent.parent
+    roots = {os.path.join(root, name) for root in (lab, lab.parent, os.getcwd()) for name in ("conf", "experiments")}
+    stamps, folders = [], [*filter(os.path.isdir, roots)]
+    for folder in islice(folders, 1000):  # the list grows while it is read, without end where links lead in a circle
+        for entry in os.scandir(folder):
+            if entry.is_dir():
+                folders.append(entry.path)
+            elif entry.name.endswith(".yaml"):
+                facts = entry.stat()
+                stamps.append((entry.path, facts.st_mtime_ns, facts.st_size))
+    return sorted(stamps)
 
 
 def split_flags(words: Iterable[str]) -> tuple[list[str], str | None]:

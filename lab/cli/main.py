@@ -82,13 +82,14 @@ def main() -> None:
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = sys.argv[1:]
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
-        from lab.cli.completion import ZSH_PRELUDE, complete
+        from lab.cli.completion import ZSH_PRELUDE, complete, complete_overrides
 
         if arguments[1:] == ["install=zsh"]:
             print(ZSH_PRELUDE)
         query = next((argument for argument in arguments if argument.startswith("query=")), None)
-        if query and complete(VERBS, query.removeprefix("query=")):
-            return
+        if query:
+            shell = query.removeprefix("query=")
+            sys.exit(0 if complete(VERBS, shell) else complete_overrides(shell, lambda: call_verb("train", arguments)))
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(usage())
         return
