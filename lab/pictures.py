@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -40,13 +41,16 @@ def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str
     num = len(counts)
     cell = 44 if num <= 25 else max(2, 1000 // num)
     named = num <= 25
-    margin = (12 + max(int(measure_text(name)) for name in classes)) if named else 12
+    margin = longest_name(tuple(classes)) + 12 if named else 12
     top = margin if named else 12
-    picture = Image.new("RGB", (margin + num * cell + 12, top + num * cell + 28), "white")
+    picture = draw_frame(tuple(classes) if named else (), num, cell, margin, top).copy()
     draw = ImageDraw.Draw(picture)
     for row, values in enumerate(counts):
+        total = max(1, sum(values))
         for column, value in enumerate(values):
-            share = value / max(1, sum(values))
+            if not value:  # it stays white
+                continue
+            share = value / total
             box = [
                 margin + column * cell,
                 top + row * cell,
@@ -54,16 +58,28 @@ def draw_confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str
                 top + (row + 1) * cell - 1,
             ]
             draw.rectangle(box, fill=tuple(round(255 + share * (dark - 255)) for dark in (8, 48, 107)))
-            if named and value:
+            if named:
                 ink = "white" if share > 0.5 else "black"
                 draw.text((box[0] + cell / 2, box[1] + cell / 2), str(value), fill=ink, anchor="mm")
-    if named:
-        for number, name in enumerate(classes):
-            middle = number * cell + cell / 2
-            draw.text((margin - 6, top + middle), name, fill="black", anchor="rm")
-            picture.paste(draw_upright(name), (round(margin + middle - 7), top - 6 - int(measure_text(name))))
+    return picture
+
+
+@lru_cache(maxsize=4)
+def draw_frame(names: Sequence[str], num: int, cell: int, margin: int, top: int) -> Image.Image:
+    """What all confusion matrices of these classes have in common. Drawing it takes longer than the counts do."""
+    picture = Image.new("RGB", (margin + num * cell + 12, top + num * cell + 28), "white")
+    draw = ImageDraw.Draw(picture)
+    for number, name in enumerate(names):
+        middle = number * cell + cell / 2
+        draw.text((margin - 6, top + middle), name, fill="black", anchor="rm")
+        picture.paste(draw_upright(name), (round(margin + middle - 7), top - 6 - int(measure_text(name))))
     draw.text((margin, top + num * cell + 8), "rows: labels   columns: predictions", fill="black")
     return picture
+
+
+@lru_cache(maxsize=4)
+def longest_name(names: Sequence[str]) -> int:
+    return max(int(measure_text(name)) for name in names)
 
 
 def measure_text(text: str) -> float:
