@@ -20,17 +20,12 @@ def flip_crop(batch: Any, generator: torch.Generator, *, padding: int, flip: boo
     """
     images, labels = require_labels(batch, "flip_crop")
     num, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, num), generator=generator)
-    rows = top[:, None] + torch.arange(height)  # (B, H)
-    columns = left[:, None] + torch.arange(width)  # (B, W)
+    top, left = torch.randint(0, 2 * padding + 1, (2, num), generator=generator).to(images.device, non_blocking=True)
+    padded = F.pad(images, (padding,) * 4)
+    # every crop of every image, (B, 2 padding + 1, 2 padding + 1, C, H, W), as a view
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    cropped = crops[torch.arange(num, device=images.device), top, left].contiguous()
     if flip:
-        flipped = torch.rand(num, generator=generator) < 0.5
-        columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    # channels last, so that the channels of a pixel are contiguous
-    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
-    device = images.device
-    example = torch.arange(num, device=device)[:, None, None]
-    cropped = padded[
-        example, rows.to(device, non_blocking=True)[:, :, None], columns.to(device, non_blocking=True)[:, None, :]
-    ]
-    return cropped.permute(0, 3, 1, 2).contiguous(), labels  # the hardware chooses the memory format
+        flipped = (torch.rand(num, generator=generator) < 0.5).nonzero().flatten().to(images.device, non_blocking=True)
+        cropped[flipped] = cropped[flipped].flip(-1)
+    return cropped, labels  # the hardware chooses the memory format
