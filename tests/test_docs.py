@@ -1,10 +1,12 @@
 """The pages of docs/ that show commands: each command runs, and prints what its page says."""
 
+import json
 import os
 import re
 import shlex
 
 import pytest
+import torch
 
 from lab.cli.completion import FLAGS
 from lab.cli.main import VERBS
@@ -118,3 +120,21 @@ def test_the_promises_name_tests_that_are_there():
     assert len(named) > 20
     for name in named:
         assert (ROOT / "tests" / f"{name}.py").is_file(), name
+
+
+@pytest.mark.slow
+def test_the_keys_of_a_runs_files_are_those_that_the_page_lists(lab, tmp_path):
+    assert lab("train", "model=mlp", "steps=2").code == 0
+    (run,) = (tmp_path / "outputs" / "runs" / "train").iterdir()
+    page = (ROOT / "docs" / "runs.md").read_text()
+    for name in ("manifest.json", "status.json"):
+        table = page.partition(f"`{name}`, ")[2].partition("\n\n`")[0]
+        rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+        listed = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+        written = json.loads((run / name).read_text()).keys()
+        assert written <= listed, f"{name}: the page lacks some"
+        assert listed - written <= {"error", "outside", "reason", "pruned"}, f"{name} lacks some"
+    for name in ("best", "last"):
+        content = torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True)
+        line = page.partition("`checkpoints/best.pt`: ")[2].partition("\n\n")[0]
+        assert content.keys() <= set(re.findall(r"`(\w+)`", line)), name
