@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -142,7 +142,8 @@ class ComposedBase:
         OmegaConf.update(self.composed, "hydra.overrides.task", list(overrides))
         dirname = self.composed.hydra.job.config.override_dirname
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        text = get_overrides_dirname(parsed, list(dirname.exclude_keys), dirname.item_sep, dirname.kv_sep)
+        lines = sorted(str(o.input_line) for o in parsed if o.key_or_group not in dirname.exclude_keys)
+        text = dirname.item_sep.join(lines).replace("=", dirname.kv_sep)  # as Hydra makes it
         OmegaConf.update(self.composed, "hydra.job.override_dirname", text)
         HydraConfig.instance().set_config(self.composed)
 
