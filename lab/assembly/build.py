@@ -1,6 +1,7 @@
 """Builds a run from a config: plain values become live objects, in a fixed order. Modules below use no config."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,9 @@ from lab.run import Augmentation, Cadence, Data, Run, Schedule, Task, cadence
 from lab.seeding import seed_all, stream_seed
 from lab.signatures import accepted_arguments
 from lab.train.single_batch import SingleBatch
+
+# of Hydra 1.4, for each target, until 1.5 wants to be told which are allowed; `lab.config.trust` judges them
+warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")
 
 WHOLE_WEIGHT_HOOKS = (
     "backward",

@@ -75,7 +75,11 @@ class TrustedLoader(ConfigLoaderImpl):
                 config = self.load_configuration(config_name, overrides, RunMode.RUN, from_shell)
                 self.first = config_name, list(overrides), config
                 return config
-        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+
+    def _load_configuration_impl(self, *arguments: Any, **named: Any) -> DictConfig:
+        """What all ways to compose end in; Hydra 1.4 has more of them than 1.3."""
+        config = super()._load_configuration_impl(*arguments, **named)
         if self.loads_lab:
             check_hydra_node(config)
         return config
@@ -101,6 +105,8 @@ class TrustedLoader(ConfigLoaderImpl):
 
 def use_trusted_loader() -> None:
     """Have Hydra load configs by TrustedLoader, and files by `load_checked_file`, from now on."""
+    if not hasattr(ConfigLoaderImpl, "_load_configuration_impl"):
+        raise ConfigError("lab cannot judge what this version of Hydra composes; pip install 'hydra-core<1.5'")
     hydra_module.ConfigLoaderImpl = TrustedLoader  # pyright: ignore[reportPrivateImportUsage]
     Plugins.instance()  # registers the sources of configs
     source: Any = SourcesRegistry.instance().types["file"]
