@@ -132,6 +132,7 @@ class SweepPlanner:
 
     def launch_elsewhere(self, plan: Plan, jobs: Sequence[Job]) -> None:
         """Have another of Hydra's launchers do the jobs. Their outcomes are in their directories."""
+        OmegaConf.set_readonly(self.master.hydra, False)  # Hydra 1.4 makes it read-only
         OmegaConf.update(self.master, "hydra.sweep.dir", str(plan.directory.absolute()))
         for name in (
             "lab.run_dir",
