@@ -20,6 +20,7 @@ from lab.warm.address import private_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a warm process needs Linux")
 PATIENCE = 30  # seconds
+STARTED = []  # processes of the test that runs
 SHORT = ("model=mlp", "hardware=cpu")
 # a model of the project that writes what it finds in its process
 CURIOUS = """
@@ -69,7 +70,15 @@ def start(environment, *arguments, cwd, **options):
     """As a user does: a new interpreter."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     words = [sys.executable, "-m", "lab", *arguments]
-    return subprocess.Popen(words, cwd=cwd, env=environment, text=True, **{**streams, **options})
+    STARTED.append(subprocess.Popen(words, cwd=cwd, env=environment, text=True, **{**streams, **options}))
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 def command(environment, *arguments, cwd, **options):
@@ -230,7 +239,7 @@ def test_a_signal_to_the_command_ends_it_as_it_ends_a_new_process(number, warm, 
 @pytest.mark.slow
 def test_it_stops_goes_on_and_is_killed_with_the_command(warm, tmp_path):
     process, worker = long_run(warm, tmp_path)
-    for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGTSTP, signal.SIGCONT):
+    for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGSTOP, signal.SIGCONT):
         states = "RSD" if number == signal.SIGCONT else "T"
         process.send_signal(number)
         wait_until(lambda states=states: state_of(worker) in states, f"{number} reaches the run")
