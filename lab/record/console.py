@@ -34,11 +34,13 @@ class Console:
         self.bar = self.progress.add_task("training", total=steps, values="")
 
     def __enter__(self) -> "Console":
-        self.progress.start()
+        if not self.progress.disable:
+            self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if not self.progress.disable:  # else rich before 14.3 would print an empty line
+            self.progress.stop()
 
     def advance(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Move the bar to a step, and show values beside it; without a terminal, print a line of them now and then."""
