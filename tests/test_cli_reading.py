@@ -222,6 +222,10 @@ def test_tab_is_answered_from_the_cache_until_a_config_changes(lab, tmp_path, mo
         assert complete("lab train model=t") == {"model=timm", "model=torchvision", "model=transformer"}
         assert complete("lab train optimizer.fu") == {"optimizer.fused="}
         assert complete("lab train optimizer.nothing") == set()
+    (tmp_path / "pictures").mkdir()
+    assert complete("lab train data.folder=./pic") == {"data.folder=./pictures"}
+    (tmp_path / "pictures").rename(tmp_path / "picnic")
+    assert complete("lab train data.folder=./pic") == {"data.folder=./picnic"}
     (tmp_path / "conf" / "model" / "mlp_of_mine.yaml").write_text("_target_: lab.models.mlp.MLP\n")
     assert complete("lab train model=ml") == {"model=mlp", "model=mlp_of_mine"}
     for damage in ("[]", "{", '{"a": 3}'):

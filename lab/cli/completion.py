@@ -132,11 +132,13 @@ def complete_overrides(shell: str, ask_hydra: Callable[[], int]) -> int:
     ask_hydra: function that prints the completions of that line, which takes it half a second.
     """
     *words, typed = os.environ["COMP_LINE"].split(" ")
+    if re.match(r"[^=]*=[./~\\]", typed):  # a path: files come and go
+        return ask_hydra()
     simple = re.match(r"([\w.]*[.]|[\w/]+=|)(?=\w*$)", typed)
     stem = simple[0] if simple else typed  # what follows only chooses among the completions of this
     index = Index("completions")
     variables = sorted((name, value) for name, value in os.environ.items() if name.startswith("LAB_"))
-    facts = (shell, words, stem, os.getcwd(), sys.executable, variables, config_stamps())
+    facts = (shell, words, stem, sys.executable, variables, config_stamps())
     key = hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()[:24]
     found = index.kept.get(key)
     if not isinstance(found, list):
