@@ -36,7 +36,7 @@ class Curious(nn.Sequential):
             "variable": os.environ.get("MY_VARIABLE"), "directory": os.getcwd(), "umask": umask,
             "files": resource.getrlimit(resource.RLIMIT_NOFILE), "cores": sorted(os.sched_getaffinity(0)),
             "nice": os.getpriority(os.PRIO_PROCESS, 0), "ignored": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
-            "argv": sys.argv[1:], "note": lab_project_note.NOTE, "path": sys.path[0],
+            "argv": sys.argv[1:], "executable": sys.executable, "note": lab_project_note.NOTE, "path": sys.path[0],
             "extra": os.read(int(os.environ["EXTRA"]), 100).decode(),
             "open": sorted(int(n) for n in os.listdir("/proc/self/fd")),
             "tty": [s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)], "lines": sys.stdout.line_buffering,

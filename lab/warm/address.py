@@ -27,7 +27,14 @@ def warm_address() -> Path:
     """The socket of the warm process that suits this one. Raises OSError where its folder is not private."""
     environment = sorted((name, value) for name, value in os.environ.items() if name.startswith(READ_AT_START))
     flags = [value for name, value in zip(dir_of_flags(), sys.flags, strict=False) if name != "safe_path"]
-    parts = (sys.executable, sys.prefix, sys.version, flags, sorted(sys._xoptions.items()), sys.warnoptions)
+    parts = (
+        os.path.realpath(sys.executable),
+        sys.prefix,
+        sys.version,
+        flags,
+        sorted(sys._xoptions.items()),
+        sys.warnoptions,
+    )
     key = repr((*parts, os.path.dirname(lab.__file__), __version__, environment))
     return private_folder() / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}.sock"
 

@@ -64,6 +64,7 @@ def start_fork(channel: socket.socket, arguments: Sequence[str], before: Collect
     """Start the command in a fork of the warm process. Gives its number.  before: signals that are blocked here."""
     files = open_files(without=channel.fileno())
     request = {
+        "executable": sys.executable,
         "arguments": [sys.argv[0], *arguments],
         "directory": os.getcwd(),
         "environment": dict(os.environ),

@@ -55,6 +55,7 @@ def enter(
     time.tzset()
     sys.path[:] = [*request["path"], *(entry for entry in path if entry not in request["path"])]
     importlib.invalidate_caches()
+    sys.executable = request["executable"]  # the same interpreter, perhaps by another name
     sys.argv = list(request["arguments"])
     sys.orig_argv = [sys.executable, *sys.argv]
     open_streams()
