@@ -25,7 +25,7 @@ from lab.assembly.preflight_report import GraphReport, PreflightReport
 from lab.config.check import check_config, check_group, check_settings
 from lab.config.composed import ComposedConfig
 from lab.config.groups import GROUPS, retried_parts
-from lab.config.hydra_job import HydraNodes, hydra_node, job_environment
+from lab.config.hydra_job import HydraNodes, job_environment
 from lab.config.settings import SETTINGS
 from lab.errors import ConfigError
 from lab.metrics.scores import Monitor
@@ -48,17 +48,17 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
     problems: dict[tuple[str, str], list[str]] = {}
     graphs: dict[str, list[PreflightJob]] = {}
 
-    def check_group_once(group: str, node: Any) -> list[str]:
-        key = (group, graph_json(node))
+    def once(name: str, value: Any, find: Callable[[], list[str]]) -> list[str]:
+        key = (name, graph_json(value))
         if key not in problems:
-            problems[key] = check_group(group, node)
+            problems[key] = find()
         return problems[key]
 
+    def check_group_once(group: str, node: Any) -> list[str]:
+        return once(group, node, lambda: check_group(group, node))
+
     def check_settings_once(settings: dict[str, Any]) -> list[str]:
-        key = ("", graph_json(settings))
-        if key not in problems:
-            problems[key] = check_settings(settings)
-        return problems[key]
+        return once("", settings, lambda: check_settings(settings))
 
     for job in jobs:
         config = job.composed.resolved
@@ -81,11 +81,11 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
 
     report: takes the problems, and the costs of one job.
     """
-    composed = jobs[0].composed
+    composed, hydra_nodes = jobs[0].composed, HydraNodes()
     graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
     report.graphs.append(graph)
     try:
-        with job_environment(hydra_node(composed)):
+        with job_environment(hydra_nodes(composed)):
             run = build(composed.resolved)
             trial = dry_run(run)
             estimate = estimate_run(composed.resolved, run, trial.batch)
@@ -97,7 +97,6 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph.disk = 3 * estimate.saved  # the last checkpoint, the one before and the best
     graph.monitor = (trial.monitor.name, trial.monitor.mode) if trial.monitor else None
     problems_of_parts: dict[str, Sequence[str]] = {}
-    hydra_nodes = HydraNodes()
     for job in jobs:
         config = job.composed.resolved
         settings = [config[name] for name in SETTINGS if name != "seed"]
