@@ -4,7 +4,6 @@ What differs from new interpreters: imported modules are there already, are not 
 share one seed of `hash`. What depends on these is tested in new interpreters.
 """
 
-import gc
 import socket
 import sys
 
@@ -16,8 +15,6 @@ from lab.warm.server import Imported
 def serve(descriptor: int) -> None:
     imported = Imported.all()
     path = imported.path[1:]
-    gc.collect()
-    gc.freeze()  # a collection would copy pages that all forks share
     made = fork_at_requests(socket.socket(fileno=descriptor))
     nested = make_interpreters()
     run_code(*(nested or made), imported.variables, path)

@@ -89,12 +89,17 @@ def receive(children: Sequence[Child], timeout: float) -> Iterator[tuple[Child, 
             yield child, None
 
 
+def process_stat(pid: int | str) -> list[str]:
+    """The fields of proc(5)'s `stat` after the process's name: its state, its parent, and so on."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
 def descendants(pid: int) -> list[int]:
     """The processes that a process has started, and those that these have; none where there is no /proc."""
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
-            parent = int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+            parent = int(process_stat(path.parent.name)[1])
             parents.setdefault(parent, []).append(int(path.parent.name))
     started = list(parents.get(pid, ()))
     for child in started:  # the list grows while it is read

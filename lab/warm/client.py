@@ -1,7 +1,6 @@
 """The side of a command that the warm process does: it hands over all that makes a process what it is, stands for the
 process that does the command, and ends as that one ends. Its imports are few, since each command pays for them."""
 
-import json
 import os
 import resource
 import signal
@@ -13,6 +12,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from lab.warm.address import control_group, peer, process_facts, warm_address
+from lab.warm.messages import ask, ignored_signals
 
 PATIENCE = 5.0  # seconds that the warm process may take to answer, before the command is done without it
 MOST_FILES = 240  # open files that one message can hand over
@@ -71,7 +71,7 @@ def start_fork(channel: socket.socket, arguments: Sequence[str], before: Collect
         "path": sys.path,
         "files": files,
         "blocked": sorted(before),
-        "ignored": [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN],
+        "ignored": ignored_signals(),
         "umask": read_umask(),
         "limits": {number: resource.getrlimit(number) for number in limits()},
         "cores": sorted(os.sched_getaffinity(0)),
@@ -79,13 +79,7 @@ def start_fork(channel: socket.socket, arguments: Sequence[str], before: Collect
         "group": control_group(),
         "facts": process_facts(),
     }
-    content = os.memfd_create("lab")  # a message would be too short for a large environment
-    try:
-        os.write(content, json.dumps(request).encode())
-        socket.send_fds(channel, [b"do"], [content, *files])
-    finally:
-        os.close(content)
-    answer = channel.recv(1000).decode()
+    answer = ask(channel, request, files).decode()
     if not answer.isdecimal():
         raise Unsuitable(answer or "the warm process has just ended")
     channel.send(b"go")  # only now does it begin: not if this process has given up meanwhile

@@ -3,12 +3,10 @@
 import ctypes
 import fcntl
 import importlib
-import json
 import os
 import random
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -17,9 +15,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from lab.execution.child_process import process_stat
 from lab.warm.address import control_group
-
-LONGEST_MESSAGE = 2**17
 
 
 def place_files(numbers: Sequence[int], files: Sequence[int], kept: int) -> None:
@@ -105,22 +102,10 @@ def set_handlers(ignored: Collection[int]) -> None:
 
 def show_command(words: Sequence[str]) -> None:
     """Overwrite the arguments that /proc shows of this process, as far as there is room."""
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    fields = process_stat("self")
     start, end = int(fields[45]), int(fields[46])
     text = b"".join(os.fsencode(word) + b"\0" for word in words)[: end - start]
     ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
-
-
-def receive_request(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What the other end asks for, and the open files that it hands over. Raises EOFError where it has gone."""
-    message, files, *_ = socket.recv_fds(channel, LONGEST_MESSAGE, 250)
-    if not message:
-        raise EOFError
-    with os.fdopen(files[0], "rb", closefd=False) as content:
-        content.seek(0)
-        request = json.loads(content.read())
-    os.close(files[0])
-    return request, files[1:]
 
 
 def fork_orphan() -> int:

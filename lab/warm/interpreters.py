@@ -3,7 +3,6 @@
 import ctypes
 import fcntl
 import importlib
-import json
 import multiprocessing.util
 import os
 import runpy
@@ -17,16 +16,8 @@ from typing import Any
 
 from lab.interpreter import PROCESS_END
 from lab.warm.address import READ_AT_START
-from lab.warm.forked import (
-    LONGEST_MESSAGE,
-    fork_orphan,
-    open_streams,
-    place_files,
-    receive_request,
-    seed_anew,
-    set_handlers,
-    show_command,
-)
+from lab.warm.forked import fork_orphan, open_streams, place_files, seed_anew, set_handlers, show_command
+from lab.warm.messages import ask, ignored_signals, receive_request
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -68,16 +59,12 @@ class Interpreters:
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             "ignored": ignored_signals(),
         }
-        content = os.memfd_create("lab")
         with self.lock:
             control(PR_SET_CHILD_SUBREAPER, 1)  # so that the kernel makes it a child of this process
             try:
-                os.write(content, json.dumps(request, default=os.fsdecode).encode())
-                socket.send_fds(self.channel, [b"do"], [content, *files.values()])
-                answer = self.channel.recv(LONGEST_MESSAGE)
+                answer = ask(self.channel, request, [*files.values()])
             finally:
                 control(PR_SET_CHILD_SUBREAPER, 0)
-                os.close(content)
         if not answer:
             raise RuntimeError("the process that is forked for new interpreters has ended")
         return int(answer)
@@ -99,10 +86,6 @@ class Interpreters:
 
 def values_at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(READ_AT_START)}
-
-
-def ignored_signals() -> list[int]:
-    return [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
 
 def is_file_open(number: int) -> bool:

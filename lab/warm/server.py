@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.errors import EXIT_INTERRUPTED
+from lab.execution.child_process import process_stat
 from lab.interpreter import collect_rarely
 from lab.warm.address import peer, process_facts, warm_address
-from lab.warm.forked import enter, fork_orphan, receive_request, set_handlers, show_command
+from lab.warm.forked import enter, fork_orphan, set_handlers, show_command
 from lab.warm.interpreters import make_interpreters, run_code
+from lab.warm.messages import receive_request
 
 IDLE_LIMIT = 30 * 60.0  # seconds after which it ends by itself
 CHECK_EVERY = 20.0  # seconds between two looks at whether its user is still here
@@ -55,6 +57,7 @@ class Imported:
 
     @classmethod
     def all(cls) -> "Imported":
+        """Import all that the commands import, and make this process fit to be forked."""
         import lab
 
         before = dict(os.environ)
@@ -68,6 +71,12 @@ class Imported:
         variables = {name: value for name, value in os.environ.items() if before.get(name) != value}
         files = [str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())]
         stamps |= {file: stamp(file) for file in files if os.path.isabs(file)}
+        gc.collect()
+        gc.freeze()  # a collection would copy pages that all forks share
+        if not (child := os.fork()):  # which ends the threads of OpenBLAS; they come back where they are used
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert len(os.listdir("/proc/self/task")) == 1, "only a process of one thread can be forked"
         return cls(variables, list(sys.path), stamps)
 
     def changed(self) -> str:
@@ -97,12 +106,6 @@ def serve(command: Callable[[], object]) -> None:
     collect_rarely()
     had_terminal = user_has_terminal()
     imported = Imported.all()
-    gc.collect()
-    gc.freeze()  # a collection would copy pages that all forks share
-    if not (child := os.fork()):  # which ends the threads of OpenBLAS; they come back where they are used
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert len(os.listdir("/proc/self/task")) == 1, "only a process of one thread can be forked"
     with suppress(FileNotFoundError):
         address.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -149,15 +152,8 @@ def user_has_terminal() -> bool:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with suppress(OSError):  # it has just ended
-                if entry.stat().st_uid == os.geteuid():
-                    fields = (
-                        Path(entry.path, "stat")
-                        .read_text(encoding="utf-8", errors="replace")
-                        .rpartition(")")[2]
-                        .split()
-                    )
-                    if int(fields[4]):
-                        return True
+                if entry.stat().st_uid == os.geteuid() and int(process_stat(entry.name)[4]):
+                    return True
     return False
 
 
@@ -285,8 +281,3 @@ def process_state(process: int) -> str:
     with suppress(OSError):
         return process_stat(process)[0]
     return ""
-
-
-def process_stat(process: int | str) -> list[str]:
-    """The fields of proc(5) after the process's name: its state, its parent, and so on."""
-    return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
