@@ -81,13 +81,17 @@ Strategy = Callable[[nn.Module], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Cadence:
-    """How long a run trains and how often it evaluates, saves and logs, in optimizer steps."""
+    """How long a run trains and how often it evaluates, saves and logs, in optimizer steps.
+
+    save_pause: the fewest seconds between two checkpoints, but for the last one of a run.
+    """
 
     steps: int
     steps_per_epoch: int
     eval_every: int
     save_every: int
     log_every: int
+    save_pause: float = 0.0
 
     def epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 4)
@@ -100,8 +104,12 @@ def cadence(
     save_every: int | None = None,
     log_every: int = 20,
 ) -> Cadence:
-    """A cadence that evaluates and saves once an epoch unless eval_every or save_every are given."""
-    return Cadence(steps, steps_per_epoch, eval_every or steps_per_epoch, save_every or steps_per_epoch, log_every)
+    """A cadence that evaluates and saves once an epoch unless eval_every or save_every are given. Without save_every,
+    checkpoints are a second apart at least: on a small model, writing one takes longer than an epoch."""
+    pause = 0.0 if save_every else 1.0
+    return Cadence(
+        steps, steps_per_epoch, eval_every or steps_per_epoch, save_every or steps_per_epoch, log_every, pause
+    )
 
 
 def leave_unfinished(model: nn.Module) -> nn.Module:

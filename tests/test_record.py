@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from lab.record.files import lock_directory, read_json, slugify, write_json
 from lab.record.record import Record
 from lab.record.status import changed_files, hash_sealed_files, is_done, read_status, write_status
 from lab.record.tensorboard import TensorBoard, truncate_events
+from lab.tasks.classification import Classification
 from lab.train.loop import execute, train
 from tests.conftest import scores
 from tests.test_loop import make, same, weights
@@ -250,6 +252,51 @@ def test_a_run_whose_best_weights_are_damaged_starts_again_and_ends_the_same(tmp
     assert scores(execute(resumed, record)) == scores(results)
     assert "best.pt" in record.checkpointer.problems[0]
     assert same(weights(whole), weights(resumed))
+
+
+class BestAtFirst(Classification):
+    """Scores the share of wrong answers as accuracy, so that the best weights are the first."""
+
+    def score(self, model, batches):
+        return {"accuracy": 1 - super().score(model, batches)["accuracy"]}
+
+
+def paced(pause):
+    run = make(steps=70)
+    return replace(run, cadence=replace(run.cadence, save_pause=pause), task=BestAtFirst(10))
+
+
+def test_checkpoints_within_the_pause_are_put_off_and_the_last_and_the_best_are_the_same(tmp_path):
+    for name, pause in (("all", 0.0), ("few", 1000.0)):
+        execute(paced(pause), Record(tmp_path / name))
+    folders = [tmp_path / name / "checkpoints" for name in ("all", "few")]
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [
+        ["best.pt", "last.pt", "previous.pt"],
+        ["best.pt", "last.pt"],
+    ]
+    for name in ("best.pt", "last.pt"):
+        full, few = (checkpoints.load_checkpoint(folder / name) for folder in folders)
+        states = [state["model"] if name == "best.pt" else state["run"]["model"] for state in (full, few)]
+        assert same(*(list(state.values()) for state in states))
+        assert full.get("best", full.get("score")) == few.get("best", few.get("score"))
+    assert full["best"]["step"] == 20
+
+
+def test_a_stop_within_the_pause_saves_and_an_error_leaves_the_best_weights_so_far(tmp_path):
+    with pytest.raises(Stopped):
+        execute(paced(1000.0), Record(tmp_path / "stopped"), stop={45: "killed"}.get)
+    assert checkpoints.load_checkpoint(tmp_path / "stopped" / "checkpoints" / "last.pt")["step"] == 45
+
+    def break_down(n):
+        assert n < 45
+
+    record = Record(tmp_path / "failed")
+    with pytest.raises(AssertionError):
+        execute(paced(1000.0), record, stop=break_down)
+    assert not (tmp_path / "failed" / "checkpoints").exists()
+    record.close()
+    assert checkpoints.load_checkpoint(tmp_path / "failed" / "checkpoints" / "best.pt")["step"] == 20
+    assert Record(tmp_path / "failed").restore(paced(0.0)) == 0
 
 
 def test_without_a_terminal_loss_lr_and_time_are_a_line_now_and_then(capsys, monkeypatch):

@@ -1,5 +1,7 @@
 """The checkpoints of a run: last.pt and previous.pt with all its state, best.pt with the weights that scored best."""
 
+import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ class Checkpointer:
     last: dict[str, Any] = field(default_factory=lambda: {"step": 0, "scores": {}})
     problems: list[str] = field(default_factory=list)
     lines: int = 0  # lines of metrics.jsonl before the step of the restored checkpoint, as it says
+    unwritten: dict[str, Any] = field(default_factory=dict)  # the content of best.pt, where that is still to be written
+    written: float = field(default_factory=time.monotonic)  # when best.pt was written
 
     def restore(self, run: Run) -> int:
         """Bring `run` to its newest sound checkpoint. Returns the checkpoint's step, 0 where there is none.
@@ -75,7 +79,9 @@ class Checkpointer:
         return {name: best[name] for name in ("score", "step", "scores")} if best["step"] > step else None
 
     def keep_scores(self, run: Run, n: int, scores: Evaluation) -> None:
-        """Keep the scores of the monitored split after step n; where they are the best so far, save the weights too."""
+        """Keep the scores of the monitored split after step n; where they are the best so far, keep the weights too.
+
+        They are written to best.pt at once, or within the pause between checkpoints later: with the next one."""
         monitor = run.monitor.resolve(scores)
         self.last = {"step": n, "scores": dict(scores)}
         score = scores[monitor.name]
@@ -83,10 +89,21 @@ class Checkpointer:
         if monitor.is_better(score, self.best["score"]) or score == self.best["score"]:
             self.best = {"score": score, "step": n, "scores": dict(scores)}
             weights = shards.gather_state(scored_model(run).state_dict())
-            self.write("best.pt", {"model": weights, **self.best})
+            self.unwritten = {"model": weights, **self.best}
+            if time.monotonic() - self.written < run.cadence.save_pause:
+                self.unwritten = deepcopy(self.unwritten)  # the next step changes these weights
+            else:
+                self.write_best()
+
+    def write_best(self) -> None:
+        """Write the best weights, where they are not yet in best.pt."""
+        if self.unwritten:
+            self.write("best.pt", self.unwritten)
+            self.unwritten, self.written = {}, time.monotonic()
 
     def save(self, run: Run, n: int, lines: int) -> None:
         """Save all of the run's state after step n.  lines: number of lines of metrics.jsonl before it."""
+        self.write_best()  # which the state names
         state = {"run": take_snapshot(run), "step": n, "lines": lines, "best": self.best, "last": self.last}
         ends = run.regularize.stopped or n == run.cadence.steps
         if ends and (model := scored_model(run)) is not run.model:
@@ -104,6 +121,7 @@ class Checkpointer:
     def recall(self, run: Run) -> tuple[int, Evaluation, nn.Module]:
         """The step and the validation scores of the final weights, and the model that holds them."""
         chosen, weights = self.last, None
+        self.write_best()
         collectives.broadcast(None)  # wait until rank 0 has written the best weights
         if run.final == "best" and self.best["step"] not in (0, self.last["step"]):
             best = load_checkpoint(self.directory / "best.pt")

@@ -151,6 +151,7 @@ class Record:
 
     def close(self) -> None:
         self.metrics.close()
+        self.checkpointer.write_best()
 
 
 def pick_split(names: list[str], split: str) -> list[str]:

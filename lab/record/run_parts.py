@@ -35,7 +35,7 @@ def describe_parts(run: Run) -> dict[str, Any]:
         "augment": describe_part(run.augment),
         "regularize": [describe_part(part) for part in run.regularize.parts],
         "clip": describe_part(run.clip),
-        "cadence": asdict(run.cadence),
+        "cadence": {name: value for name, value in asdict(run.cadence).items() if name != "save_pause"},
         "seed": run.seed,
         "final": run.final,
         "precision": run.hardware.precision,

@@ -1,5 +1,6 @@
 """The loop: `train` yields steps, `execute` consumes them."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -72,7 +73,7 @@ def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopChec
     the speed and memory of a step on this machine. `name_signature` is a text, how the score `name` is computed.
     """
     after = record.restore(run)
-    meter = ThroughputMeter(run.hardware)
+    meter, pause = ThroughputMeter(run.hardware), Pause(run.cadence.save_pause)
     for step in () if run.regularize.stopped else trainer(run, after):
         record.step(run, step)
         meter.step(step)
@@ -82,9 +83,11 @@ def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopChec
                 run.regularize.on_scores(scores)
                 record.scores(run, step.n, scores)
         reason = stop(step.n)
-        if is_due(step.n, run.cadence.save_every, run.cadence.steps) or run.regularize.stopped or reason:
+        ends = run.regularize.stopped or reason or step.n == run.cadence.steps
+        if ends or (step.n % run.cadence.save_every == 0 and pause.is_over()):
             with meter.paused():
                 record.save(run, step)
+                pause.begin()
         if run.regularize.stopped:
             break
         if reason and step.n < run.cadence.steps:
@@ -95,6 +98,20 @@ def execute(run: Run, record: Recorder, trainer: Trainer = train, stop: StopChec
     gap = generalization_gap(run, val, model, stop)
     record.scores(run, n, test | gap)
     return {**val, **test, **gap, **costs, **signature_texts(val | test | gap)}
+
+
+class Pause:
+    """A time in which nothing is saved, the same on every rank.  seconds: its length; 0 for none."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.begin()
+
+    def begin(self) -> None:
+        self.until = time.monotonic() + self.seconds
+
+    def is_over(self) -> bool:
+        return not self.seconds or collectives.broadcast(time.monotonic() >= self.until)
 
 
 def is_due(n: int, every: int, steps: int) -> bool:
