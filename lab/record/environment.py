@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -59,10 +60,17 @@ def run_command(*command: str) -> str | None:
 @cache
 def list_packages() -> dict[str, str]:
     """The version of each installed package, by name. Reading them all takes a while, so they are kept in the user's
-    cache, until one of the folders in which they are looked for changes."""
+    cache, until one of the folders that have packages changes."""
     index = Index("packages")
-    key = repr([(folder, os.stat(folder).st_mtime_ns) for folder in sys.path if os.path.isdir(folder)])
+    key = repr([(folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if has_packages(folder)])
     if not isinstance(index.kept.get(key), dict):
         index.now[key] = dict(sorted((dist.name, dist.version) for dist in metadata.distributions() if dist.name))
         index.write(most=50)
     return index.now.get(key) or index.kept[key]
+
+
+def has_packages(folder: str) -> bool:
+    """Whether a folder of sys.path has a package's metadata. A project's own mostly has none, and it changes often."""
+    with suppress(OSError):  # such as a zip file, or a folder that is missing
+        return any(name.lower().endswith(("dist-info", "egg-info", ".egg")) for name in os.listdir(folder or "."))
+    return False
