@@ -95,7 +95,7 @@ def draw_upright(text: str) -> Image.Image:
 
 def encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", compress_level=3)  # twice as fast as 6, and a quarter larger
     return buffer.getvalue()
 
 

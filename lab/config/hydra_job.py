@@ -10,22 +10,25 @@ from typing import Any
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from lab.config.composed import ComposedConfig
 
 
 @contextmanager
-def hydra_job(composed: ComposedConfig, directory: Path) -> Iterator[Callable[[str | None], None]]:
+def hydra_job(composed: ComposedConfig, directory: Path, nodes: "HydraNodes") -> Iterator[Callable[[str | None], None]]:
     """The surroundings that Hydra gives to a job, as for a single run: `hydra.job.env_set`, `hydra.job.chdir`, the
     logging of `hydra.job_logging` and `hydra.verbose`, HydraConfig, and job callbacks.
 
+    nodes: Hydra's nodes of the jobs before it.
     Gives a function that takes the run's error, None for a run that is done; the callbacks are told of it at the end.
     """
-    config = hydra_node(composed, directory)
-    config_of_job = OmegaConf.merge(OmegaConf.create(dict(composed.unresolved)), config)
-    assert isinstance(config_of_job, DictConfig)
+    config = config_of_job = nodes(composed, directory)
     callbacks = Callbacks(config)
+    if callbacks.callbacks:  # else nobody is given it, and merging takes 10 ms
+        merged = OmegaConf.merge(OmegaConf.create(dict(composed.unresolved)), config)
+        assert isinstance(merged, DictConfig)
+        config_of_job = merged
     result = JobReturn(overrides=composed.overrides, cfg=config_of_job, hydra_cfg=config, working_dir=os.getcwd())
     result.task_name, result.status = config.hydra.job.name, JobStatus.COMPLETED
 
@@ -44,35 +47,33 @@ def hydra_job(composed: ComposedConfig, directory: Path) -> Iterator[Callable[[s
 
 @contextmanager
 def job_environment(config: DictConfig) -> Iterator[None]:
-    """HydraConfig and the environment variables of a job.  config: Hydra's own node, as `hydra_node` gives it."""
+    """HydraConfig and the environment variables of a job.  config: Hydra's own node, as `HydraNodes` gives it."""
     HydraConfig.instance().cfg = config  # pyright: ignore[reportAttributeAccessIssue]  # plain values do
     variables = config.hydra.job.get("env_set") or {}
     with env_override({str(name): str(value) for name, value in variables.items()}):
         yield
 
 
-def hydra_node(composed: ComposedConfig, directory: Path | None = None) -> DictConfig:
-    """A config with nothing but Hydra's own node.  directory: the job's."""
-    config = OmegaConf.create({"hydra": dict(composed.hydra)})
-    if directory is not None:
-        config.hydra.runtime.output_dir = str(directory)
-    return config
-
-
 class HydraNodes:
-    """`hydra_node` of many jobs, one after another: jobs that differ in their overrides alone share a node, in which
-    each puts its own."""
+    """Configs with nothing but Hydra's own node, of many jobs, one after another: jobs that differ in their overrides
+    and directories alone share a node, in which each puts its own. The nodes are read-only, as in Hydra."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, DictConfig] = {}
 
-    def __call__(self, composed: ComposedConfig) -> DictConfig:
+    def __call__(self, composed: ComposedConfig, directory: Path | None = None) -> DictConfig:
+        """The node of a job.  directory: the job's."""
         rest = {key: value for key, value in composed.hydra.items() if key != "overrides"}
         key = json.dumps(rest, sort_keys=True, default=str)
         if key not in self.nodes:
-            self.nodes[key] = hydra_node(composed)
-        self.nodes[key].hydra.overrides = composed.hydra["overrides"]
-        return self.nodes[key]
+            self.nodes[key] = OmegaConf.create({"hydra": dict(composed.hydra)})
+            OmegaConf.set_readonly(self.nodes[key], True)
+        node = self.nodes[key]
+        with read_write(node):
+            node.hydra.overrides = composed.hydra["overrides"]
+            if directory is not None:
+                node.hydra.runtime.output_dir = str(directory)
+        return node
 
 
 def unknown_task(_: DictConfig) -> Any:

@@ -4,6 +4,7 @@ Source: Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits (i
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,9 +53,10 @@ def digits(
     )
 
 
+@lru_cache(maxsize=1)
 def read_digits() -> tuple[Tensor, Tensor]:
     """The images, float64 (1797, 8, 8) from 0 to 16, and labels, int64 (1797,), as scikit-learn's `load_digits` gives
-    them. They are read from its file, as importing scikit-learn takes a second."""
+    them. They are read from its file, as importing scikit-learn takes a second, and once for all runs of a process."""
     spec = find_spec("sklearn")
     file = Path(spec.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if spec else None
     if file is None or not file.is_file():

@@ -59,8 +59,8 @@ class ClassificationCounts:
         if not total:
             return {}
         class_accuracies = {
-            f"accuracy/{name}": int(hits) / int(count)
-            for name, hits, count in zip(classes, correct, per_class, strict=True)
+            f"accuracy/{name}": hits / count
+            for name, hits, count in zip(classes, correct.tolist(), per_class.tolist(), strict=True)
             if count
         }
         scores = {

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.config.hydra_job import HydraNodes, hydra_job
 from lab.config.settings import Policy
 from lab.errors import LabError
 from lab.execution.outcome import Outcome, RunOptions
@@ -73,6 +74,7 @@ class Worker:
         self.channel, self.spec = channel, spec
         self.tasks: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self.stops: dict[int, StopSignal] = {}  # of the jobs that have not ended, by number
+        self.hydra_nodes = HydraNodes()
         self.is_used = False
         enter_worker(spec)
         receive_signals(spec.ignored)
@@ -139,7 +141,6 @@ class Worker:
 
     def run(self, job: Job, stop: StopSignal) -> Outcome | LabError | RuntimeError:
         """Do one job. Gives its outcome, or the error that kept it from starting."""
-        from lab.config.hydra_job import hydra_job
         from lab.record.recording import describe_error
 
         def send(message: tuple[Any, ...]) -> None:
@@ -154,7 +155,7 @@ class Worker:
                 file_if_written(self.spec.crash_file) as crash_file,
                 stop.watchdog.watch(crash_file),
                 redirect_output(job.directory),
-                hydra_job(job.composed, absolute) as set_error,
+                hydra_job(job.composed, absolute, self.hydra_nodes) as set_error,
             ):
                 outcome = run_job(job.composed, job.identity, absolute, options)
                 set_error(None if outcome.state == "done" else f"{absolute} is {outcome.state}")
