@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from lab.augment.chain import chain
 from lab.augment.flip_crop import flip_crop
@@ -28,23 +29,22 @@ def batch():
     return torch.randint(0, 256, (12, 3, 10, 8), generator=draw, dtype=torch.uint8), torch.arange(12) % 5
 
 
-def test_flip_crop_gives_each_image_a_crop_of_its_padded_self_or_of_its_mirror(batch):
-    images, labels = batch
-    augmented, same = flip_crop(batch, make_generator(0, "augment"), padding=2)
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_flip_crop_crops_each_padded_image_and_then_flips_half_of_them(batch, padding, flip, dtype, memory_format):
+    images, labels = batch[0].to(dtype, memory_format=memory_format), batch[1]
+    augmented, same = flip_crop((images, labels), make_generator(0, "augment"), padding=padding, flip=flip)
     assert torch.equal(labels, same)
-    drawn = []
-    for image, result in zip(images, augmented, strict=True):
-        crops = {
-            (flipped, top, left): torch.nn.functional.pad(image, (2, 2, 2, 2))[:, top : top + 10, left : left + 8]
-            for flipped in (False, True)
-            for top in range(5)
-            for left in range(5)
-        }
-        places = [place for place, crop in crops.items() if torch.equal(crop.flip(2) if place[0] else crop, result)]
-        assert len(places) == 1
-        drawn += places
-    assert {flipped for flipped, _, _ in drawn} == {False, True}
-    assert len(set(drawn)) > 6
+    assert augmented.is_contiguous()
+    draw = make_generator(0, "augment")
+    corners = torch.randint(0, 2 * padding + 1, (2, 12), generator=draw).T.tolist()
+    flipped = (torch.rand(12, generator=draw) < 0.5).tolist() if flip else [False] * 12
+    assert not flip or set(flipped) == {False, True}
+    for image, (top, left), mirrored, result in zip(images, corners, flipped, augmented, strict=True):
+        crop = F.crop(F.pad(image, [padding]), top, left, 10, 8)
+        assert torch.equal(F.horizontal_flip(crop) if mirrored else crop, result)
 
 
 def test_the_same_generator_gives_the_same_augmentation(batch):
@@ -58,8 +58,9 @@ def test_the_same_generator_gives_the_same_augmentation(batch):
 
 @pytest.mark.parametrize("name", list(v2.RandAugment._AUGMENTATION_SPACE))
 @pytest.mark.parametrize("magnitude", [0, 9, 30])
-def test_each_operation_of_randaugment_is_torchvisions(batch, name, magnitude):
-    images, _ = batch
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_operation_of_randaugment_is_torchvisions(batch, name, magnitude, channels):
+    images = batch[0][:, :channels]
 
     class Only(v2.RandAugment):
         _AUGMENTATION_SPACE = {name: v2.RandAugment._AUGMENTATION_SPACE[name]}

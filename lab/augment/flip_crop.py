@@ -6,7 +6,6 @@ Source: He et al. 2016, arXiv:1512.03385, sec. 4.2, after Lee et al. 2015, arXiv
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from lab.augment.batch_check import LabelledImages, require_labels
 
@@ -19,13 +18,23 @@ def flip_crop(batch: Any, generator: torch.Generator, *, padding: int, flip: boo
     Raises ValueError unless the batch is images and labels.
     """
     images, labels = require_labels(batch, "flip_crop")
-    num, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, num), generator=generator).to(images.device, non_blocking=True)
-    padded = F.pad(images, (padding,) * 4)
-    # every crop of every image, (B, 2 padding + 1, 2 padding + 1, C, H, W), as a view
-    crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    cropped = crops[torch.arange(num, device=images.device), top, left].contiguous()
-    if flip:
-        flipped = (torch.rand(num, generator=generator) < 0.5).nonzero().flatten().to(images.device, non_blocking=True)
-        cropped[flipped] = cropped[flipped].flip(-1)
+    num, channels, height, width = images.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, num), generator=generator)
+    flipped = torch.rand(num, generator=generator) < 0.5 if flip else torch.zeros(num, dtype=torch.bool)
+    # flipped before they are cropped, in a batch sorted by that
+    left = torch.where(flipped, 2 * padding - left, left)
+    order, straight = flipped.argsort(stable=True), num - int(flipped.sum())
+    place = order.argsort()
+    padded = images.new_zeros(num, channels, height + 2 * padding, width + 2 * padding)
+    inner = padded[:, :, padding : padding + height, padding : padding + width]
+    order = order.to(images.device, non_blocking=True)
+    inner[:straight] = images.index_select(0, order[:straight])
+    inner[straight:] = images.index_select(0, order[straight:]).flip(-1)
+    # a crop of a channel is copied in one piece, from its first pixel to its last, and then seen without the borders
+    of_image, of_channel, of_row, _ = padded.stride()
+    length = (height - 1) * of_row + width
+    pieces = padded.as_strided((padded.numel() - length + 1, length), (1, 1))
+    starts = (place * of_image + top * of_row + left).unsqueeze(1) + torch.arange(channels) * of_channel
+    cropped = pieces.index_select(0, starts.flatten().to(images.device, non_blocking=True))
+    cropped = cropped.as_strided(images.shape, (channels * length, length, of_row, 1)).contiguous()
     return cropped, labels  # the hardware chooses the memory format

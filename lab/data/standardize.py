@@ -37,7 +37,15 @@ class Standardize:
         if self.scale.device != images.device:  # moved once, for the first batch on another device
             self.scale, self.shift = self.scale.to(images.device), self.shift.to(images.device)
         # converted to float first, as addcmul of mixed types is four times slower
-        return torch.addcmul(self.shift, images.float(), self.scale), targets
+        values = images.float()
+        if images.dtype != torch.uint8 or images.device.type != "cpu":
+            return torch.addcmul(self.shift, values, self.scale), targets
+        # one number at a time: a CPU multiplies and adds in the same way, in the same bits, but twice as fast
+        scales, shifts = self.scale.flatten().tolist(), self.shift.flatten()
+        parts = values.unbind(1) if len(scales) > 1 else [values]
+        for part, scale, shift in zip(parts, scales, shifts, strict=True):
+            torch.add(shift, part, alpha=scale, out=part)
+        return values, targets
 
 
 def leave_as_is(batch: Any) -> Any:
