@@ -4,11 +4,15 @@ import io
 import pickle
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tokenizers.implementations.base_tokenizer import BaseTokenizer
 from torch import Tensor, nn
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 from lab.config.annotations import annotations_of
 from lab.config.check import check_config, check_group
 from lab.config.groups import GROUPS, retried_parts
+from lab.config.targets import instantiate_node, is_plain
 from lab.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -290,3 +295,60 @@ def test_a_key_is_read_where_an_interpolation_names_it_whole():
     assert len(problems({"a": {"b": ["x${width}y"]}, "c": "${seedling.x}"})) == 0
     assert len(problems({"a": "${oc.select:width,1}", "c": "${lab.len:${seedling}}"})) == 0
     assert len(problems({"a": "${widths}", "c": "${.seedling}", "d": "${seedling:x}"})) == 2
+
+
+def collect(**arguments: Any) -> dict[str, Any]:
+    return {"collected": arguments}
+
+
+def nested(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    mappings = st.dictionaries(st.sampled_from(["a", "b", "lr"]), values, max_size=3)
+    targets = mappings.map(lambda arguments: {"_target_": "tests.test_targets.collect", **arguments})
+    return st.one_of(
+        st.lists(values, max_size=3), mappings, targets, targets.map(lambda node: {**node, "_partial_": True})
+    )
+
+
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text("ab:/ ", max_size=4))
+
+
+@given(st.recursive(PLAIN, nested, max_leaves=12))
+def test_a_plain_node_makes_what_hydra_makes(value):
+    from hydra.utils import instantiate
+
+    def called(made: Any) -> Any:
+        """The same nest, with what each partial gives when it is called."""
+        if isinstance(made, partial):
+            assert type(made) is partial or by_hydra
+            return ("partial", made.func, called(made.keywords))
+        if isinstance(made, dict):
+            return {name: called(part) for name, part in made.items()}
+        return list(map(called, made)) if isinstance(made, list) else made
+
+    node = {"_target_": "tests.test_targets.collect", "value": value}
+    by_hydra = False
+    ours = called(instantiate_node(node))
+    by_hydra = True
+    assert is_plain(node)
+    assert ours == called(instantiate(node, _convert_="all"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"_args_": [1]}, {"_convert_": "none"}, {"_recursive_": False}, {"a": "${b}"}, {"a": "???"}, {"_partial_": 1}],
+)
+def test_other_nodes_are_left_to_hydra(keys):
+    assert not is_plain({"_target_": "tests.test_targets.collect", **keys})
+    assert not is_plain({"a": [{"_target_": "tests.test_targets.collect", **keys}]})
+
+
+def test_a_target_gets_lists_and_mappings_of_its_own():
+    node = {"_target_": "tests.test_targets.collect", "sizes": [1, {"a": 2}]}
+    made = instantiate_node(node)["collected"]["sizes"]
+    made[1]["a"] = made[0] = 3
+    assert node["sizes"] == [1, {"a": 2}]
+
+
+def test_hydra_judges_the_targets_of_plain_nodes():
+    with pytest.raises(InstantiationException, match=r"os\.remove"):
+        instantiate_node({"_target_": "os.remove", "_partial_": True, "path": "kept"})

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lab.config.targets import own_error
 from lab.errors import ConfigError
 from lab.text import error_message, format_traceback, locate_own_frame, summarize_error
 
@@ -20,9 +21,7 @@ def blame(place: str) -> Iterator[None]:
     except SystemExit as error:
         raise ConfigError(f"{place}: it ended the process with {error!r}") from error
     except Exception as error:
-        # Hydra wraps the target's own error, with the whole node in the message
-        is_wrapped = type(error).__name__ == "InstantiationException" and error.__cause__
-        cause = error.__cause__ if is_wrapped and error.__cause__ else error
+        cause = own_error(error)
         is_sentence = isinstance(cause, ValueError | OSError) or "Original Traceback" in error_message(cause)
         message = summarize_error(cause, with_kind=not is_sentence)
         problem = ConfigError(f"{place}: {message}" if place else message)

@@ -15,6 +15,7 @@ from lab.augment.none import none
 from lab.config.check import without_untaken_facts
 from lab.config.groups import GROUPS
 from lab.config.settings import Settings
+from lab.config.targets import instantiate_node
 from lab.distributed.collectives import get_world_size
 from lab.distributed.shards import shard_model
 from lab.errors import ConfigError
@@ -252,20 +253,10 @@ def build_cadence(settings: Settings, data: Data) -> Cadence:
 
 def instantiate(config: Mapping[str, Any], group: str) -> Any:
     """The object of a group's node; for a partial node, a functools.partial that makes it."""
-    from hydra.utils import instantiate as hydra_instantiate
-
     assert group in GROUPS
     with blame(group):
-        node = without_untaken_facts(config[group], GROUPS[group]) if GROUPS[group].facts else dict(config[group])
-        return plain_partials(hydra_instantiate(node, _convert_="all"))
-
-
-def plain_partials(value: Any) -> Any:
-    """functools' partials in place of Hydra's, which run its target policy at each call (270 us) and do not pickle in
-    Hydra 1.4."""
-    if isinstance(value, partial):
-        return partial(value.func, *value.args, **{name: plain_partials(v) for name, v in value.keywords.items()})
-    return [plain_partials(part) for part in value] if isinstance(value, list) else value
+        facts = GROUPS[group].facts
+        return instantiate_node(without_untaken_facts(config[group], GROUPS[group]) if facts else config[group])
 
 
 def unwrap_partial(function: Any) -> Any:

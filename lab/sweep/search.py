@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lab.config.check import check_group
 from lab.config.groups import SEARCH_GROUPS
 from lab.config.search_space import DIRECTIONS, Interval, SearchAxis, SearchSettings
-from lab.config.targets import instantiate_node, locate
+from lab.config.targets import instantiate_node, locate, own_error
 from lab.errors import ConfigError
 from lab.record.files import make_directory, open_to_append, refuse_link
 
@@ -287,7 +287,7 @@ def instantiate_from_optuna(where: str, node: Mapping[str, Any]) -> Any:
             instance = instantiate_node(node)
             return instance() if node.get("_partial_") else instance
     except Exception as error:
-        cause = error.__cause__ or error  # Hydra wraps the target's own error, with the whole node in the message
+        cause = own_error(error)
         raise ConfigError(f"{where}: {cause}") from cause
 
 
