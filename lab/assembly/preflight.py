@@ -45,11 +45,12 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
     """Check every job, and build and try each distinct graph once.  show: takes what is being done, as it begins."""
     show(f"checking {len(jobs)} configs")
     report = PreflightReport()
+    text, graph_text = once_per_object(as_json), once_per_object(lambda node: as_json(without_numbers(node)))
     problems: dict[tuple[str, str], list[str]] = {}
-    graphs: dict[str, list[PreflightJob]] = {}
+    graphs: dict[tuple[str, ...], list[PreflightJob]] = {}
 
     def once(name: str, value: Any, find: Callable[[], list[str]]) -> list[str]:
-        key = (name, graph_json(value))
+        key = (name, text(value))
         if key not in problems:
             problems[key] = find()
         return problems[key]
@@ -64,22 +65,22 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
         config = job.composed.resolved
         try:
             check_config(config, job.composed.unresolved, check_group_once, check_settings_once)
-            graphs.setdefault(graph_key(job.composed), []).append(job)
+            graphs.setdefault(graph_key(job.composed, text, graph_text), []).append(job)
         except ConfigError as error:
             report.problems[job.number] = error.problems
     for number, alike in enumerate(graphs.values(), start=1):
         first = alike[0].composed
         show(f"{number} of {len(graphs)}: {first.choices.get('model')} on {first.choices.get('data')}")
-        try_graph(alike, report)
+        try_graph(alike, report, text)
     report.gpus = count_gpus([job.composed.resolved for job in jobs])
     return report
 
 
-def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
+def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport, text: Callable[[Any], str]) -> None:
     """Take one batch through the first of these jobs, then make each part in which the other jobs differ from it,
     alone.
 
-    report: takes the problems, and the costs of one job.
+    report: takes the problems, and the costs of one job.  text: `as_json`, which remembers objects that jobs share.
     """
     composed, hydra_nodes = jobs[0].composed, HydraNodes()
     graph = GraphReport(f"{composed.choices.get('data')} {composed.choices.get('model')}", [job.number for job in jobs])
@@ -96,12 +97,12 @@ def try_graph(jobs: Sequence[PreflightJob], report: PreflightReport) -> None:
     graph.cost = describe_estimate(estimate)
     graph.disk = 3 * estimate.saved  # the last checkpoint, the one before and the best
     graph.monitor = (trial.monitor.name, trial.monitor.mode) if trial.monitor else None
-    problems_of_parts: dict[str, Sequence[str]] = {}
+    problems_of_parts: dict[tuple[str, ...], Sequence[str]] = {}
     for job in jobs:
         config = job.composed.resolved
-        settings = [config[name] for name in SETTINGS if name != "seed"]
+        settings = as_json([config[name] for name in SETTINGS if name != "seed"])
         for part, groups in retried_parts().items():
-            key = graph_json([part, settings, *(config[group] for group in groups)])
+            key = (part, settings, *(text(config[group]) for group in groups))
             if key not in problems_of_parts:
                 with job_environment(hydra_nodes(job.composed)):
                     problems_of_parts[key] = collect_problems(partial(try_part, part, config, run))
@@ -162,11 +163,16 @@ def describe_estimate(estimate: CostEstimate) -> str:
     return f"{estimate.parameters:,} parameters, {estimate.trainable:,} trained; {flops}; {peak}"
 
 
-def graph_key(composed: ComposedConfig) -> str:
-    """A key that is the same for jobs of the same arithmetic, which differ only in numbers that change no shape."""
+def graph_key(
+    composed: ComposedConfig, text: Callable[[Any], str], graph_text: Callable[[Any], str]
+) -> tuple[str, ...]:
+    """A key that is the same for jobs of the same arithmetic, which differ only in numbers that change no shape.
+
+    text, graph_text: texts of a node, with and without its numbers.
+    """
     config, environment = composed.resolved, composed.hydra.get("job", {}).get("env_set")
-    graph = {name: without_numbers(config[name]) for name, group in GROUPS.items() if group.in_graph}
-    return graph_json([graph, environment, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))])
+    graph = [graph_text(config[name]) for name, group in GROUPS.items() if group.in_graph]
+    return (*graph, as_json([environment, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))]))
 
 
 def without_numbers(value: Any) -> Any:
@@ -178,9 +184,21 @@ def without_numbers(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
-def graph_json(value: Any) -> str:
+def as_json(value: Any) -> str:
     """A nest as text: the same text for equal nests."""
     return json.dumps(value, sort_keys=True, default=str)
+
+
+def once_per_object(function: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The function, called once for each object, many of which the configs of a sweep's jobs share."""
+    known: dict[int, tuple[Any, str]] = {}
+
+    def find(value: Any) -> str:
+        if id(value) not in known:
+            known[id(value)] = (value, function(value))  # with the object, so that no other one gets its id
+        return known[id(value)][1]
+
+    return find
 
 
 def count_gpus(configs: Sequence[Mapping[str, Any]]) -> int:

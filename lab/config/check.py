@@ -73,9 +73,10 @@ def check_settings(config: Mapping[str, Any]) -> list[str]:
 
 def unread_key_problems(config: Mapping[str, Any], unresolved: Mapping[str, Any]) -> Iterator[str]:
     known = (*GROUPS, *OPEN_NODES, *SETTINGS, *POLICY)
-    mentioned = {key for text in strings_in(unresolved) for key in MENTIONED_KEY.findall(text)}
-    for name in config:
-        if name not in known and name not in mentioned:
+    unknown = [name for name in config if name not in known]
+    mentioned = {key for text in strings_in(unresolved) for key in MENTIONED_KEY.findall(text)} if unknown else ()
+    for name in unknown:
+        if name not in mentioned:
             yield f"nothing reads the key {name!r}; {suggest(name, (*known, 'experiment', 'debug', 'local'))}"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,25 @@ class HydraNodes:
 
     def __init__(self) -> None:
         self.nodes: dict[str, DictConfig] = {}
+        self.latest: tuple[Any, DictConfig] | None = None
 
     def __call__(self, composed: ComposedConfig, directory: Path | None = None) -> DictConfig:
         """The node of a job.  directory: the job's."""
-        rest = {key: value for key, value in composed.hydra.items() if key != "overrides"}
-        key = json.dumps(rest, sort_keys=True, default=str)
-        if key not in self.nodes:
-            self.nodes[key] = OmegaConf.create({"hydra": dict(composed.hydra)})
-            OmegaConf.set_readonly(self.nodes[key], True)
-        node = self.nodes[key]
+        if self.latest is None or self.latest[0] is not composed.hydra:  # jobs that were composed together share it
+            self.latest = (composed.hydra, self.find(composed.hydra))
+        node = self.latest[1]
         with read_write(node):
             node.hydra.overrides = composed.hydra["overrides"]
             if directory is not None:
                 node.hydra.runtime.output_dir = str(directory)
         return node
+
+    def find(self, hydra: Mapping[str, Any]) -> DictConfig:
+        key = json.dumps({name: value for name, value in hydra.items() if name != "overrides"}, default=str)
+        if key not in self.nodes:
+            self.nodes[key] = OmegaConf.create({"hydra": dict(hydra)})
+            OmegaConf.set_readonly(self.nodes[key], True)
+        return self.nodes[key]
 
 
 def unknown_task(_: DictConfig) -> Any:
