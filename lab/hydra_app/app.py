@@ -23,6 +23,7 @@ from lab.config.overrides import quote_path, wrap_in_choices
 from lab.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LabError, report_error
 from lab.hydra_app.resolvers import directory_resolvers
 from lab.identity.identity import Identifier, Identity
+from lab.sweep.fork_server import start_fork_server
 from lab.text import relative_to_cwd
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def run_app(arguments: list[str], app: HydraApp) -> int:
     is_multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
     if app.run is None and not is_multirun and not set(flags) & SHOWING_FLAGS:
         arguments, is_multirun = ["-m", *arguments], True
+    if is_multirun and not set(flags) & SHOWING_FLAGS:
+        start_fork_server()  # which imports torch while the sweep is planned
     app.with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         register_with_hydra(directory_resolvers(app.identify, lambda: app.sweep_name))

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,9 @@ from lab.execution.dead_process import describe_death
 from lab.identity.identity import target_paths
 from lab.record.environment import describe_environment
 from lab.record.status import HANG_MARK
+from lab.sweep.fork_server import start_fork_server
 from lab.sweep.plan import Job
-from lab.sweep.worker import PRELOADED_MODULES, WorkerSpec, longest_step_timeout, serve_worker
+from lab.sweep.worker import WorkerSpec, longest_step_timeout, serve_worker
 from lab.train.stop import STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ class Pool:
     def __post_init__(self) -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="lab-"))
         self.context: BaseContext = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":
-            self.context.set_forkserver_preload([*PRELOADED_MODULES, *self.modules])  # imports torch once, for all
-            start_fork_server()
+        start_fork_server(self.modules)
         self.environment = describe_environment()
 
     def __enter__(self) -> "Pool":
@@ -245,17 +243,6 @@ class Pool:
             slot.worker.end(patience=STOP_GRACE if slot.jobs else 5)
         self.slots.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-def start_fork_server() -> None:
-    """Start multiprocessing's fork server, which imports torch in the background. It and the processes that it forks
-    begin with stop signals blocked: sent to all processes of a job, they must not end the fork server."""
-    resource_tracker.ensure_running()  # first, as starting it unblocks signals
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def available_cores() -> int:

@@ -30,11 +30,6 @@ from lab.train.stop import STOP_SIGNALS, StopSignal, Watchdog
 if TYPE_CHECKING:
     from lab.assembly.preflight_report import PreflightReport
 
-# imported once, by the process from which the workers are forked
-PRELOADED_MODULES = (
-    *("lab.sweep.preload", "lab.assembly.preflight", "lab.record.record", "lab.record.tensorboard", "lab.sweep.worker"),
-    *("torch._dynamo", "tensorboard.summary.writer.event_file_writer", "tensorboard.plugins.hparams.summary_v2"),
-)
 ORPHAN_GRACE = 30  # seconds in which a worker may save after its supervisor has ended
 
 
