@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 SECRET_WORDS = (
@@ -53,7 +53,12 @@ def secret_variables() -> tuple[str, ...]:
 def names_secret(key: str, value: Any) -> bool:
     """Whether the value of this key is a secret."""
     # a number of tokens, such as max_tokens, is not a secret
-    return bool(SECRET.search(key)) and not ("token" in key.lower() and isinstance(value, int | float))
+    return find_secret_word(key) and not ("token" in key.lower() and isinstance(value, int | float))
+
+
+@lru_cache(10_000)
+def find_secret_word(key: str) -> bool:
+    return bool(SECRET.search(key))
 
 
 def redact_text(text: str) -> str:

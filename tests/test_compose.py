@@ -1,9 +1,13 @@
 """A sweep's jobs are composed once for each choice of groups, and are what Hydra composes job by job."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
@@ -71,6 +75,22 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, job):
     assert found.unresolved == expected.unresolved
     assert found.choices == expected.choices
     assert list(found.overrides) == list(expected.overrides)
+
+
+@given(
+    st.one_of(st.integers(), st.floats()).map(str)
+    | st.from_regex(r"-?[0-9]{1,3}(\.[0-9]*)?(e[+-]?[0-9]{1,2})?", fullmatch=True)
+)
+def test_a_number_is_read_as_hydra_reads_it(text):
+    composer = Composer.__new__(Composer)
+    composer.loader = SimpleNamespace(repository=SimpleNamespace(group_exists=lambda key: False))
+    composer.parse_once = composer.parse_override
+    override = f"optimizer.lr={text}"
+    found, is_choice = composer.parse_override(override)
+    expected = OverridesParser.create().parse_override(override)
+    assert not is_choice
+    assert repr(replace(found, config_loader=None)) == repr(expected)
+    assert type(found.value()) is type(expected.value())
 
 
 def test_a_relative_interpolation_behind_another_is_followed(composer):

@@ -23,7 +23,7 @@ from lab.assembly.cost_estimate import CostEstimate, checkpoint_bytes, estimate_
 from lab.assembly.dry_run import dry_run
 from lab.assembly.preflight_report import GraphReport, PreflightReport
 from lab.config.check import check_config, check_group, check_settings
-from lab.config.composed import ComposedConfig
+from lab.config.composed import ComposedConfig, once_per_object
 from lab.config.groups import GROUPS, retried_parts
 from lab.config.hydra_job import HydraNodes, job_environment
 from lab.config.settings import SETTINGS
@@ -177,7 +177,7 @@ def graph_key(
 
 def without_numbers(value: Any) -> Any:
     """The same nest without seeds and floats."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: without_numbers(part) for key, part in value.items() if key != "seed"}
     if isinstance(value, list):
         return [without_numbers(part) for part in value]
@@ -187,18 +187,6 @@ def without_numbers(value: Any) -> Any:
 def as_json(value: Any) -> str:
     """A nest as text: the same text for equal nests."""
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def once_per_object(function: Callable[[Any], str]) -> Callable[[Any], str]:
-    """The function, called once for each object, many of which the configs of a sweep's jobs share."""
-    known: dict[int, tuple[Any, str]] = {}
-
-    def find(value: Any) -> str:
-        if id(value) not in known:
-            known[id(value)] = (value, function(value))  # with the object, so that no other one gets its id
-        return known[id(value)][1]
-
-    return find
 
 
 def count_gpus(configs: Sequence[Mapping[str, Any]]) -> int:

@@ -106,18 +106,6 @@ def check_group(name: str, node: Any) -> list[str]:
     return node_problems(node, group, group.path, Any)
 
 
-def target_nodes(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-    """Every node with a `_target_` at or below `value`, with its path."""
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield path, value
-        for key, part in value.items():
-            yield from target_nodes(part, (*path, str(key)))
-    elif isinstance(value, list):
-        for number, part in enumerate(value):
-            yield from target_nodes(part, (*path, str(number)))
-
-
 def nested_problems(value: Any, group: Group, path: KeyPath, annotation: Any) -> list[str]:
     """Problems of all nodes at or below `value`.  annotation: annotation of the value's parameter."""
     if isinstance(value, Mapping) and "_target_" in value:

@@ -1,6 +1,6 @@
 """The composed config of one run, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,18 @@ class ComposedConfig:
         -cn gives another."""
         chosen = self.choices.get("experiment") or (self.hydra.get("job") or {}).get("config_name")
         return "/".join(slugify(part) for part in str(chosen).split("/")) if chosen else "train"
+
+
+def once_per_object(function: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The function, called once for each object, many of which the configs of a sweep's jobs share."""
+    known: dict[int, tuple[Any, str]] = {}
+
+    def find(value: Any) -> str:
+        if id(value) not in known:
+            known[id(value)] = (value, function(value))  # with the object, so that no other one gets its id
+        return known[id(value)][1]
+
+    return find
 
 
 def unresolved_container(config: Any) -> Any:

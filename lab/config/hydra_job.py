@@ -67,9 +67,8 @@ class HydraNodes:
         if self.latest is None or self.latest[0] is not composed.hydra:  # jobs that were composed together share it
             self.latest = (composed.hydra, self.find(composed.hydra))
         node = self.latest[1]
-        with read_write(node):
-            node.hydra.overrides = composed.hydra["overrides"]
-            if directory is not None:
+        if directory is not None:
+            with read_write(node):
                 node.hydra.runtime.output_dir = str(directory)
         return node
 
@@ -78,6 +77,8 @@ class HydraNodes:
         if key not in self.nodes:
             self.nodes[key] = OmegaConf.create({"hydra": dict(hydra)})
             OmegaConf.set_readonly(self.nodes[key], True)
+        with read_write(self.nodes[key]):
+            self.nodes[key].hydra.overrides = hydra["overrides"]
         return self.nodes[key]
 
 

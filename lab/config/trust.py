@@ -269,7 +269,6 @@ def check_code_outside(config: Any, directory: Path) -> None:
 
 def targets_in(value: Any) -> set[str]:
     """Every `_target_` in a nest of plain values."""
-    if isinstance(value, Mapping):
-        own = {str(value["_target_"])} if "_target_" in value else set()
-        return own.union(*(targets_in(part) for part in value.values()))
-    return set().union(*map(targets_in, value)) if isinstance(value, list) else set()
+    own = {str(value["_target_"])} if isinstance(value, Mapping) and "_target_" in value else set()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return own.union(*(targets_in(part) for part in parts if isinstance(part, dict | list)))

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lab.config.check import target_nodes
 from lab.config.settings import POLICY
+from lab.config.trust import targets_in
 from lab.data.image_files import image_folder_files, visible_files
 from lab.errors import LabError
 from lab.identity.fingerprint import digest, fingerprint
@@ -120,7 +120,7 @@ class Identifier:
             config = {key: value for key, value in config.items() if key != "weights"}
 
         def strip_value(value: Any, path: tuple[str, ...]) -> Any:
-            if isinstance(value, Mapping):
+            if isinstance(value, dict):
                 # a download is checked against its publisher's hash, so it need not be there to count as the same
                 fetched = {"folder"} if path == ("data",) and value.get("download") else set()
                 return {
@@ -135,7 +135,7 @@ class Identifier:
                 return f"file:{files[value]}"
             return value
 
-        return strip_value(config, ())
+        return strip_value(dict(config), ())
 
 
 def is_bookkeeping(key: str) -> bool:
@@ -146,12 +146,12 @@ def is_bookkeeping(key: str) -> bool:
 
 def target_paths(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The dotted path of every `_target_` in the config, sorted."""
-    return tuple(sorted({str(node["_target_"]) for _, node in target_nodes(config, ())}))
+    return tuple(sorted(targets_in(config)))
 
 
 def without_seed(value: Any, seed: Any) -> Any:
     """The nest without the keys named `seed` that hold the run's seed: its own, and those that interpolate it."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: without_seed(part, seed) for key, part in value.items() if not (key == "seed" and part == seed)}
     return [without_seed(part, seed) for part in value] if isinstance(value, list) else value
 
