@@ -66,7 +66,7 @@ def test_an_example_that_is_never_read_is_named_by_its_line_in_a_run_and_in_a_pr
 def test_a_preflight_that_hangs_is_ended_by_a_signal(project, number, code):
     project.new = True
     process = project.start("train", "-m", SHORT, "model.hangs=true", "seed=0,1")
-    wait_for(lambda: len(processes(project)) >= 3)  # this one, the fork server and a worker
+    wait_for(lambda: len(processes(project)) >= 4)  # this one, the tracker, the fork server and a worker
     os.killpg(process.pid, number)
     ended = finish(process)
     assert ended.code == code, ended.err
