@@ -1,4 +1,5 @@
-"""What the interpreter does by itself that takes long where much is imported: looking for garbage, and ending.
+"""What the interpreter does by itself: looking for garbage and ending, which take long where much is imported, and
+heeding Ctrl-C.
 
 Nearly all objects that importing makes stay. Looking through them again and again takes a fifth of the time of
 importing torch, and taking them apart at the end a third of it.
@@ -7,7 +8,9 @@ importing torch, and taking them apart at the end a third of it.
 import atexit
 import gc
 import os
+import signal
 import sys
+from typing import NoReturn
 
 AS_USUAL = gc.get_threshold()
 RARELY = (100_000, 20, 20)
@@ -20,6 +23,24 @@ def collect_rarely() -> None:
 
 def collect_as_usual() -> None:
     gc.set_threshold(*AS_USUAL)
+
+
+class CtrlC:
+    """Handler of SIGINT, as Python's own, which remembers that it was called: the KeyboardInterrupt may be lost in code
+    that makes another error of it and goes on."""
+
+    pressed = False
+
+    def __call__(self, *_: object) -> NoReturn:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+
+def raise_lost_interrupt() -> None:
+    """Raises KeyboardInterrupt where Ctrl-C was pressed before."""
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, CtrlC) and handler.pressed:
+        raise KeyboardInterrupt
 
 
 class ProcessEnd:

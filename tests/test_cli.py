@@ -3,11 +3,17 @@
 import json
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from omegaconf.errors import OmegaConfBaseException
 
+from lab.cli import main
+from lab.errors import EXIT_INTERRUPTED
+from lab.train.stop import StopSignal
 from tests.conftest import only_run
 from tests.processes import TIMEOUT, finish, start_lab
 from tests.project import wait_for
@@ -79,6 +85,27 @@ def test_a_loss_that_is_not_finite_makes_the_run_diverged(lab, tmp_path):
     assert "is nan after step" in status["error"]
     for line in (run / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+def test_ctrl_c_that_is_lost_in_code_which_catches_errors_ends_the_command_before_it_trains(monkeypatch, capsys):
+    trained = []
+
+    def command(arguments):
+        with suppress(OmegaConfBaseException):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:  # as OmegaConf's own, on a list that is half built
+                raise OmegaConfBaseException
+        with StopSignal().signals(keyboard=True):
+            trained.append(arguments)
+        return 0
+
+    monkeypatch.setattr(main, "import_module", lambda name: SimpleNamespace(main=command))
+    assert main.call_verb("train", []) == EXIT_INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err
+    assert not trained
+    with StopSignal().signals(keyboard=True):  # it counted for that command alone
+        pass
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from lab.errors import EXIT_INTERRUPTED, LabError, report_error
-from lab.interpreter import PROCESS_END, collect_rarely
+from lab.interpreter import PROCESS_END, CtrlC, collect_rarely
 
 VERBS = {
     "train": ("lab.cli.train", "main", "one run, or a sweep with -m: lab train model=mlp optimizer.lr=0.01"),
@@ -132,12 +132,7 @@ def call_verb(verb: str, arguments: list[str]) -> int:
     """Call a command's function. Gives the exit code: that of an interruption for all that Ctrl-C has interrupted,
     though the code where it was may have made another error of it."""
     module, function, _ = VERBS[verb]
-    handler, pressed, show_unraisable = signal.getsignal(signal.SIGINT), False, sys.unraisablehook
-
-    def interrupt(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        raise KeyboardInterrupt
+    handler, interrupt, show_unraisable = signal.getsignal(signal.SIGINT), CtrlC(), sys.unraisablehook
 
     def again(unraisable: "sys.UnraisableHookArgs") -> None:
         if unraisable.exc_type is KeyboardInterrupt:  # it came while an object was deleted, and would be ignored
@@ -150,9 +145,9 @@ def call_verb(verb: str, arguments: list[str]) -> int:
             signal.signal(signal.SIGINT, interrupt)
             sys.unraisablehook = again
         code = getattr(import_module(module), function)(arguments)
-        return EXIT_INTERRUPTED if pressed and code else code
+        return EXIT_INTERRUPTED if interrupt.pressed and code else code
     except BaseException as error:
-        if not pressed and not isinstance(error, KeyboardInterrupt):
+        if not interrupt.pressed and not isinstance(error, KeyboardInterrupt):
             raise
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

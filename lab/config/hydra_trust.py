@@ -21,6 +21,7 @@ from lab.config.annotations import NodeKinds
 from lab.config.groups import SEARCH_GROUPS
 from lab.config.trust import is_project_path, locate_trusted
 from lab.errors import ConfigError
+from lab.interpreter import raise_lost_interrupt
 from lab.yaml_aliases import check_yaml_aliases
 
 MADE_NODES = ("callbacks", "sweeper", "launcher")  # Hydra makes the objects of these
@@ -75,6 +76,7 @@ class TrustedLoader(ConfigLoaderImpl):
                 config = self.load_configuration(config_name, overrides, RunMode.RUN, from_shell)
                 self.first = config_name, list(overrides), config
                 return config
+            raise_lost_interrupt()  # OmegaConf makes an error of its own of it
         return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
 
     def _load_configuration_impl(self, *arguments: Any, **named: Any) -> DictConfig:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TextIO
 
+from lab.interpreter import raise_lost_interrupt
+
 # what cluster schedulers and service managers send before a job's time ends, and a terminal that is closed
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
@@ -137,6 +139,9 @@ class StopSignal:
 
         keyboard: whether Ctrl-C does the same; a second Ctrl-C raises KeyboardInterrupt.
         """
+
+        if keyboard:
+            raise_lost_interrupt()
 
         def stop(number: int, _: FrameType | None) -> None:
             if number == signal.SIGINT and self.reason:
