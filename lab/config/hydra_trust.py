@@ -54,7 +54,7 @@ class TrustedLoader(ConfigLoaderImpl):
         """Whether this application is lab's: the caller of lab.compose may have one of its own."""
         return any(path.path == "pkg://lab.conf" for path in self.config_search_path.get_path())
 
-    first: tuple[str | None, list[str], DictConfig] | None = None
+    first: tuple[RunMode, str | None, list[str], DictConfig] | None = None
 
     def load_configuration(
         self,
@@ -64,17 +64,18 @@ class TrustedLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """As Hydra's, but once: Hydra composes a run's config first to read its mode, and then again with that mode."""
+        """As Hydra's, but once: Hydra composes a config first to read its mode, and then again with that mode."""
         first, self.first = self.first, None
-        mode = f"hydra.mode={RunMode.RUN.name}"
-        if first and run_mode == RunMode.RUN and (config_name, overrides) == (first[0], [*first[1], mode]):
-            first[2].hydra.mode = RunMode.RUN
-            first[2].hydra.overrides.hydra.append(mode)
-            return first[2]
-        if not validate_sweep_overrides:  # what is composed to read the mode
+        mode = f"hydra.mode={run_mode.name}"
+        if first and (run_mode, config_name, overrides) == (*first[:2], [*first[2], mode]):
+            config = first[3]
+            config.hydra.mode = run_mode
+            config.hydra.overrides.hydra.append(mode)
+            return config
+        for likely_mode in () if validate_sweep_overrides else RunMode:  # what is composed to read the mode
             with suppress(HydraException, OmegaConfBaseException):
-                config = self.load_configuration(config_name, overrides, RunMode.RUN, from_shell)
-                self.first = config_name, list(overrides), config
+                config = self.load_configuration(config_name, overrides, likely_mode, from_shell)
+                self.first = likely_mode, config_name, list(overrides), config
                 return config
             raise_lost_interrupt()  # OmegaConf makes an error of its own of it
         return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
