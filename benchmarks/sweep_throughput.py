@@ -6,7 +6,7 @@ The peers are a plain Hydra application with a hand-written loop, which writes T
 and saves its weights: under Hydra's basic launcher, under joblib's, and as Ray tasks where ray is installed; and lab
 under these launchers and in a shell loop. The ways take turns, each in an empty directory. This prints the medians of
 the wall time with their ratios to that of lab, and for lab's sweep the time from the end of one run to the first step
-of the next one in the same worker.
+of the next one in the same worker, and what a run of 264 steps costs beyond its training.
 """
 
 import argparse
@@ -137,6 +137,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = defaultdict(list)
     run_command([*LAB[:-1], "warm"], Path.cwd())
     gaps: list[float] = []
+    costs: list[float] = []
     for repeat in range(options.repeats):
         scores = {}
         for name, way in ways.items():
@@ -150,6 +151,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             run_command([*LAB, *SWEEP, "model=mlp", "steps=40", "log_every=1"], Path(folder))
             gaps += measure_gaps(Path(folder))
+        with tempfile.TemporaryDirectory() as folder:
+            run_command([*LAB, *SWEEP, "model=mlp", "steps=264"], Path(folder))
+            costs += measure_costs(Path(folder), 264)
         for name, by_run in scores.items():
             assert len(by_run) == len(LRS) * len(SEEDS), f"{name} did {len(by_run)} runs"
             if name != "shell loop":  # its processes use all cores, which sums in another order
@@ -159,6 +163,7 @@ def main() -> None:
         median = statistics.median(seconds[name])
         print(f"{name:<26} {median:6.1f} s  {median / base:5.2f} of lab")
     print(f"from the end of a run to the first step of the next: median {statistics.median(gaps) * 1000:.0f} ms")
+    print(f"a run of 264 steps beyond its training: median {statistics.median(costs):.3f} s")
 
 
 def run_command(command: list[str], folder: Path, warm: bool = False) -> None:
@@ -194,6 +199,15 @@ def read_scores(folder: Path) -> dict[str, float]:
         path.parent.name[-8:]: json.loads(path.read_text())["test/accuracy"]
         for path in folder.glob("outputs/runs/**/results.json")
     }
+
+
+def measure_costs(folder: Path, steps: int) -> list[float]:
+    """Seconds of each run beside those of its training steps."""
+    costs = []
+    for path in folder.glob("outputs/runs/**/status.json"):
+        status, results = (json.loads(path.with_name(name).read_text()) for name in ("status.json", "results.json"))
+        costs.append(status["ended"] - status["started"] - steps / results["hardware/steps_per_s"])
+    return costs
 
 
 def measure_gaps(folder: Path) -> list[float]:
