@@ -1,8 +1,11 @@
 """What the tests share: real data where it is, and the command line, in this process or in one of its own."""
 
+import atexit
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +25,10 @@ torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 os.environ["LAB_WARM"] = "0"
-os.environ["LAB_CACHE_GB"] = "0"  # no test reads or writes the user's cache, but those that set a folder of their own
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for the whole session, which is not the user's
+    os.environ["LAB_CACHE"] = tempfile.mkdtemp(prefix="lab-tests-")
+    atexit.register(shutil.rmtree, os.environ["LAB_CACHE"], ignore_errors=True)
+os.environ.pop("LAB_CACHE_GB", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
