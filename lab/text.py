@@ -106,6 +106,8 @@ def printable(text: str, keep: str = "") -> str:
 
     keep: characters to leave, such as newlines.
     """
+    if text.isprintable():  # by far the most, and told ten times as fast
+        return text
     return UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else repr(match[0])[1:-1], text)
 
 

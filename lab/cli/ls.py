@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def column_text(name: str, value: Any) -> str:
 
 
 def shown_directory(row: dict[str, Any]) -> str:
-    return row.get("error") or str(relative_to_cwd(Path(row["dir"])))
+    directory: str = row["dir"]
+    return row.get("error") or (str(relative_to_cwd(Path(directory))) if os.path.isabs(directory) else directory)
 
 
 def runs_table(rows: list[dict[str, Any]]) -> str:

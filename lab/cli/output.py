@@ -5,17 +5,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.errors import NEWLINES
-from lab.execution.outcome import Outcome
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.names import is_overall, split_of, with_split
 from lab.text import printable
 
+if TYPE_CHECKING:
+    from lab.execution.outcome import Outcome
+
 MOST_FINAL_SCORES = 6  # scores that the end of a run prints; its directory has all
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_outcome(outcome: "Outcome") -> None:
     """Print how a single run ended, and its directory."""
     directory = outcome.directory
     if outcome.state == "interrupted":
@@ -42,7 +45,7 @@ def tensorboard_hint(logdir: Path, runs: Sequence[Path]) -> str:
     return f"; look at it with: tensorboard --logdir {shlex.quote(str(logdir))}"
 
 
-def printed_scores(outcome: Outcome) -> list[str]:
+def printed_scores(outcome: "Outcome") -> list[str]:
     """The names of the scores to print: those on the test set, the monitored one first, then the monitored one on the
     validation set and its gap, MOST_FINAL_SCORES in all. Without a test set, those on the validation set."""
     names = [name for name in outcome.results if is_overall(name) and split_of(name) != "hardware"]

@@ -1,6 +1,7 @@
 """Finds and lists the runs below a folder, without torch and Hydra."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of thes
 PLAN_NAME = "plan.jsonl"  # a directory that has one is a sweep
 ROW_FILES = (*RUN_FILES, "results.json", "metrics.jsonl", "marks.json")  # that a row is read from
 WORTH_INDEXING = 200  # runs below which reading them all takes a moment
+MOST_SHARED = 5000  # values that an index may share, before it is made anew
 RUN_NAME = re.compile(r"-[0-9a-f]{8}$")
 AGAIN_NAME = re.compile(r"-(again\d+-[0-9a-f]{8})$")
 SHORTEST_ID = 4  # characters by which a run can be named
@@ -37,11 +39,16 @@ def find_runs(root: Path) -> Iterator[Path]:
         if (facts.st_dev, facts.st_ino) in visited:
             return
         visited.add((facts.st_dev, facts.st_ino))
-        if any(entry.name in RUN_FILES and entry.is_file(follow_symlinks=False) for entry in entries):
-            yield directory  # and look further: a stray file of that name must not hide the runs below it
+        folders, found = [], False
         for entry in entries:
-            if is_folder(entry) and not entry.name.startswith(".") and entry.name != "checkpoints":
-                yield from visit(entry.path)
+            if (name := entry.name) in RUN_FILES:
+                found = found or entry.is_file(follow_symlinks=False)
+            if name[0] != "." and name != "checkpoints" and is_folder(entry):
+                folders.append(entry.path)
+        if found:
+            yield directory  # and look further: a stray file of that name must not hide the runs below it
+        for folder in folders:
+            yield from visit(folder)
 
     return map(Path, visit(str(root)))
 
@@ -199,22 +206,43 @@ def run_rows(root: Path) -> list[dict[str, Any]]:
 
 
 class RowIndex(Index):
-    """The rows of finished runs below a folder, by their directories, with the stamps of their files."""
+    """The rows of finished runs below a folder, by their directories, with the stamps of their files. What most rows
+    have in common, their choices and the names of their metrics, is kept once, as `shared`: reading takes longest.
+    """
 
     def __init__(self, root: Path):
         name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-        super().__init__(f"runs-{name}")
+        super().__init__(f"rows-{name}")
+        shared = self.kept.get("shared")
+        self.shared: list[Any] = shared if isinstance(shared, list) and len(shared) <= MOST_SHARED else []
+        self.places = {repr(value): place for place, value in enumerate(self.shared)}
 
     def row(self, run: Path) -> dict[str, Any]:
         key, stamp = str(run), file_stamps(str(run))
-        match self.kept.get(key):
-            case [before, dict() as row] if before == stamp:
-                pass
-            case _:
-                row = run_row(SavedRun(run))
+        kept = self.kept.get(key, ())
+        with suppress(ValueError, LookupError, TypeError):  # a damaged index costs time only
+            before, row, choices, names, values = kept
+            if before == stamp:
+                metrics = dict(zip(self.shared[names], json.loads(values), strict=True))
+                self.now[key] = kept
+                return {**row, "choices": self.shared[choices], "metrics": metrics}
+        row = run_row(SavedRun(run))
         if row["state"] == "done":
-            self.now[key] = [stamp, row]
+            metrics = row["metrics"]
+            places = [self.share(value) for value in (row["choices"], list(metrics))]
+            self.now[key] = [stamp, row | {"choices": {}, "metrics": {}}, *places, json.dumps(list(metrics.values()))]
         return row
+
+    def share(self, value: Any) -> int:
+        """The place of a value in `shared`."""
+        place = self.places.setdefault(repr(value), len(self.shared))
+        if place == len(self.shared):
+            self.shared.append(value)
+        return place
+
+    def write(self, most: int = 0) -> None:
+        self.now["shared"] = self.shared
+        super().write(most)
 
 
 def file_stamps(run: str) -> list[list[int]]:
