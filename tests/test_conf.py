@@ -28,6 +28,8 @@ NUMBERS_FILE = ["data.train_file=numbers.csv", "data.num_classes=1", "data.vocab
 PAIR_FILES = ["data.source_file=a.de", "data.target_file=a.en.gz", "data.vocab_size=300", "data.batch_size=8"]
 PAIRS = ["data=parallel_text", *PAIR_FILES, "task=translation"]
 SMALL_MODEL = ["model.width=16", "model.hidden=16"]
+FEW_PAIRS = ["data.train_examples=128", "data.batch_size=64", "data.vocab_size=300", "data.translate_val=2"]
+FEW_PAIRS += ["task.beam=1", "task.max_ratio=0.1"]
 CORPUS_FILE = ["data.train_file=corpus.txt", "data.documents=line", "data.vocab_size=300", "data.batch_size=4"]
 CORPUS = ["data=text_corpus", *CORPUS_FILE, "task=language_modeling"]
 CHAT_FILE = [
@@ -65,15 +67,14 @@ SMALLER = {
     ],
     "conf/data/text_corpus": [*CORPUS_FILE, "task=language_modeling", "model=gpt", *SMALL_MODEL],
     "conf/data/chat": [*CHAT_FILE, "task=language_modeling", "model=gpt", *SMALL_MODEL],
-    "experiments/multi30k/rnn": ["data.train_examples=64", "data.batch_size=8", "task.beam=1", "task.max_ratio=0.1"],
-    "experiments/multi30k/transformer": [
-        "data.train_examples=64",
-        "data.batch_size=8",
-        "task.beam=1",
-        "task.max_ratio=0.1",
-        "model.layers=1",
+    "experiments/multi30k/rnn": [*FEW_PAIRS, "model.width=32", "model.hidden=32"],
+    "experiments/multi30k/transformer": [*FEW_PAIRS, "model.layers=1", "model.width=32", "model.hidden=32"],
+    "experiments/lm/multi30k": [
+        "data.train_examples=200",
+        "data.vocab_size=300",
+        *("model.layers=1", "model.width=32", "model.hidden=32", "model.heads=2"),
+        *("task.samples=1", "task.sample_length=4"),
     ],
-    "experiments/lm/multi30k": ["data.train_examples=200", "model.layers=1", "task.samples=1", "task.sample_length=4"],
     "experiments/cifar10/airbench94": ["data.batch_size=16", "model.widths=[8,8,8]"],
     "experiments/sst2/minilm": [
         "data.tokenizer=words",

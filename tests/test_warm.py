@@ -4,6 +4,7 @@ be."""
 import hashlib
 import json
 import os
+import pty
 import re
 import resource
 import shutil
@@ -376,12 +377,15 @@ def test_a_run_goes_on_when_the_warm_process_dies_and_a_changed_package_ends_it(
 
 
 @pytest.mark.slow
-def test_it_ends_when_it_is_idle_and_when_its_folder_goes(tmp_path):
-    for limits, removes in (
-        ("server.IDLE_LIMIT = server.CHECK_EVERY = 0.3", False),
-        ("server.CHECK_EVERY = 0.3", True),
+def test_it_ends_when_it_is_idle_and_when_its_user_logs_out(tmp_path):
+    for number, (limits, removes) in enumerate(
+        (
+            ("server.IDLE_LIMIT = server.CHECK_EVERY = 0.3", False),
+            ("server.CHECK_EVERY = 0.3", True),
+            ("server.CHECK_EVERY = 0.3; server.user_has_terminal = iter([True, True, False]).__next__", False),
+        )
     ):
-        folder = tmp_path / str(removes)
+        folder = tmp_path / str(number)
         folder.mkdir(mode=0o700)
         code = f"from lab.warm import server; {limits}; server.Imported.all = server.Imported; server.serve(print)"
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
@@ -391,3 +395,24 @@ def test_it_ends_when_it_is_idle_and_when_its_folder_goes(tmp_path):
             shutil.rmtree(folder)
         assert process.wait(PATIENCE) == 0
         assert not list(folder.glob("lab/*.sock"))
+
+
+def test_a_terminal_of_its_user_is_seen(monkeypatch):
+    with_terminal, terminal = pty.fork()
+    if not with_terminal:
+        os.write(1, b"here")
+        time.sleep(PATIENCE)
+        os._exit(0)
+    without = subprocess.Popen(["sleep", str(PATIENCE)], start_new_session=True)
+    try:
+        assert os.read(terminal, 4) == b"here"
+        entries = {entry.name: entry for entry in os.scandir("/proc")}
+        for process, expected in ((with_terminal, True), (without.pid, False)):
+            monkeypatch.setattr(server.os, "scandir", lambda _, process=process: [entries[str(process)]])
+            assert server.user_has_terminal() == expected
+    finally:
+        without.kill()
+        without.wait()
+        os.close(terminal)
+        os.kill(with_terminal, signal.SIGKILL)
+        os.waitpid(with_terminal, 0)
