@@ -3,8 +3,8 @@
     python benchmarks/start.py [--repeats 5]
 
 Beside `python -c "import torch, torch._dynamo"`, which any training by torch's optimizers imports, this times whole
-short commands, and from the start of a sweep to the start of its first run. It prints medians, and the medians of their
-ratios to the import of the same turn.
+short commands, and from the start of a sweep to the start of its first run. `lab plan` tries its jobs, too: one batch
+through the model that they share. It prints medians, and the medians of their ratios to the import of the same turn.
 """
 
 import argparse
@@ -59,6 +59,7 @@ def main() -> None:
         "the same, warm": lambda: seconds([*LAB, *RUN], LAB_WARM="1"),
         "first run of a sweep": seconds_to_first_run,
         "the same, warm ": lambda: seconds_to_first_run(LAB_WARM="1"),
+        "a plan of 16 jobs": lambda: seconds([*LAB, "plan", "-m", "model=mlp", "seed=range(16)"]),
         "lab train --help": lambda: seconds([*LAB, "train", "--help"]),
         "lab train --cfg job": lambda: seconds([*LAB, "train", "--cfg", "job"]),
         "a Tab": lambda: seconds([*LAB, "-sc", "query=bash"], **tab),
