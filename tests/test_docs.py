@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 import torch
+from PIL import Image
 
 from lab.cli.completion import FLAGS
 from lab.cli.main import VERBS
@@ -101,6 +102,31 @@ def test_every_command_of_the_pages_is_one_that_lab_knows(lab, tmp_path):
                 flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
                 assert set(flags) <= {*FLAGS.get(verb, ()), "--help"}, (page, verb, flags)
     assert seen > 40
+
+
+# what the pages for newcomers show and this test leaves to others: an hour of training, and the warm process
+ELSEWHERE_RUN = ("experiment=cifar10/resnet20", "warm")
+
+
+@pytest.mark.slow
+def test_the_commands_for_newcomers_run_as_they_stand(lab, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for path in ("photos/one.png", "photos/two.png", "cat.jpg"):
+        Image.new("L", (8, 8), 128).save(tmp_path / path)
+    for page in ("README.md", "docs/train.md", "docs/runs.md"):
+        for _, *command in commands_of(page):
+            if any(word in ELSEWHERE_RUN for word in command):
+                continue
+            if "RUN" in command or "SWEEP" in command:
+                runs = json.loads(lab("ls", "--where", "model=mlp", "--json").out)
+                (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+                names = {"RUN": runs[0]["id"], "SWEEP": sweep.name}
+                command = [names.get(word, word) for word in command]
+            ended = lab(*command)
+            assert ended.code == 0, (page, command, ended.out + ended.err)
+            assert ended.out, (page, command)
+    assert len(list(tmp_path.glob("outputs/runs/*/*/results.json"))) == 10
+    assert (tmp_path / "sweep.tar.gz").is_file()
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():
