@@ -110,9 +110,10 @@ def call_with_bait(target: Any, bait: str) -> None:
     required = [p.name for p in named if p.default is p.empty]
     suspects = [name for name in names if SUSPECT.search(name)] if inspect.isclass(target) else []
     for value in (bait, f"local-dir:{bait}", [bait], {bait: bait}) if inspect.isclass(target) else (bait,):
+        allowed = {name for name in names if not unsafe_argument_problems(target, {name: value}, "node")}
         # not without any bait, which would make a whole model
         for chosen in (*([required] if required else []), names, *([*required, name] for name in suspects)):
-            arguments = {name: value for name in chosen if not unsafe_argument_problems(target, {name: value}, "node")}
+            arguments = {name: value for name in chosen if name in allowed}
             if not arguments:
                 continue
             try:
@@ -131,6 +132,12 @@ def main() -> None:
     import torch
 
     import_everything()
+    import timm.layers.weight_init
+
+    from lab.config import trust
+
+    trust.suggest = lambda *_: ""  # what takes long, and neither judges nor takes anything
+    timm.layers.weight_init._trunc_normal_ = lambda tensor, *_: tensor
     admitted = admitted_targets()
     taken: set[str] = set()
     current = ""
