@@ -69,7 +69,7 @@ def main() -> None:
             "lab ls, again": (reading, lambda: seconds([*LAB, "ls"], folder)),
             importing: (importing, lambda: seconds([sys.executable, "-c", importing], folder)),
             f"a plan of {fifth} x 5": (importing, lambda: plan(f"optimizer.lr=range(1,{fifth + 1})", "seed=range(5)")),
-            f"a plan of {options.jobs} x 1": (importing, lambda: plan(f"optimizer.lr=range(1,{options.jobs + 1})")),
+            f"a plan of {options.jobs} x 1": (importing, lambda: plan(f"optimizer.lr=range(1.5,{options.jobs + 1})")),
         }
         times: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.repeats):

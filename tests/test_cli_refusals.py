@@ -1,6 +1,7 @@
 """What the command line refuses, and what it then says."""
 
 import os
+import re
 
 import pytest
 
@@ -207,3 +208,12 @@ def test_an_experiment_that_is_a_sweep_is_no_single_run_and_one_that_is_broken_h
         assert message in ended.err, name
         assert "Traceback" not in ended.err
     assert lab("train", "experiment=grid", "sweep=null", "debug=two_steps").code == 0
+
+
+def test_a_value_of_the_wrong_type_is_found_among_many_of_the_right_one(lab):
+    """Nodes that differ in floats alone are checked once; others are not taken for them."""
+    decay = "optimizer.weight_decay=0.1,0.2,0.3,[0.4],null,0.5,x"
+    ended = lab("plan", "-m", "model=mlp", "optimizer=adamw", decay, "optimizer.lr=0.1,0.2", "steps=2")
+    assert ended.code == 2
+    wrong = sorted(set(re.findall(r"optimizer\.weight_decay=(\S+) is not", ended.err)))
+    assert wrong == ["'x'", "[0.4]", "null"]

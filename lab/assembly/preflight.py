@@ -47,6 +47,7 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
     report = PreflightReport()
     text, graph_text = once_per_object(as_json), once_per_object(lambda node: as_json(without_numbers(node)))
     problems: dict[tuple[str, str], list[str]] = {}
+    sound: set[tuple[str, str]] = set()  # nodes without a problem: it would be one of types, not of a float's value
     graphs: dict[tuple[str, ...], list[PreflightJob]] = {}
 
     def once(name: str, value: Any, find: Callable[[], list[str]]) -> list[str]:
@@ -56,7 +57,15 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
         return problems[key]
 
     def check_group_once(group: str, node: Any) -> list[str]:
-        return once(group, node, lambda: check_group(group, node))
+        return once(group, node, lambda: check_kind_once(group, node))
+
+    def check_kind_once(group: str, node: Any) -> list[str]:
+        kind = (group, as_json(with_equal_floats(node)))
+        if kind in sound:
+            return []
+        if not (found := check_group(group, node)):
+            sound.add(kind)
+        return found
 
     def check_settings_once(settings: dict[str, Any]) -> list[str]:
         return once("", settings, lambda: check_settings(settings))
@@ -182,6 +191,15 @@ def without_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [without_numbers(part) for part in value]
     return None if isinstance(value, float) else value
+
+
+def with_equal_floats(value: Any) -> Any:
+    """The same nest with 0.0 for each float."""
+    if isinstance(value, dict):
+        return {key: with_equal_floats(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [with_equal_floats(part) for part in value]
+    return 0.0 if isinstance(value, float) else value
 
 
 def as_json(value: Any) -> str:
