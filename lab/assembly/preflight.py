@@ -45,7 +45,10 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
     """Check every job, and build and try each distinct graph once.  show: takes what is being done, as it begins."""
     show(f"checking {len(jobs)} configs")
     report = PreflightReport()
-    text, graph_text = once_per_object(as_json), once_per_object(lambda node: as_json(without_numbers(node)))
+    text, graph_text = (
+        once_per_object(as_json),
+        once_per_object(lambda node: as_json(replace_floats(node, None, "seed"))),
+    )
     problems: dict[tuple[str, str], list[str]] = {}
     sound: set[tuple[str, str]] = set()  # nodes without a problem: it would be one of types, not of a float's value
     graphs: dict[tuple[str, ...], list[PreflightJob]] = {}
@@ -60,7 +63,7 @@ def preflight(jobs: Sequence[PreflightJob], show: Callable[[str], None] = lambda
         return once(group, node, lambda: check_kind_once(group, node))
 
     def check_kind_once(group: str, node: Any) -> list[str]:
-        kind = (group, as_json(with_equal_floats(node)))
+        kind = (group, as_json(replace_floats(node, 0.0)))
         if kind in sound:
             return []
         if not (found := check_group(group, node)):
@@ -184,22 +187,13 @@ def graph_key(
     return (*graph, as_json([environment, *(config[name] for name in ("overfit", "monitor", "mode", "weights"))]))
 
 
-def without_numbers(value: Any) -> Any:
-    """The same nest without seeds and floats."""
+def replace_floats(value: Any, by: float | None, *left_out: str) -> Any:
+    """The same nest with `by` for each float.  left_out: keys to leave out."""
     if isinstance(value, dict):
-        return {key: without_numbers(part) for key, part in value.items() if key != "seed"}
+        return {key: replace_floats(part, by, *left_out) for key, part in value.items() if key not in left_out}
     if isinstance(value, list):
-        return [without_numbers(part) for part in value]
-    return None if isinstance(value, float) else value
-
-
-def with_equal_floats(value: Any) -> Any:
-    """The same nest with 0.0 for each float."""
-    if isinstance(value, dict):
-        return {key: with_equal_floats(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [with_equal_floats(part) for part in value]
-    return 0.0 if isinstance(value, float) else value
+        return [replace_floats(part, by, *left_out) for part in value]
+    return by if isinstance(value, float) else value
 
 
 def as_json(value: Any) -> str:

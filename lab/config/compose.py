@@ -30,7 +30,6 @@ from lab.errors import ConfigError
 from lab.ledger.diff import value_at
 
 PLAIN_TYPES = (str, int, float, bool, type(None))
-NUMBER_TYPES = (int, float, bool)
 # resolvers that depend only on those parts of the config that their arguments name
 KNOWN_RESOLVERS = ("oc.env", "oc.decode", "lab.len", "lab.outputs", "lab.subfolders", "lab.table_width")
 RESOLVER = re.compile(r"\$\{([\w.]+):")
@@ -190,7 +189,7 @@ def set_values(root: Mapping[str, Any], keys: Sequence[Override]) -> dict[str, A
 def is_plain_value(value: Any) -> bool:
     """Whether a value is a scalar, or a list of numbers, whose texts no quotes change."""
     if isinstance(value, list):
-        return all(isinstance(part, NUMBER_TYPES) for part in value)
+        return all(isinstance(part, int | float) for part in value)
     return isinstance(value, PLAIN_TYPES)
 
 

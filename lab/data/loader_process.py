@@ -1,13 +1,13 @@
 """Loader workers that end with the process that trains, not before it and not after it."""
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Set
 
-PR_SET_PDEATHSIG = 1
+from lab.interpreter import end_with_parent
+
 # sent by schedulers, service managers and terminals to all processes of a job; the process that trains decides
 JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
@@ -17,7 +17,7 @@ def enter_loader_worker(_: int) -> None:
     ignores signals from elsewhere, as that process still needs batches to end its step."""
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     threading.Thread(target=heed_signals_of, args=(os.getppid(), JOB_SIGNALS), daemon=True).start()
 

@@ -115,9 +115,10 @@ def run_app(arguments: list[str], app: HydraApp) -> int:
     arguments = [quote_path(argument) for argument in arguments]
     flags = [argument for argument in arguments if argument.startswith("-")]
     is_multirun = "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in arguments
-    if app.run is None and not is_multirun and not set(flags) & SHOWING_FLAGS:
+    shows_only = bool(set(flags) & SHOWING_FLAGS)
+    if app.run is None and not is_multirun and not shows_only:
         arguments, is_multirun = ["-m", *arguments], True
-    if is_multirun and not set(flags) & SHOWING_FLAGS:
+    if is_multirun and not shows_only:
         start_fork_server()  # which imports torch while the sweep is planned
     app.with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:

@@ -212,7 +212,7 @@ class RowIndex(Index):
 
     def __init__(self, root: Path):
         name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-        super().__init__(f"rows-{name}")
+        super().__init__(f"runs-{name}")
         shared = self.kept.get("shared")
         self.shared: list[Any] = shared if isinstance(shared, list) and len(shared) <= MOST_SHARED else []
         self.places = {repr(value): place for place, value in enumerate(self.shared)}

@@ -1,13 +1,9 @@
 """Imported first by the process that imports torch once and is then forked for each worker."""
 
-import ctypes
-import signal
 import sys
 
-from lab.interpreter import collect_rarely
-
-PR_SET_PDEATHSIG = 1
+from lab.interpreter import collect_rarely, end_with_parent
 
 collect_rarely()
 if any(argument.startswith("from multiprocessing.forkserver ") for argument in sys.orig_argv):
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it would go on importing for nobody
+    end_with_parent()  # else it would go on importing for nobody

@@ -1,6 +1,5 @@
 """New interpreters, as multiprocessing starts them, by forking a process that has imported everything."""
 
-import ctypes
 import fcntl
 import importlib
 import multiprocessing.util
@@ -14,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lab.interpreter import PROCESS_END
+from lab.interpreter import PROCESS_END, control, end_with_parent
 from lab.warm.address import READ_AT_START
 from lab.warm.forked import fork_orphan, open_streams, place_files, seed_anew, set_handlers, show_command
 from lab.warm.messages import ask, ignored_signals, receive_request
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Interpreters:
@@ -111,7 +110,7 @@ def make_interpreters() -> tuple[dict[str, Any], list[int]] | None:
 def fork_at_requests(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Fork at each request of `Interpreters`. Gives the request and its open files in what is forked; ends with the
     process at the other end."""
-    control(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # those of the group are not for this process
     while True:
         try:
@@ -156,9 +155,3 @@ def run_code(
     except SystemExit as stop:
         PROCESS_END.code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else None
         raise
-
-
-def control(option: int, value: int) -> None:
-    """prctl(2)."""
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
