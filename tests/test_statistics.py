@@ -85,6 +85,21 @@ def test_equal_scores_differ_in_nothing():
     assert (same.difference, same.p, same.superiority, same.effect_size) == (0, 1.0, 0.5, None)
 
 
+@pytest.mark.parametrize("total", [100, 359, 1000, 10000])
+def test_what_only_the_rounding_of_floats_tells_apart_is_equal(total):
+    """Numbers of images that are right, and the same numbers with `more` in every seed."""
+    rng = RNG(total)
+    for more in (0, 1, 7):
+        right = rng.integers(total // 2, total - 10, size=6)
+        two = compare_paired(list((right + more) / total), list(right / total), "max")
+        assert two.difference == pytest.approx(more / total)
+        assert (two.effect_size, two.p_t) == (None, None)
+    gained = [1, -1, 2, -2]
+    two = compare_paired(list((right[:4] + gained) / total), list(right[:4] / total), "max")
+    assert (two.difference, two.effect_size) == (0, 0)
+    assert compare_groups([0.1 + 0.2, 0.5], [0.3, 0.5], "max").difference == 0
+
+
 def test_holm_as_published():
     # Holm (1979): the smallest p by m, the next by m - 1, and never below the one before
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -139,17 +139,11 @@ def main_effects(ablation: Ablation, scores: Mapping[tuple[str, int], float], mo
     for levels in ablation.factors.values():
         for level in levels:
             others = [key for key in names if not any(other.name in key for other in levels)]
-            pairs = []
-            for seed in ablation.seeds:
-                differences = [
-                    scores[names[key | {level.name}], seed] - scores[names[key], seed]
-                    for key in others
-                    if (names[key | {level.name}], seed) in scores and (names[key], seed) in scores
-                ]
-                if len(differences) == len(others):
-                    pairs.append(float(np.mean(differences)))
-            if pairs:
-                two = compare_paired(pairs, [0.0] * len(pairs), mode)
+            arms = [[names[key | {level.name}] for key in others], [names[key] for key in others]]
+            seeds = [seed for seed in ablation.seeds if all((name, seed) in scores for arm in arms for name in arm)]
+            if seeds:
+                means = [[float(np.mean([scores[name, seed] for name in arm])) for seed in seeds] for arm in arms]
+                two = compare_paired(*means, mode)
                 rows.append(
                     [level.name, two.count, show_signed(two.difference), show_interval(two.interval, True), two.p]
                 )

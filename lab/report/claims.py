@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.config.studies import check_keys, parse_override_list, parse_seeds
 from lab.errors import ConfigError
-from lab.statistics.comparison import ALPHA
+from lab.statistics.comparison import ALPHA, paired_differences
 from lab.statistics.equivalence import Judgement, expected_extreme, judge_bound, judge_range, judge_value
 from lab.statistics.intervals import standard_deviation
 
@@ -59,8 +59,8 @@ class Claim:
         content = self.content
         if self.kind == "direction":
             sign = 1 if mode == "max" else -1
-            first, second = scores
-            gains = [sign * (first[seed] - second[seed]) for seed in first if seed in second]
+            seeds = [seed for seed in scores[0] if seed in scores[1]]
+            gains = paired_differences(*[[sign * arm[seed] for seed in seeds] for arm in scores])
             return judge_range(gains, float(content.get("by", 0)), math.inf, float(content.get("p", ALPHA)))
         values = list(scores[0].values())
         if self.kind == "bound":

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from lab.statistics.comparison import ALPHA
+from lab.statistics.comparison import ALPHA, paired_differences
 
 EXACT = 12  # pairs up to which all sign patterns are enumerated
 SPENDING_POWER = 0.8  # between Pocock's boundaries, which stop early, and O'Brien and Fleming's
@@ -120,8 +120,3 @@ class Race:
                 if look is not None:
                     lost[arm] = min(lost.get(arm, (other, look)), (other, look), key=lambda loss: loss[1])
         return lost
-
-
-def paired_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """First minus second at each place at which neither is NaN; the longer one's further places are left out."""
-    return [a - b for a, b in zip(first, second, strict=False) if not math.isnan(a) and not math.isnan(b)]

@@ -11,7 +11,8 @@ from lab.execution.outcome import Outcome
 from lab.ledger.saved_run import SavedRun
 from lab.metrics.directions import find_direction
 from lab.metrics.names import on_test
-from lab.statistics.sequential import Decision, Race, SequentialTest, paired_differences
+from lab.statistics.comparison import paired_differences
+from lab.statistics.sequential import Decision, Race, SequentialTest
 from lab.sweep.controller import Group
 from lab.sweep.plan import Job
 from lab.text import suggest
