@@ -14,13 +14,14 @@ from lab.cli.main import VERBS
 from tests.conftest import ROOT
 from tests.squares import write_voc
 
-NUMBER = re.compile(r"[+-]?\d[\d.e+-]*|\b[0-9a-f]{8}\b")
+ID = re.compile(r"\b[0-9a-f]{8}\b")
+NUMBER = re.compile(r"[+-]?\d[\d.e+-]*")
 VERDICTS = re.compile(r"REPRODUCED|WITHIN NOISE|NOT YET DECIDABLE")
 
 
 def plain(text: str) -> list[str]:
     """The lines without their numbers and ids, which differ between machines, and with single spaces."""
-    return [" ".join(NUMBER.sub("#", line).split()) for line in text.splitlines() if line.strip()]
+    return [" ".join(NUMBER.sub("#", ID.sub("#", line)).split()) for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.slow
@@ -111,8 +112,10 @@ ELSEWHERE_RUN = ("experiment=cifar10/resnet20", "warm")
 @pytest.mark.slow
 def test_the_commands_for_newcomers_run_as_they_stand(lab, tmp_path):
     (tmp_path / "photos").mkdir()
-    for path in ("photos/one.png", "photos/two.png", "cat.jpg"):
+    for path in ("photos/0.png", "photos/1.png", "cat.jpg"):
         Image.new("L", (8, 8), 128).save(tmp_path / path)
+    assert lab("train").code == 0  # the end of the README's first line
+    printed = ""
     for page in ("README.md", "docs/train.md", "docs/runs.md"):
         for _, *command in commands_of(page):
             if any(word in ELSEWHERE_RUN for word in command):
@@ -125,8 +128,13 @@ def test_the_commands_for_newcomers_run_as_they_stand(lab, tmp_path):
             ended = lab(*command)
             assert ended.code == 0, (page, command, ended.out + ended.err)
             assert ended.out, (page, command)
+            printed += ended.out + ended.err if page == "README.md" else ""
     assert len(list(tmp_path.glob("outputs/runs/*/*/results.json"))) == 10
     assert (tmp_path / "sweep.tar.gz").is_file()
+    shown = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(shown) == 4  # and a picture of the fifth command's
+    for line in plain("".join(shown)):
+        assert any(known.startswith(line.partition(" ...")[0]) for known in plain(printed)), (line, printed)
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():
