@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,18 @@ def admitted_targets() -> dict[str, Any]:
 
     kinds = NodeKinds((torch.nn.Module, torch.optim.Optimizer), is_open=True)
     admitted: dict[int, tuple[str, Any]] = {}
-    for path, value in sorted(callables_of_modules(), key=lambda named: -len(named[0])):
+    for path, value in sorted(callables_of_modules(), key=lambda named: len(named[0])):
         if not may_import(path):
             loaded = find_loaded(path)
             assert loaded is None or not is_beside(loaded, kinds.classes), path
             continue
         assert is_in_library(path), path
+        if id(value) in admitted:
+            continue
         for group in ALL_GROUPS:
             try:
                 admitted[id(value)] = path, locate_trusted(path, group, kinds)
+                break
             except ConfigError:
                 continue
     return dict(admitted.values())
@@ -136,7 +139,9 @@ def main() -> None:
 
     from lab.config import trust
 
-    trust.suggest = lambda *_: ""  # what takes long, and neither judges nor takes anything
+    # what takes long, and neither judges nor takes anything
+    trust.suggest = lambda *_: ""
+    inspect.signature = cache(inspect.signature)
     timm.layers.weight_init._trunc_normal_ = lambda tensor, *_: tensor
     admitted = admitted_targets()
     taken: set[str] = set()

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import settings
+
+# Threads of torch that wait for each other soon sleep. Without this they spin, each for milliseconds, and keep other
+# tests' threads from the cores: a small run then takes 20 times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported
+import torch
 
 from tests.processes import Ended, can_fork, finish, start_lab
 

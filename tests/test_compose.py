@@ -58,7 +58,7 @@ jobs = st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=6).flatma
 
 
 @pytest.mark.slow
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=jobs)
 def test_a_job_is_composed_as_hydra_composes_it(composer, job):
     try:

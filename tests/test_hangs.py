@@ -30,7 +30,13 @@ def processes(project) -> list[int]:
 
 def test_a_frozen_run_and_one_that_closes_or_copies_its_descriptors_end_and_hold_up_no_other(project):
     command = ("train", "-m", SHORT, "data.mishap=freeze,close,fork,none", "step_timeout=2")
-    ended = project.lab(*command, "hydra.launcher.workers=2")
+    process = project.start(*command, "hydra.launcher.workers=2")
+    wait_for(lambda: process.poll() is not None)
+    left = processes(project)
+    assert left  # what holds copies, and what waits for their end; the sweep did not
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    ended = finish(process)
     assert ended.code == 1, ended.err
     states = project.states("mishap")
     assert {mishap: status["state"] for mishap, status in states.items()} == {

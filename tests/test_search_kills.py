@@ -1,6 +1,8 @@
 """A search whose process is killed at any moment goes on with the trials that it had open."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,60 +14,57 @@ from tests.test_search import ASHA, GRID, LR, TPE
 
 pytest.importorskip("optuna")
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-from lab.sweep.search import Search
-from tests.test_search_kills import KILL_AXES, KILLS
-
-import optuna.storages  # once, for all the children
-folder = Path(sys.argv[1])
-for name, settings in KILLS.items():
-    for commit in range(1, 100):
-        child = os.fork()
-        if not child:
-            left, written = commit, False
-            def wrote(connection, cursor, statement, *rest):
-                global written
-                written |= not statement.startswith(("SELECT", "PRAGMA"))
-            def count(connection):
-                global left, written
-                left -= written
-                if not left:
-                    os._exit(9)  # all is written, nothing is committed
-                written = False
-            event.listen(Engine, "before_cursor_execute", wrote)
-            event.listen(Engine, "commit", count)
-            search = Search(folder / f"{name}-{commit}.db", KILL_AXES, settings)
-            while trial := search.ask():
-                print(name, commit, "asked", trial.number, *trial.overrides, flush=True)
-                if search.report(trial.number, 1, -trial.number):
-                    search.tell(trial.number, None, "pruned")
-                else:
-                    search.tell(trial.number, [trial.number], "done")
-                print(name, commit, "told", trial.number, flush=True)
-            os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            break
-"""
 KILL_AXES: dict[str, SearchAxis] = {"optimizer.lr": ("0.1", "0.2"), "model": ("mlp",)}
 KILLS = {"tpe": replace(TPE, trials=2, pruner=ASHA), "grid": GRID}
 
 
+class Kills:
+    """At each commit, what a kill just before it leaves: the files, and the trials that were asked for and told."""
+
+    def __init__(self, folder: Path, store: Path):
+        self.folder, self.store = folder, store
+        self.asked: dict[int, tuple[str, ...]] = {}
+        self.told: set[int] = set()
+        self.left: list[tuple[Path, dict[int, tuple[str, ...]], set[int]]] = []
+        self.has_written = False
+
+    def watch(self, connection, cursor, statement, *rest) -> None:
+        self.has_written |= not statement.startswith(("SELECT", "PRAGMA"))
+
+    def keep(self, connection) -> None:
+        if self.has_written:
+            copy = self.folder / f"{len(self.left)}.db"
+            for path in self.store.parent.glob(f"{self.store.name}*"):  # SQLite's journal, too
+                shutil.copy(path, copy.parent / path.name.replace(self.store.name, copy.name))
+            self.left.append((copy, dict(self.asked), set(self.told)))
+        self.has_written = False
+
+
 @pytest.mark.slow
-def test_a_search_killed_at_any_write_goes_on_with_the_trials_it_had_open(tmp_path):
-    done = finish(start_python("-c", KILLED, str(tmp_path), cwd=ROOT))
-    assert done.code == 0, done.err
-    said = [line.split() for line in done.out.splitlines()]
-    stores = list(tmp_path.glob("*.db"))
-    assert len(stores) > 2 * 2 * 4  # each trial writes four times or more
-    for path in stores:
-        name, commit = path.stem.split("-")
-        mine = [words[2:] for words in said if words[:2] == [name, commit]]
-        asked = {int(words[1]): tuple(words[2:]) for words in mine if words[0] == "asked"}
-        told = {int(words[1]) for words in mine if words[0] == "told"}
+@pytest.mark.parametrize("name", KILLS)
+def test_a_search_killed_at_any_write_goes_on_with_the_trials_it_had_open(name, tmp_path):
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    store = tmp_path / "whole" / "search.db"
+    store.parent.mkdir()
+    kills = Kills(tmp_path, store)
+    event.listen(Engine, "before_cursor_execute", kills.watch)
+    event.listen(Engine, "commit", kills.keep)
+    try:
+        search = Search(store, KILL_AXES, KILLS[name])
+        while trial := search.ask():
+            kills.asked[trial.number] = tuple(trial.overrides)
+            if search.report(trial.number, 1, -trial.number):
+                search.tell(trial.number, None, "pruned")
+            else:
+                search.tell(trial.number, [trial.number], "done")
+            kills.told.add(trial.number)
+    finally:
+        event.remove(Engine, "before_cursor_execute", kills.watch)
+        event.remove(Engine, "commit", kills.keep)
+    assert len(kills.left) > 2 * 4  # each trial writes four times or more
+    for path, asked, told in kills.left:
         search = Search(path, KILL_AXES, KILLS[name])
         rest = []
         while trial := search.ask():
@@ -75,9 +74,9 @@ def test_a_search_killed_at_any_write_goes_on_with_the_trials_it_had_open(tmp_pa
         assert numbers == sorted(numbers)
         assert len({*numbers, *told, *list(asked)[-1:]}) == 2, (path, numbers, told)
         assert not set(numbers) & told
-        assert all(trial.overrides == asked[trial.number] for trial in rest if trial.number in asked), path
+        assert all(tuple(trial.overrides) == asked[trial.number] for trial in rest if trial.number in asked), path
         if name == "grid":
-            assert len({*asked.values(), *(trial.overrides for trial in rest)}) == 2
+            assert len({*asked.values(), *(tuple(trial.overrides) for trial in rest)}) == 2
 
 
 def test_an_open_trial_comes_again_once_with_its_number_and_values(tmp_path):
