@@ -15,8 +15,10 @@ import pytest
 from hypothesis import settings
 
 # Threads of torch that wait for each other soon sleep. Without this they spin, each for milliseconds, and keep other
-# tests' threads from the cores: a small run then takes 20 times as long.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported
+# tests' threads from the cores: a small run then takes 20 times as long. Those of OpenBLAS start when it is imported,
+# and a process can be forked only if it has one.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # both are read when torch and NumPy are imported
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
 from tests.processes import Ended, can_fork, finish, start_lab
@@ -32,6 +34,8 @@ os.environ["LAB_WARM"] = "0"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for the whole session, which is not the user's
     os.environ["LAB_CACHE"] = tempfile.mkdtemp(prefix="lab-tests-")
     atexit.register(shutil.rmtree, os.environ["LAB_CACHE"], ignore_errors=True)
+    # else torch sets it when it first compiles, and no fork of an earlier process suits a command of a later test
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(os.environ["LAB_CACHE"], "torchinductor"))
 os.environ.pop("LAB_CACHE_GB", None)
 
 

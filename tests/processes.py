@@ -47,8 +47,7 @@ def zygote() -> Interpreters:
     here, channel = str(Path(__file__).parent), theirs.fileno()
     code = f"import sys; sys.path.insert(1, {here!r}); import zygote; del sys.path[1]; zygote.serve({channel})"
     command = [sys.executable, "-c", code, " " * TITLE_BYTES]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads start at import, and only one can be forked
-    subprocess.Popen(command, env=environment, pass_fds=[channel], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.Popen(command, pass_fds=[channel], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     theirs.close()
     made = Interpreters(ours, os.environ)
     made.serve_multiprocessing()

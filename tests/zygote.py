@@ -15,7 +15,7 @@ from lab.warm.server import Imported
 def serve(descriptor: int) -> None:
     imported = Imported.all()
     path = imported.path[1:]
-    made = fork_at_requests(socket.socket(fileno=descriptor))
+    request = fork_at_requests(socket.socket(fileno=descriptor))
     nested = make_interpreters()
-    run_code(*(nested or made), imported.variables, path)
+    run_code(nested or request, imported.variables, path)
     sys.exit()

@@ -94,22 +94,23 @@ def is_file_open(number: int) -> bool:
     return False
 
 
-def make_interpreters() -> tuple[dict[str, Any], list[int]] | None:
+def make_interpreters() -> dict[str, Any] | None:
     """Have what multiprocessing starts from this process be forks of a child of it, which is forked now. Gives None
-    here, and in what that child forks the request for it with its open files."""
+    here, and in what that child forks the request for it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         theirs.close()
         Interpreters(ours, os.environ).serve_multiprocessing()
         return None
+    ours.close()
     null = os.open(os.devnull, os.O_RDWR)
     place_files(range(3), [null] * 3, theirs.fileno())  # who waits for the output to end need not wait for this process
     return fork_at_requests(theirs)
 
 
-def fork_at_requests(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork at each request of `Interpreters`. Gives the request and its open files in what is forked; ends with the
-    process at the other end."""
+def fork_at_requests(channel: socket.socket) -> dict[str, Any]:
+    """Fork at each request of `Interpreters`. Gives the request in what is forked, which has its open files and no
+    others; ends with the process at the other end."""
     end_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # those of the group are not for this process
     while True:
@@ -118,17 +119,16 @@ def fork_at_requests(channel: socket.socket) -> tuple[dict[str, Any], list[int]]
         except (EOFError, OSError):
             os._exit(0)
         if not (child := fork_orphan()):
-            return request, files
+            channel.close()
+            place_files(request["files"], files, -1)
+            return request
         channel.send(str(child).encode())
         for number in files:
             os.close(number)
 
 
-def run_code(
-    request: Mapping[str, Any], files: Sequence[int], imported: Mapping[str, str], path: Sequence[str]
-) -> None:
+def run_code(request: Mapping[str, Any], imported: Mapping[str, str], path: Sequence[str]) -> None:
     """Be the interpreter that was asked for.  imported, path: as those of `enter`."""
-    place_files(request["files"], files, -1)
     if request["session"]:
         os.setsid()
     set_handlers(request["ignored"])

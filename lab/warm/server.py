@@ -246,8 +246,8 @@ def begin(request: Mapping[str, Any], files: Sequence[int], keeper: socket.socke
         os._exit(1)
     link.close()
     set_handlers(request["ignored"])
-    if made := make_interpreters():
-        run_code(*made, imported.variables, imported.path)
+    if asked := make_interpreters():
+        run_code(asked, imported.variables, imported.path)
         sys.exit()
     show_command(sys.orig_argv)
 
