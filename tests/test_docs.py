@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,8 +73,15 @@ PAGES = (
     *(f"docs/{name}.md" for name in ("train", "sweeps", "fine_tuning", "processes", "runs", "own_parts")),
 )
 PAGES += ("docs/detection.md", "docs/text.md")
-# a file of one's own that no page holds, and a package that is not installed for tests
-ELSEWHERE = ("experiment=mine/small", "model=mine", "hydra/launcher=ray")
+ELSEWHERE = ("hydra/launcher=ray",)  # a package that is not installed for tests
+
+
+def write_files(page: str, folder: Path) -> None:
+    """The files that a page shows, each under the path that its first line names."""
+    text = (ROOT / page).read_text("utf-8")
+    for path, content in re.findall(r"^```\w+\n# (\S+\.\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content, "utf-8")
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -92,6 +101,7 @@ def test_every_command_of_the_pages_is_one_that_lab_knows(lab, tmp_path):
     """Those that train are composed; of the others the verb and its flags are looked up."""
     seen = 0
     for page in PAGES:
+        write_files(page, tmp_path)
         for _, verb, *rest in commands_of(page):
             seen += 1
             assert verb in VERBS, (page, verb)
@@ -105,8 +115,8 @@ def test_every_command_of_the_pages_is_one_that_lab_knows(lab, tmp_path):
     assert seen > 40
 
 
-# what the pages for newcomers show and this test leaves to others: an hour of training, and the warm process
-ELSEWHERE_RUN = ("experiment=cifar10/resnet20", "warm")
+# what the pages for newcomers show and this test leaves to others: an hour of training, the warm process, GPUs
+ELSEWHERE_RUN = ("experiment=cifar10/resnet20", "warm", "hardware=ddp", "hardware=fsdp")
 
 
 @pytest.mark.slow
@@ -116,20 +126,22 @@ def test_the_commands_for_newcomers_run_as_they_stand(lab, tmp_path):
         Image.new("L", (8, 8), 128).save(tmp_path / path)
     assert lab("train").code == 0  # the end of the README's first line
     printed = ""
-    for page in ("README.md", "docs/train.md", "docs/runs.md"):
+    for page in ("README.md", *(f"docs/{name}.md" for name in ("train", "runs", "own_parts", "processes"))):
+        write_files(page, tmp_path)
         for _, *command in commands_of(page):
-            if any(word in ELSEWHERE_RUN for word in command):
+            if any(word in ELSEWHERE_RUN for word in command) and "hardware.device=cpu" not in command:
                 continue
             if "RUN" in command or "SWEEP" in command:
                 runs = json.loads(lab("ls", "--where", "model=mlp", "--json").out)
-                (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+                (sweep,) = tmp_path.glob("outputs/sweeps/lr_seed-*")
                 names = {"RUN": runs[0]["id"], "SWEEP": sweep.name}
                 command = [names.get(word, word) for word in command]
             ended = lab(*command)
             assert ended.code == 0, (page, command, ended.out + ended.err)
             assert ended.out, (page, command)
             printed += ended.out + ended.err if page == "README.md" else ""
-    assert len(list(tmp_path.glob("outputs/runs/*/*/results.json"))) == 10
+    sys.modules.pop("mine")  # of a page, and not of a later test
+    assert len(list(tmp_path.glob("outputs/runs/**/results.json"))) == 15
     assert (tmp_path / "sweep.tar.gz").is_file()
     shown = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert len(shown) == 4  # and a picture of the fifth command's

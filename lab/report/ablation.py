@@ -142,8 +142,8 @@ def main_effects(ablation: Ablation, scores: Mapping[tuple[str, int], float], mo
             arms = [[names[key | {level.name}] for key in others], [names[key] for key in others]]
             seeds = [seed for seed in ablation.seeds if all((name, seed) in scores for arm in arms for name in arm)]
             if seeds:
-                means = [[float(np.mean([scores[name, seed] for name in arm])) for seed in seeds] for arm in arms]
-                two = compare_paired(*means, mode)
+                on, off = [[float(np.mean([scores[name, seed] for name in arm])) for seed in seeds] for arm in arms]
+                two = compare_paired(on, off, mode)
                 rows.append(
                     [level.name, two.count, show_signed(two.difference), show_interval(two.interval, True), two.p]
                 )
