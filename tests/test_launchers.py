@@ -14,6 +14,7 @@ import pytest
 
 from lab.hydra_app import launchers
 from lab.record.files import read_json
+from lab.sweep.pool import available_cores
 from tests.processes import TIMEOUT, start_lab
 from tests.project import wait_for
 
@@ -88,7 +89,9 @@ def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_s
     ended_states = {mishap: read_json(run / "status.json")["state"] for mishap, run in runs(mishaps).items()}
     assert ended_states == {"diverge": "diverged", "kill": "failed", "none": "done"}
     assert linked(mishaps) == set(runs(mishaps).values())
-    assert len(read_json(runs(mishaps)["none"] / "manifest.json")["segments"]) == 2
+    manifest = read_json(runs(mishaps)["none"] / "manifest.json")
+    assert len(manifest["segments"]) == 2
+    assert manifest["threads"] == max(1, available_cores() // 3)  # its share of those that the three have together
     steps = [json.loads(line).get("step") for line in (runs(mishaps)["none"] / "metrics.jsonl").open()]
     assert max(steps) == 20
 

@@ -52,6 +52,7 @@ def test_preempted_runs_save_are_requeued_and_end_done_and_exact_before_the_comm
     manifests = [read(run / "manifest.json") for run in project.runs()]
     assert [manifest["exact"] for manifest in manifests] == [True] * 2
     assert [len(manifest["segments"]) for manifest in manifests] == [2, 2]
+    assert [manifest["threads"] for manifest in manifests] == [1, 1]  # cpus_per_task, though the machine has more
 
 
 def test_a_cancelled_job_leaves_its_run_to_be_resumed_and_the_other_goes_on(cluster, project):

@@ -29,7 +29,7 @@ from lab.record.files import is_locked
 from lab.redact import redact_text
 from lab.sweep.controller import FixedJobs, SweepController
 from lab.sweep.plan import Job, Plan, job_status
-from lab.sweep.pool import make_pool
+from lab.sweep.pool import available_cores, make_pool
 from lab.train.stop import StopSignal
 
 QUIET_SECONDS = 10  # if no run is at work for so long, none is expected to start
@@ -66,6 +66,7 @@ class PlannedTask:
             multiprocessing.get_start_method(allow_none=True) == "loky"
         ):  # joblib's start method, which the run's process lacks
             multiprocessing.set_start_method("spawn", force=True)
+        share_cores(len(jobs))
         stop = StopSignal.with_limits(policy.time_limit)
         requeue = signal.getsignal(signal.SIGUSR2)
         with (
@@ -126,6 +127,16 @@ def launcher_overrides(job: Job) -> list[str]:
     """The overrides that a launcher displays for a job, and last the job's directory."""
     overrides = [redact_text(override) for override in job.composed.overrides]
     return [*overrides, f"hydra.sweep.subdir={job.directory.absolute()}"]
+
+
+def share_cores(jobs: int) -> None:
+    """Have the run in this process use the cores that SLURM gave to its task, or its share of this machine's, on which
+    submitit_local starts all `jobs` at once. joblib and Ray say themselves how many threads there are to be."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        cores = str(max(1, available_cores() // jobs))
+    if cores:
+        os.environ.setdefault("OMP_NUM_THREADS", cores)
 
 
 @contextmanager
