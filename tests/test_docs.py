@@ -141,7 +141,7 @@ def test_the_commands_for_newcomers_run_as_they_stand(lab, tmp_path):
             assert ended.out, (page, command)
             printed += ended.out + ended.err if page == "README.md" else ""
     sys.modules.pop("mine")  # of a page, and not of a later test
-    assert len(list(tmp_path.glob("outputs/runs/**/results.json"))) == 15
+    assert len(list(tmp_path.glob("outputs/runs/**/results.json"))) == 16
     assert (tmp_path / "sweep.tar.gz").is_file()
     shown = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert len(shown) == 4  # and a picture of the fifth command's
