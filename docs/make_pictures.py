@@ -14,7 +14,7 @@ PICTURES = Path(__file__).parent / "pictures"
 SWEEP = "lab train -m model=mlp optimizer.lr=0.001,0.01 seed=0,1,2 epochs=10"
 PICTURED = {
     "sweep": [SWEEP, "lab ls --sort -test/accuracy --columns id,optimizer.lr,seed,test/accuracy"],
-    "report": ["lab report outputs --metric test/accuracy"],
+    "report": ["lab report outputs/sweeps --metric test/accuracy"],
 }
 WIDTH = 118
 
