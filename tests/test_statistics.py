@@ -51,7 +51,7 @@ def test_one_value_has_no_interval_and_equal_values_have_an_empty_one():
 def test_intervals_cover_what_they_promise(count, draws):
     rng = RNG(count)
     covered = sum(0 in mean_interval(list(rng.normal(size=count))) for _ in range(draws))
-    assert abs(covered / draws - 0.95) < 0.01 + 2 * math.sqrt(0.95 * 0.05 / draws)
+    assert abs(covered / draws - 0.95) < 0.015
 
 
 def test_intervals_of_folds_are_wider_by_the_overlap():

@@ -12,7 +12,7 @@ ALPHA = 0.05
 POWER = 0.8
 FLIPS = 2**16  # sign patterns that are enumerated; above 16 pairs this many are drawn
 MOST_SEEDS = 1000  # beyond which no number of seeds is named
-ROUNDING = 1e-12  # a difference of scores that is no larger, relative to them, is the rounding of floats
+ROUNDING = 1e-12  # what differs by no more, relatively, differs by the rounding of floats
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def compare_paired(
     """
     differences = np.array(paired_differences(values, baseline))
     count = len(differences)
-    mean = 0.0 if abs(np.mean(differences)) <= rounding_error(values, baseline) else float(np.mean(differences))
+    mean = without_rounding(float(np.mean(differences)), 0.0, rounding_error(values, baseline))
     shared = {"effect_size": paired_effect(differences, mean), "superiority": superiority(values, baseline, mode)}
     if count < 2:
         return Comparison(True, count, mean, None, p=None, **shared)
@@ -66,9 +66,7 @@ def compare_paired(
 
 def compare_groups(values: Sequence[float], baseline: Sequence[float], mode: str, level: float = LEVEL) -> Comparison:
     """Compare scores that share no seeds, by Welch's test (1947)."""
-    difference = float(np.mean(values) - np.mean(baseline))
-    if abs(difference) <= rounding_error(values, baseline):
-        difference = 0.0
+    difference = without_rounding(float(np.mean(values) - np.mean(baseline)), 0.0, rounding_error(values, baseline))
     count = min(len(values), len(baseline))
     better = superiority(values, baseline, mode)
     if count < 2 or (np.ptp(values) == 0 and np.ptp(baseline) == 0):
@@ -95,8 +93,13 @@ def paired_differences(first: Sequence[float], second: Sequence[float]) -> list[
     differences = [a - b for a, b in pairs]
     error = rounding_error(*zip(*pairs, strict=True))
     for known in (0.0, *differences[:1]):
-        differences = [known if abs(difference - known) <= error else difference for difference in differences]
+        differences = [without_rounding(difference, known, error) for difference in differences]
     return differences
+
+
+def without_rounding(difference: float, known: float, error: float) -> float:
+    """The known value, where the difference is that but for an error of rounding."""
+    return known if abs(difference - known) <= error else difference
 
 
 def rounding_error(*scores: Sequence[float]) -> float:

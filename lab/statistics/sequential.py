@@ -8,11 +8,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from lab.statistics.comparison import ALPHA, paired_differences
+from lab.statistics.comparison import ALPHA, ROUNDING, paired_differences
 
 EXACT = 12  # pairs up to which all sign patterns are enumerated
 SPENDING_POWER = 0.8  # between Pocock's boundaries, which stop early, and O'Brien and Fleming's
-TOLERANCE = 1e-12  # sums that differ by less, relatively, are equal
 
 
 class Decision(StrEnum):
@@ -74,7 +73,7 @@ class SequentialTest:
             observed += value
             allowed = math.floor(self.spending(look) * len(self.signs)) - used
             rest = sums[is_left]
-            if observed > 0 and np.count_nonzero(rest >= observed - TOLERANCE * observed) <= allowed:
+            if observed > 0 and np.count_nonzero(rest >= observed - ROUNDING * observed) <= allowed:
                 return look
             if allowed > 0:
                 used += self.use(sums, is_left, allowed)
@@ -87,7 +86,7 @@ class SequentialTest:
             is_left[:] = False
             return len(left)
         limit = np.partition(sums[left], len(left) - allowed - 1)[len(left) - allowed - 1]  # the largest that stays
-        chosen = left[sums[left] > limit + TOLERANCE * abs(limit)]
+        chosen = left[sums[left] > limit + ROUNDING * abs(limit)]
         chosen = chosen[sums[chosen] > 0]
         is_left[chosen] = False
         return len(chosen)
