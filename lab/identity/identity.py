@@ -100,9 +100,7 @@ class Identifier:
 
     def hash_code(self, targets: tuple[str, ...]) -> str:
         """A hash of lab's version and of the sources, outside installed packages, that targets and loop import."""
-        sources: dict[str, bytes] = {}
-        for target in [*targets, "lab.train.loop"]:
-            collect_sources(target, sources, self.read_source, self.imports())
+        sources = collect_sources([*targets, "lab.train.loop"], self.read_source, self.imports())
         self.imports().write(most=5000)
         self.sources |= sources
         return digest(__version__, *(part for name in sorted(sources) for part in (name, sources[name])))

@@ -78,29 +78,29 @@ class ImportIndex(Index):
 
 
 def collect_sources(
-    module: str,
-    sources: dict[str, bytes],
+    modules: Iterable[str],
     read: Callable[[Path], bytes] = Path.read_bytes,
     imports: Callable[[bytes, str], Iterable[str]] = imported_modules,
-) -> None:
-    """Add to `sources` the source of `module`, of its parent packages, and of all modules that these import, directly
-    or not, except the standard library and installed packages.
+) -> dict[str, bytes]:
+    """The sources, by module name, of `modules`, of their parent packages, and of all modules that these import,
+    directly or not, except the standard library and installed packages.
 
-    module: dotted path of a module, or of an attribute in one, whose module is then added as its parent.
-    sources: content of each module, by name; its modules are not read again.  read: gives the content of a file.
-    imports: as `imported_modules`.
+    modules: dotted paths of modules, or of attributes in them, whose modules are then added as their parents.
+    read: gives the content of a file.  imports: as `imported_modules`.
     """
-    if module in sources:
-        return
-    if "." in module:
-        collect_sources(module.rpartition(".")[0], sources, read, imports)
-    path = local_source(module)
-    if path is None:
-        return
-    sources[module] = read(path)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for name in imports(sources[module], package):
-        collect_sources(name, sources, read, imports)
+    sources: dict[str, bytes] = {}
+    seen, waiting = {""}, list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        parent = module.rpartition(".")[0]
+        waiting.append(parent)
+        if path := local_source(module):
+            sources[module] = read(path)
+            waiting += imports(sources[module], module if path.name == "__init__.py" else parent)
+    return sources
 
 
 def local_source(module: str) -> Path | None:
