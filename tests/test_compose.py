@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+import lab
 from lab.config.compose import Composer
 from lab.config.composed import ComposedConfig
 from lab.config.hydra_setup import plain_config, register_with_hydra, without_hydra_node
@@ -133,3 +134,24 @@ def test_missing_values_are_found_in_lists_and_behind_interpolations_too():
         "shape[1] is missing; give shape=...",
         "shape[2].x is missing; give shape=...",
     )
+
+
+def test_a_config_file_is_read_once_until_it_changes_whatever_is_made_of_it(tmp_path, monkeypatch):
+    option = tmp_path / "conf" / "optimizer" / "mine.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\n")
+    monkeypatch.chdir(tmp_path)
+    load, read = OmegaConf.load, []
+    monkeypatch.setattr(OmegaConf, "load", lambda file: read.append(file.name) or load(file))
+
+    def rate(*overrides: str) -> float:
+        return lab.compose(["model=mlp", "optimizer=mine", *overrides])["optimizer"]["lr"]
+
+    assert [rate("optimizer.lr=5"), rate("+optimizer.momentum=0.9"), rate()] == [5, 0.1, 0.1]
+    assert str(option) in read
+    assert len(read) == len(set(read))
+    option.write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: 0.3\n")
+    assert rate() == 0.3
+    option.unlink()
+    with pytest.raises(ConfigError, match="no option 'mine'"):
+        rate()

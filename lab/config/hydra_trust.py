@@ -5,13 +5,10 @@ rule."""
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import hydra._internal.hydra as hydra_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -19,10 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.annotations import NodeKinds
 from lab.config.groups import SEARCH_GROUPS
+from lab.config.hydra_files import read_files_once
 from lab.config.trust import is_project_path, locate_trusted
 from lab.errors import ConfigError
 from lab.interpreter import raise_lost_interrupt
-from lab.yaml_aliases import check_yaml_aliases
 
 MADE_NODES = ("callbacks", "sweeper", "launcher")  # Hydra makes the objects of these
 LOGGING_NODES = ("job_logging", "hydra_logging")
@@ -107,22 +104,11 @@ class TrustedLoader(ConfigLoaderImpl):
 
 
 def use_trusted_loader() -> None:
-    """Have Hydra load configs by TrustedLoader, and files by `load_checked_file`, from now on."""
+    """Have Hydra load configs by TrustedLoader, and their files by `load_config_once`, from now on."""
     if not hasattr(ConfigLoaderImpl, "_load_configuration_impl"):
         raise ConfigError("lab cannot judge what this version of Hydra composes; pip install 'hydra-core<1.5'")
     hydra_module.ConfigLoaderImpl = TrustedLoader  # pyright: ignore[reportPrivateImportUsage]
-    Plugins.instance()  # registers the sources of configs
-    source: Any = SourcesRegistry.instance().types["file"]
-    if not hasattr(source, "load_unchecked"):
-        source.load_unchecked, source.load_config = source.load_config, load_checked_file
-
-
-def load_checked_file(self: Any, config_path: str) -> Any:
-    """As `load_config` of Hydra's source of files. Raises ConfigError for a file whose aliases grow beyond measure."""
-    path = Path(self.path, self._normalize_file_name(config_path))
-    if path.is_file():
-        check_yaml_aliases(path)
-    return self.load_unchecked(config_path)
+    read_files_once()
 
 
 def check_hydra_node(root: DictConfig) -> None:
