@@ -1,10 +1,13 @@
 """Composition of a config outside of Hydra's command line, as in a script or a notebook."""
 
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +26,17 @@ def compose_overrides(overrides: Sequence[str]) -> ComposedConfig:
             return ComposedConfig.from_hydra(without_hydra_node(root), root.hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, list(overrides))) from error
+
+
+def compose_beforehand() -> None:
+    """Compose a config, for what that leaves in this process's forks: parsers that are ready, and lab's own files.
+
+    Hydra knows no more than before, so that each fork finds the plugins and the experiments of its own project.
+    """
+    made, stored = dict(Singleton._instances), copy.deepcopy(ConfigStore.instance().repo)
+    with suppress(ConfigError):  # the command reports it
+        compose_overrides(())
+    Singleton._instances, ConfigStore.instance().repo = made, stored
 
 
 @contextmanager

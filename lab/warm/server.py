@@ -59,6 +59,7 @@ class Imported:
     def all(cls) -> "Imported":
         """Import all that the commands import, and make this process fit to be forked."""
         import lab
+        from lab.config.standalone import compose_beforehand
 
         before = dict(os.environ)
         folders = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
@@ -68,6 +69,7 @@ class Imported:
             if "__main__" not in name and "plugins" not in name:
                 with suppress(ImportError):  # optional
                     importlib.import_module(name)
+        compose_beforehand()
         variables = {name: value for name, value in os.environ.items() if before.get(name) != value}
         files = [str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())]
         stamps |= {file: stamp(file) for file in files if os.path.isabs(file)}
