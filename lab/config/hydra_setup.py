@@ -116,7 +116,8 @@ def count_outputs(classes: Any, targets: Any) -> int:
 
 
 def without_hydra_node(root: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
+    """A copy without Hydra's own node; a config that has none is given as it is."""
+    return root if "hydra" not in root else OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
 
 
 def check_text_keys(value: Any, path: str = "") -> None:
