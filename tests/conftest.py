@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -21,12 +22,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # both are read when torch and 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
-from tests.processes import Ended, can_fork, finish, start_lab
+from tests.processes import Ended, ForkedPopen, can_fork, finish, start_lab
 
 if TYPE_CHECKING:
     from tests.project import Project
 
 ROOT = Path(__file__).parent.parent
+FORBIDS_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False  # else each process compiles all of lab
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -49,6 +51,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if names & {"lab", "lab_process", "project"} and not session.config.option.collectonly:
         can_fork(os.environ)  # the warm interpreter imports while the first tests run
+    sys.dont_write_bytecode = FORBIDS_BYTECODE
     gc.collect()
     gc.freeze()  # what is imported lives on: a collection during a test need not look at it
 
@@ -64,8 +67,9 @@ def real_data() -> Path:
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch, capsys) -> Callable[..., Ended]:
-    """The command line, in this process, in an empty directory."""
+    """The command line, in this process, in an empty directory; the commands that it starts are forks."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", ForkedPopen)
     for name in ("LAB_OUTPUTS", "LAB_SWEEP", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
 
@@ -109,10 +113,10 @@ def project(tmp_path) -> Iterator["Project"]:
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory) -> dict[int, dict[str, Any]]:
-    """What seeds 0, 1 and 2 of that project come to when nothing happens, in new interpreters and a process each."""
+    """What seeds 0, 1 and 2 of that project come to when nothing happens, in a process each."""
     from tests.project import SEEDS, Project, by_seed
 
-    project = Project(tmp_path_factory.mktemp("unbroken") / "project", new=True)
+    project = Project(tmp_path_factory.mktemp("unbroken") / "project")
     done = project.lab(*SEEDS, "hydra.launcher.isolation=process")
     assert done.code == 0, done.err
     return by_seed(project.runs())

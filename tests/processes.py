@@ -22,20 +22,23 @@ class Ended(NamedTuple):
     err: str
 
 
-class ForkedPopen(subprocess.Popen[str]):
-    """Popen of `[sys.executable, "-m", "lab", ...]` without the seconds that a new interpreter spends on imports."""
+class ForkedPopen(subprocess.Popen[Any]):
+    """Popen, which starts Python's modules and code without the seconds that a new interpreter spends on imports."""
+
+    is_fork = False
 
     def _execute_child(self, *arguments: Any, **named: Any) -> None:
-        execute_child: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]
-        asked = inspect.signature(execute_child).bind(self, *arguments, **named).arguments
+        execute_child: Any = super()._execute_child  # type: ignore[misc]
+        asked = inspect.signature(execute_child).bind(*arguments, **named).arguments
+        is_code = asked["args"][0] == sys.executable and asked["args"][1] in ("-m", "-c") and not asked["pass_fds"]
+        if not is_code or not can_fork(asked["env"] or os.environ):
+            return execute_child(*arguments, **named)
         ends = [asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
         theirs = {0: asked["p2cread"], 1: asked["c2pwrite"], 2: asked["errwrite"]}
         files = {number: number if end == -1 else end for number, end in theirs.items()}
         try:
-            self.pid = zygote().start(
-                asked["args"][1:], files, str(asked["cwd"]), asked["env"], asked["start_new_session"]
-            )
-            self._child_created = True
+            self.pid = zygote().start(asked["args"][1:], files, asked["cwd"], asked["env"], asked["start_new_session"])
+            self._child_created = self.is_fork = True
         finally:
             self._close_pipe_fds(*ends)  # type: ignore[attr-defined]
 
@@ -72,10 +75,10 @@ def start_python(
     new: start a new interpreter, as users do, whatever that costs.  env: variables beside those of this process.
     options: Popen's.
     """
-    environment = {**os.environ, **env}
-    kind = subprocess.Popen if new or not can_fork(environment) else ForkedPopen
+    kind = subprocess.Popen if new else ForkedPopen
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return kind([sys.executable, *arguments], cwd=cwd, env=environment, text=True, **{**streams, **options})
+    command = [sys.executable, *arguments]
+    return kind(command, cwd=str(cwd), env={**os.environ, **env}, text=True, **{**streams, **options})
 
 
 def finish(process: subprocess.Popen[str]) -> Ended:

@@ -78,7 +78,7 @@ def test_with_joblib_a_killed_run_takes_no_other_along_and_what_is_done_is_not_l
 @pytest.mark.slow
 def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_stay_their_own(mishaps):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'lab[submitit]'")
-    sweep = ("data.mishap=diverge,kill,none", "data.pause=0.1", "hydra/launcher=submitit_local")
+    sweep = ("data.mishap=kill,none", "data.pause=0.1", "hydra/launcher=submitit_local")
     first = start_sweep(mishaps, *sweep)
     wait_for(lambda: "none" in runs(mishaps) or first.poll() is not None)
     wait_for(lambda: list(runs(mishaps)["none"].glob("checkpoints/*.pt")))
@@ -87,11 +87,11 @@ def test_with_submitit_a_run_whose_time_ends_goes_on_where_it_was_and_failures_s
     output, _ = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 1, output
     ended_states = {mishap: read_json(run / "status.json")["state"] for mishap, run in runs(mishaps).items()}
-    assert ended_states == {"diverge": "diverged", "kill": "failed", "none": "done"}
+    assert ended_states == {"kill": "failed", "none": "done"}
     assert linked(mishaps) == set(runs(mishaps).values())
     manifest = read_json(runs(mishaps)["none"] / "manifest.json")
     assert len(manifest["segments"]) == 2
-    assert manifest["threads"] == max(1, available_cores() // 3)  # its share of those that the three have together
+    assert manifest["threads"] == max(1, available_cores() // 2)  # its share of those that both have together
     steps = [json.loads(line).get("step") for line in (runs(mishaps)["none"] / "metrics.jsonl").open()]
     assert max(steps) == 20
 

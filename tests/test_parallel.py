@@ -244,7 +244,7 @@ SLOW = "data.pause=0.05"
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Iterator[Project]:
     """A sweep of jobs of two processes each: one to which nothing happens, and others."""
-    made = Project(tmp_path_factory.mktemp("swept") / "project", new=True)  # as users start ranks
+    made = Project(tmp_path_factory.mktemp("swept") / "project")
     jobs = ("data.mishap=none,error,hang", "step_timeout=3", "hydra.launcher.workers=1")
     done = made.lab("train", "-m", MISHAPS, *TWO, *jobs)
     assert done.code == 1, done.err
@@ -324,6 +324,7 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
     process.communicate(timeout=TIMEOUT)
     wait_for(lambda: are_gone(both))
 
+    project.new = True  # as users start ranks
     done = project.lab(*command)
     assert done.code == 0, done.err
     manifest = read(run / "manifest.json")
@@ -331,6 +332,7 @@ def test_however_its_processes_are_stopped_the_same_command_comes_to_the_same_bi
     assert len(manifest["segments"]) == 4
     (whole,) = [other for other in swept.runs() if read(other / "status.json")["state"] == "done"]
     assert bits(run) == bits(whole)
+    project.new = False
     assert project.lab("eval", str(run)).code == 0
 
 

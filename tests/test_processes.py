@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
 
 from tests.processes import ForkedPopen, finish, start_lab, start_python
+from tests.project import SEEDS, Project, by_seed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each test starts new interpreters")
 
@@ -38,6 +38,7 @@ def test_a_forked_process_sees_what_a_new_one_sees(tmp_path, session):
     options = {"cwd": tmp_path, "env": {"OF_ITS_OWN": "1"}, "start_new_session": session}
     forked, new = (start_python("-c", LOOK, "7", "b c", new=new, **options) for new in (False, True))
     assert isinstance(forked, ForkedPopen)
+    assert forked.is_fork
     one, other = finish(forked), finish(new)
     assert (one.code, one.err) == (other.code, other.err) == (7, "a word\n")
     assert json.loads(one.out) == json.loads(other.out)
@@ -61,5 +62,13 @@ def test_its_end_is_told_as_that_of_any_child(tmp_path):
 def test_where_the_interpreter_itself_would_read_the_environment_a_new_one_is_started(tmp_path):
     for name in ("OMP_NUM_THREADS", "PYTHONPATH"):
         process = start_lab("--version", cwd=tmp_path, env={name: "3"})
-        assert type(process) is subprocess.Popen
+        assert not process.is_fork
         assert finish(process).code == 0
+
+
+@pytest.mark.slow
+def test_runs_in_forks_come_to_what_those_in_new_interpreters_do(tmp_path, unbroken):
+    project = Project(tmp_path / "project", new=True)
+    done = project.lab(*SEEDS, "hydra.launcher.isolation=process")
+    assert done.code == 0, done.err
+    assert by_seed(project.runs()) == unbroken
