@@ -4,8 +4,9 @@ import collections.abc
 import inspect
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 SCALARS = (bool, int, float, complex, str, bytes, None, type(None))
@@ -96,7 +97,7 @@ def annotation_of(target: Any, argument: str | int) -> Any:
     if target is None:
         return Any
     try:
-        parameters = list(inspect.signature(target).parameters.values())
+        parameters = list(signature_of(target).parameters.values())
     except (TypeError, ValueError):  # written in C, without a signature
         return Any
     if isinstance(argument, int):
@@ -111,9 +112,18 @@ def annotation_of(target: Any, argument: str | int) -> Any:
 def annotations_of(target: Any) -> dict[str, Any]:
     """The annotations of a callable's parameters by name; empty if any of them cannot be evaluated."""
     try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        return hints_of(target.__init__ if inspect.isclass(target) else target)
     except Exception:  # names that are imported only for the type checker
         return {}
+
+
+def answers_kept(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function, which is asked once about whatever can be a key."""
+    kept = lru_cache(1000)(function)
+    return lambda target: kept(target) if isinstance(target, Hashable) else function(target)
+
+
+signature_of, hints_of = answers_kept(inspect.signature), answers_kept(get_type_hints)
 
 
 def fits_annotation(value: Any, annotation: Any) -> bool:
