@@ -57,7 +57,7 @@ SMALLER = {
     "conf/data/multi30k": [
         "data.train_examples=64",
         "data.vocab_size=300",
-        "data.batch_size=8",
+        "data.batch_size=32",
         "data.translate_val=2",
         "task=translation",
         "task.beam=1",
@@ -108,11 +108,10 @@ SMALLER = {
     "conf/augment/boxes_and_masks": [*SQUARES, "data=voc", "task=detection", *SMALL_DETECTOR],
     "conf/finetune_strategy/backbone_layers": [*SQUARES, "data=voc", "task=detection", *TORCHVISION_DETECTOR],
     "conf/model/detector": [*SQUARES, "data=voc", "task=detection", *TORCHVISION_DETECTOR[1:]],
-    "experiments/detection/overfit": ["data.train_examples=2", "data.batch_size=2"],
+    "experiments/detection/overfit": [*SQUARES, "data.train_examples=2"],
     "experiments/detection/bccd": [
         "data.train_examples=4",
-        "data.val_split=null",
-        "data.val_share=0.3",
+        *("data.val_split=null", "data.val_share=0.03", "data.test_split=null", "data.test_share=0.03"),
         "data.workers=0",
     ],
 }

@@ -223,7 +223,8 @@ def test_scores_of_numbers_are_those_of_scipy_and_scikit_learn():
 
 @pytest.mark.slow
 def test_sentiment_is_learned(lab, real_data):
-    """Three epochs of the recipe; five of them reach more (experiments/sst2)."""
-    done = lab("train", "experiment=sst2/lstm", "epochs=3", f"paths.data={real_data}", "hydra.run.dir=run")
+    """In two epochs at a larger rate; the recipe's five reach more (experiments/sst2)."""
+    fast = ("epochs=2", "optimizer.lr=0.003")
+    done = lab("train", "experiment=sst2/lstm", *fast, f"paths.data={real_data}", "hydra.run.dir=run")
     assert done.code == 0, done.err
-    assert float(re.search(r"test/accuracy +([\d.]+)", done.out)[1]) > 0.74
+    assert float(re.search(r"test/accuracy +([\d.]+)", done.out)[1]) > 0.75
