@@ -34,7 +34,7 @@ def compose_beforehand() -> None:
     Hydra knows no more than before, so that each fork finds the plugins and the experiments of its own project.
     """
     made, stored = dict(Singleton._instances), copy.deepcopy(ConfigStore.instance().repo)
-    with suppress(ConfigError):  # the command reports it
+    with suppress(Exception):  # each command reports it
         compose_overrides(())
     Singleton._instances, ConfigStore.instance().repo = made, stored
 
