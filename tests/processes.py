@@ -14,6 +14,7 @@ from lab.warm.interpreters import Interpreters
 from lab.warm.server import TITLE_BYTES
 
 TIMEOUT = 240  # seconds that a command may take on a machine that is busy with others
+NewPopen = subprocess.Popen  # in whose place a test may put the other
 
 
 class Ended(NamedTuple):
@@ -30,14 +31,15 @@ class ForkedPopen(subprocess.Popen[Any]):
     def _execute_child(self, *arguments: Any, **named: Any) -> None:
         execute_child: Any = super()._execute_child  # type: ignore[misc]
         asked = inspect.signature(execute_child).bind(*arguments, **named).arguments
-        is_code = asked["args"][0] == sys.executable and asked["args"][1] in ("-m", "-c") and not asked["pass_fds"]
-        if not is_code or not can_fork(asked["env"] or os.environ):
+        words = asked["args"]
+        is_code = isinstance(words, list) and words[:2] in ([sys.executable, "-m"], [sys.executable, "-c"])
+        if not is_code or asked["pass_fds"] or not can_fork(asked["env"] or os.environ):
             return execute_child(*arguments, **named)
         ends = [asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
         theirs = {0: asked["p2cread"], 1: asked["c2pwrite"], 2: asked["errwrite"]}
         files = {number: number if end == -1 else end for number, end in theirs.items()}
         try:
-            self.pid = zygote().start(asked["args"][1:], files, asked["cwd"], asked["env"], asked["start_new_session"])
+            self.pid = zygote().start(words[1:], files, asked["cwd"], asked["env"], asked["start_new_session"])
             self._child_created = self.is_fork = True
         finally:
             self._close_pipe_fds(*ends)  # type: ignore[attr-defined]
@@ -75,7 +77,7 @@ def start_python(
     new: start a new interpreter, as users do, whatever that costs.  env: variables beside those of this process.
     options: Popen's.
     """
-    kind = subprocess.Popen if new else ForkedPopen
+    kind = NewPopen if new else ForkedPopen
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, *arguments]
     return kind(command, cwd=str(cwd), env={**os.environ, **env}, text=True, **{**streams, **options})
