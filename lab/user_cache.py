@@ -23,6 +23,16 @@ def cache_limit() -> int:
         return LIMIT_GB * 10**9
 
 
+def file_stamp(path: Path | str) -> tuple[int, ...]:
+    """What tells whether that which was derived from a file still holds: its time of modification (ns), its size
+    (bytes) and its inode; empty where there is no file."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return ()
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
 class Index:
     """A JSON object in the user's cache: values that are derived from other files, by keys that tell whether they still
     hold. Whoever uses it can make each value again, so a file that is damaged or cannot be written costs time only.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.user_cache import file_stamp
 from lab.warm import server
 from lab.warm.address import private_folder
 
@@ -348,7 +349,7 @@ def test_the_folder_of_sockets_is_private(tmp_path, monkeypatch):
 def test_what_has_changed_is_seen(tmp_path):
     file = tmp_path / "module.py"
     file.write_text("x = 1\n")
-    imported = server.Imported(stamps={str(file): server.stamp(str(file)), str(tmp_path): server.stamp(str(tmp_path))})
+    imported = server.Imported(stamps={str(file): file_stamp(str(file)), str(tmp_path): file_stamp(str(tmp_path))})
     assert imported.changed() == ""
     file.write_text("x = 22\n")
     assert imported.changed() == str(file)

@@ -11,10 +11,11 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 
+from lab.user_cache import file_stamp
 from lab.yaml_aliases import check_yaml_aliases
 
-# by source and path: time of modification (ns), size (bytes) and inode of each file, and what Hydra made of it
-FILES_READ: dict[tuple[str, str, Path], tuple[tuple[int, int, int], ConfigResult]] = {}
+# by source and path: the stamp of each file, and what Hydra made of it
+FILES_READ: dict[tuple[str, str, Path], tuple[tuple[int, ...], ConfigResult]] = {}
 
 
 def read_files_once() -> None:
@@ -32,8 +33,7 @@ def load_config_once(self: Any, config_path: str) -> ConfigResult:
     path = Path(self.path, name) if self.scheme() == "file" else resources.files(self.path).joinpath(name)
     if not isinstance(path, Path) or not path.is_file():  # in an archive, or absent
         return self.load_config_anew(config_path)
-    facts = path.stat()
-    key, stamp = (self.provider, self.path, path), (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+    key, stamp = (self.provider, self.path, path), file_stamp(path)
     if key not in FILES_READ or FILES_READ[key][0] != stamp:
         check_yaml_aliases(path)
         FILES_READ[key] = stamp, self.load_config_anew(config_path)

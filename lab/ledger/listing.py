@@ -12,7 +12,7 @@ from typing import Any
 from lab.errors import ConfigError, DamagedRun
 from lab.ledger.marks import read_marks
 from lab.ledger.saved_run import SavedRun
-from lab.user_cache import Index
+from lab.user_cache import Index, file_stamp
 
 RUN_FILES = ("status.json", "manifest.json")  # a directory that has one of these is a run
 PLAN_NAME = "plan.jsonl"  # a directory that has one is a sweep
@@ -246,12 +246,5 @@ class RowIndex(Index):
 
 
 def file_stamps(run: str) -> list[list[int]]:
-    """Modification time and size of each file that a row is read from; nothing for one that is not there."""
-    stamps = []
-    for name in ROW_FILES:
-        try:
-            facts = os.stat(f"{run}/{name}")
-            stamps.append([facts.st_mtime_ns, facts.st_size, facts.st_ino])
-        except OSError:
-            stamps.append([])
-    return stamps
+    """The stamp of each file that a row is read from, as JSON holds it."""
+    return [list(file_stamp(f"{run}/{name}")) for name in ROW_FILES]

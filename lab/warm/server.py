@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from lab.errors import EXIT_INTERRUPTED
 from lab.execution.child_process import process_stat
 from lab.interpreter import collect_rarely
+from lab.user_cache import file_stamp
 from lab.warm.address import peer, process_facts, warm_address
 from lab.warm.forked import enter, fork_orphan, set_handlers, show_command
 from lab.warm.interpreters import make_interpreters, run_code
@@ -63,7 +64,7 @@ class Imported:
 
         before = dict(os.environ)
         folders = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-        stamps = {path: stamp(path) for path in [*folders, sys.executable, f"{sys.prefix}/pyvenv.cfg"]}
+        stamps = {path: file_stamp(path) for path in [*folders, sys.executable, f"{sys.prefix}/pyvenv.cfg"]}
         modules = [module.name for module in pkgutil.walk_packages(lab.__path__, "lab.")]
         for name in (*HEAVY_MODULES, *modules):
             if "__main__" not in name and "plugins" not in name:
@@ -72,7 +73,7 @@ class Imported:
         compose_beforehand()
         variables = {name: value for name, value in os.environ.items() if before.get(name) != value}
         files = [str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())]
-        stamps |= {file: stamp(file) for file in files if os.path.isabs(file)}
+        stamps |= {file: file_stamp(file) for file in files if os.path.isabs(file)}
         gc.collect()
         gc.freeze()  # a collection would copy pages that all forks share
         if not (child := os.fork()):  # which ends the threads of OpenBLAS; they come back where they are used
@@ -83,15 +84,7 @@ class Imported:
 
     def changed(self) -> str:
         """A file that is no longer as it was imported; empty where there is none."""
-        return next((file for file, before in self.stamps.items() if stamp(file) != before), "")
-
-
-def stamp(path: str) -> tuple[int, ...]:
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return ()
-    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+        return next((file for file, before in self.stamps.items() if file_stamp(file) != before), "")
 
 
 def serve(command: Callable[[], object]) -> None:
